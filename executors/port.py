@@ -1,0 +1,134 @@
+"""The executor port: what a kind is, what it is given, and what it gives back.
+
+    worker (agent, no torch)                     child (fresh interpreter, own process group, no network)
+      fetches input artifacts        --task-->     kind.run(job, context) -> Made
+      uploads checkpoints, outputs   <-frames--    context.progress / context.checkpoint / result
+
+A kind is one file in `executors/kinds/` (or an installed package's entry point in the group `ramify.kinds`). It declares
+`name`, `version`, `runtime`, typed `Settings` and `needs`; its module imports torch and the like only inside functions, so
+that the declaration can be read cheaply. A kind never opens a network connection, and writes only below `job.scratch`.
+docs/executors.md shows how to add one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import msgspec
+
+from mesh.messages.tasks import Needs
+
+
+class Runtime(enum.StrEnum):
+    """What a child has imported before its task arrives."""
+
+    LIGHT = "light"
+    """The standard library only; the child may serve many tasks one after another."""
+    SCIENCE = "science"
+    """numpy, scikit-learn, pyarrow as the kind asks; no torch; one task per child."""
+    TORCH = "torch"
+    """torch and numpy; one task per child."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a kind's settings: typed, with defaults; bounds in __post_init__ (ValueError). Unknown names are refused."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Allotment:
+    """What the lease gave this task."""
+
+    cores: float
+    memory_bytes: int
+    gpus: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Compute threads: the leased cores, at least one."""
+        return max(1, int(self.cores))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """One task as a kind sees it."""
+
+    task: str
+    kind: str
+    settings: Any
+    """An instance of the kind's Settings."""
+    inputs: Mapping[str, str]
+    """Input name to a local file or folder (read-only), or to a scheme such as `builtin:digits`."""
+    scratch: Path
+    """An empty folder of this attempt; outputs and checkpoints are written below it."""
+    allotment: Allotment
+    budget_s: float
+    """Training seconds for the task over all attempts."""
+    trained_s: float
+    """Of these, already used by the attempts that `resume` contains."""
+    resume: Path | None
+    """Folder of the checkpoint to continue from."""
+    checkpoint_number: int
+    """Number of that checkpoint; the next is higher."""
+    memory_attempts: int
+    """Out-of-memory failures so far: halve the batch that often, keep the effective batch."""
+    seed: int
+    """Derived from the task's id: the same on every attempt."""
+
+
+class Context(Protocol):
+    """What a running kind may ask of its child process. Thread-safe; none of it blocks on the network."""
+
+    def progress(self, step: int, done: float, metrics: Mapping[str, float], phase: str = "") -> None:
+        """Report where the work stands (done: 0 to 1). Also the sign of life: call at least every few seconds."""
+
+    def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:
+        """Hand over a finished checkpoint folder (complete and synced). The worker uploads it and removes it.
+
+        Never waits: when the worker is still busy with an earlier one, the newest waits and older waiting ones are
+        skipped and counted.
+        """
+
+    def stop_requested(self) -> str:
+        """'' or why the work should stop now ('checkpoint' asks for a last checkpoint first). Poll it every step."""
+
+    def log(self, text: str) -> None:
+        """A line for the worker's log."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Made:
+    """What a kind gives back. `outputs` maps output names to files or folders below the scratch folder; `media` says what
+    each is (split, model, outcomes, …) and `facts_of` may add facts to its manifest."""
+
+    outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    media: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts_of: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    kpis: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stopped_by: str = "finished"
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    exact: bool = True
+
+
+class Stopped(Exception):
+    """Raised by a kind that stopped because it was asked to, after its last checkpoint."""
+
+
+class Kind(Protocol):
+    """One executor kind."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    runtime: ClassVar[Runtime]
+    Settings: ClassVar[type[Settings]]
+
+    def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
+        """What a task with these settings takes. `facts`: the profile's (rows, features, labels, bytes)."""
+        ...
+
+    def run(self, job: Job, context: Context) -> Made:
+        """Do the work. Reject errors (DataRefused, TaskRefused, NonFinite …) park the task, everything else is retried."""
+        ...

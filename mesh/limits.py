@@ -1,0 +1,73 @@
+"""Every fixed cap of the mesh, with its unit and the reason for its size.
+
+What an operator may choose stands in `mesh/settings.py`; what stands here is part of the protocol or protects a process.
+"""
+
+from __future__ import annotations
+
+# -- the wire ---------------------------------------------------------------------------------------------------------
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+"""Protocol versions that this program speaks; the ranges of two agents must overlap."""
+
+RECORD_BYTES_MAX = 224 * 1024
+"""One encoded record. Under LEDGER_ENTRY_BYTES_MAX, so that any single command fits into one ledger entry."""
+
+LEDGER_ENTRY_BYTES_MAX = 256 * 1024
+"""One ledger message: small enough to stay far below the broker's 1 MiB payload, large enough for some 800 events."""
+
+PAYLOAD_HEADROOM_BYTES = 4 * 1024
+"""Kept free below the broker's max_payload for headers: a payload of exactly the limit closes the client for good."""
+
+NEST_DEPTH_MAX = 12
+"""Maps and lists inside one record; deeper input is an attack or a mistake."""
+
+NAME_CHARS_MAX = 96
+"""Ids and names inside subjects: the broker allows more, people can not read more."""
+
+TEXT_CHARS_MAX = 2_000
+"""A topic's sentence, a reason, an error: what a person reads."""
+
+TASKS_PER_PLAN_MAX = 256
+"""Tasks in one submit command: some 600 bytes each stay below RECORD_BYTES_MAX."""
+
+LEASES_PER_ANSWER_MAX = 64
+"""Leases in one answer to a claim; a worker's short local queue never needs more."""
+
+HELD_PER_BEAT_MAX = 256
+"""Leases named in one beat."""
+
+OWED_PER_REQUEST_MAX = 256
+"""Outbox keys in one question for receipts."""
+
+# -- artifacts --------------------------------------------------------------------------------------------------------
+
+CHUNK_BYTES = 512 * 1024
+"""Size of a chunk: 512 KiB to 1 MiB is fastest through the broker, and stays below its payload limit."""
+
+CHUNKS_IN_FLIGHT = 12
+"""Parallel chunk transfers: times CHUNK_BYTES stays far below the 64 MiB at which the server drops a slow client."""
+
+MANIFEST_BYTES_MAX = 900 * 1024
+"""A manifest is one message; some 9,000 chunks (4.5 GB) fit before it has to be split."""
+
+ARTIFACT_FILES_MAX = 10_000
+"""Files of one artifact."""
+
+# -- the agents -------------------------------------------------------------------------------------------------------
+
+HANDLE_ATTEMPTS_MAX = 8
+"""Deliveries of one message to an agent before it is set aside as poison."""
+
+INPUTS_PENDING_MAX = 10_000
+"""Inputs (commands and beats) that wait for the scheduler's mind; beyond it beats are dropped, they come again."""
+
+FRAME_BYTES_MAX = 8 * 1024 * 1024
+"""One frame between a worker and its child."""
+
+CHILD_LOG_LINE_CHARS_MAX = 2_000
+"""A line that a child prints is cut here before it reaches the log."""
+
+SERVICE_ANSWER_ROWS_MAX = 500
+"""Rows in one answer of `status`, `tasks`, `workers`; more are counted, not listed."""

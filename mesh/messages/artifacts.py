@@ -1,0 +1,59 @@
+"""Manifests: the small records that make an artifact or a checkpoint exist. Written last, immutable, named by digest.
+
+    artifact digest = SHA-256 of the manifest's bytes (canonical msgpack: the codec writes fields in declared order)
+    object digest   = SHA-256 of the object's decoded bytes; the stored bytes begin with a four-byte header
+
+    stored object:  'R' 'O' | format 1 | coding | body …        coding 0 = raw
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mesh import limits
+from mesh.messages.base import Facts, Part, Record
+
+OBJECT_MAGIC = b"RO"
+OBJECT_FORMAT = 1
+CODING_RAW = 0
+
+
+class FileEntry(Part, frozen=True, kw_only=True):
+    """One file: its path inside the artifact and the objects whose bytes, in order, are its content."""
+
+    path: str
+    """Relative, '/'-separated, no '..', no leading '/'."""
+    size_bytes: int
+    objects: tuple[str, ...]
+    """Object digests (64 hex) in order."""
+    sizes: tuple[int, ...]
+    """Decoded size of each object in bytes, same length as `objects`."""
+
+    def __post_init__(self) -> None:
+        parts = self.path.split("/")
+        if not self.path or self.path.startswith("/") or "\\" in self.path or any(p in ("", ".", "..") for p in parts):
+            raise ValueError(f"a path inside an artifact is relative and plain, got {self.path!r}")
+        if len(self.objects) != len(self.sizes) or sum(self.sizes) != self.size_bytes:
+            raise ValueError(f"the objects of {self.path!r} do not add up to its size")
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """An immutable file or folder. `media` says what it is: dataset, split, model, checkpoint, outcomes, document."""
+
+    kind: ClassVar[str] = "manifest"
+
+    media: str
+    files: tuple[FileEntry, ...]
+    facts: Facts = {}
+    """For a checkpoint: task, epoch, number, step, fingerprint. For a split: examples, task kind, labels."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.files) <= limits.ARTIFACT_FILES_MAX:
+            raise ValueError(f"an artifact has 1 to {limits.ARTIFACT_FILES_MAX} files, got {len(self.files)}")
+        if len({entry.path for entry in self.files}) != len(self.files):
+            raise ValueError("an artifact names each path once")
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of the files' sizes."""
+        return sum(entry.size_bytes for entry in self.files)

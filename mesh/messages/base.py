@@ -1,0 +1,78 @@
+"""What all conversations share: the record, names, the epoch (fencing token) and the key of an outbox row."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import msgspec
+
+from mesh import limits
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of the mesh. `kind` names it on the wire, `version` rises when a reader of the old form would misread it.
+
+    Fields may be added with a default at any time: old readers ignore them.
+    """
+
+    kind: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of a record that never travels alone."""
+
+
+def check_name(value: str, what: str) -> None:
+    """Raise ValueError unless `value` can stand as one token of a subject: a-z, 0-9, '-' and '_'."""
+    if len(value) > limits.NAME_CHARS_MAX or not NAME.match(value):
+        raise ValueError(
+            f"{what} must be 1 to {limits.NAME_CHARS_MAX} characters of a-z, 0-9, '-' and '_', "
+            f"starting with a letter or digit; got {value[:120]!r}"
+        )
+
+
+def check_text(value: str, what: str, chars_max: int = limits.TEXT_CHARS_MAX) -> None:
+    """Raise ValueError unless `value` is a non-blank text of at most `chars_max` characters."""
+    if not value.strip() or len(value) > chars_max:
+        raise ValueError(f"{what} must be 1 to {chars_max} characters of text; got {len(value)}")
+
+
+class Epoch(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """Fencing token of a task: (ledger generation, count). Later leases compare greater.
+
+    The generation rises when the broker came back with an older store, so that no epoch is ever given twice.
+    """
+
+    generation: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.generation}-{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Epoch:
+        """The inverse of str(); ValueError when `text` is no epoch."""
+        generation, dash, count = text.partition("-")
+        if not dash or not generation.isdigit() or not count.isdigit():
+            raise ValueError(f"an epoch is written GENERATION-COUNT, got {text!r}")
+        return cls(int(generation), int(count))
+
+
+class Key(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """Name of one outbox row: what a worker owes, for which lease. Idempotency key everywhere."""
+
+    task: str
+    epoch: Epoch
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.epoch}/{self.kind}/{self.number}"
+
+
+Facts = dict[str, Any]
+"""Small JSON-like facts (numbers, texts, lists, maps) that a kind reports; bounded by the record's size."""

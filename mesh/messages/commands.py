@@ -1,0 +1,143 @@
+"""What is asked of the ledger. Commands arrive on the COMMANDS stream, each under its writer's own name.
+
+A worker's commands (result, checkpoint, failure, give-back) are outbox rows: they carry a `Key`, and the ledger answers
+each with a receipt. The planner's, consensus' and the command line's carry ids derived from their input, so that sending
+them twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+from mesh import limits
+from mesh.messages.base import Facts, Key, Record, check_name, check_text
+from mesh.messages.judgement import Recommendation
+from mesh.messages.tasks import Outcome, TaskSpec
+
+
+class FailureClass(enum.StrEnum):
+    """What a failure means for the task."""
+
+    RETRY = "retry"
+    """Again later, with back-off, on another worker if there is one."""
+    REJECT = "reject"
+    """Never again as it is: parked with its reason."""
+    MEMORY = "memory"
+    """Out of memory: again, with a smaller batch or on a bigger worker; has a budget of its own."""
+
+
+class Submit(Record, frozen=True, kw_only=True):
+    """Tasks that a topic becomes, and what subscribers should know about the plan (`facts`)."""
+
+    kind: ClassVar[str] = "submit"
+
+    id: str
+    """Derived from the input that led to it; a second submit of the same id changes nothing."""
+    topic: str
+    specialization: str = ""
+    tasks: tuple[TaskSpec, ...]
+    facts: Facts = {}
+    """For a plan: parent, name, examples, splits, kpis, champion … (docs/protocol.md)."""
+
+    def __post_init__(self) -> None:
+        check_name(self.id, "a submit's id")
+        if not 1 <= len(self.tasks) <= limits.TASKS_PER_PLAN_MAX:
+            raise ValueError(f"a submit carries 1 to {limits.TASKS_PER_PLAN_MAX} tasks, got {len(self.tasks)}")
+        if any(task.topic != self.topic for task in self.tasks):
+            raise ValueError("all tasks of a submit belong to its topic")
+
+
+class Refuse(Record, frozen=True, kw_only=True):
+    """The planner says that a topic can not be worked on, and why."""
+
+    kind: ClassVar[str] = "refuse"
+
+    topic: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        check_text(self.reason, "a refusal's reason")
+
+
+class Recommend(Record, frozen=True, kw_only=True):
+    """Consensus has weighed the lines of a topic's specialization."""
+
+    kind: ClassVar[str] = "recommend"
+
+    recommendation: Recommendation
+
+
+class ResultFound(Record, frozen=True, kw_only=True):
+    """A worker finished its task under this epoch."""
+
+    kind: ClassVar[str] = "result"
+
+    key: Key
+    incarnation: str
+    outcome: Outcome
+
+
+class CheckpointMade(Record, frozen=True, kw_only=True):
+    """A checkpoint's manifest and all its chunks are in the store. It counts once this is recorded."""
+
+    kind: ClassVar[str] = "checkpoint"
+
+    key: Key
+    incarnation: str
+    manifest: str
+    step: int
+    best: bool = False
+    trained_s: float = 0.0
+    """Training time that the checkpoint contains, over all attempts: budgets continue, they do not start anew."""
+
+
+class FailureFound(Record, frozen=True, kw_only=True):
+    """A worker could not finish its task under this epoch."""
+
+    kind: ClassVar[str] = "failure"
+
+    key: Key
+    incarnation: str
+    failure: FailureClass
+    reason: str
+
+
+class GiveBack(Record, frozen=True, kw_only=True):
+    """A worker hands a lease back unfinished (it stops, drains, or declines): no failure is counted."""
+
+    kind: ClassVar[str] = "give-back"
+
+    key: Key
+    incarnation: str
+    reason: str
+
+
+class Cancel(Record, frozen=True, kw_only=True):
+    """A person withdraws a task, or all open tasks of a topic."""
+
+    kind: ClassVar[str] = "cancel"
+
+    id: str
+    topic: str = ""
+    task: str = ""
+    reason: str = "canceled by a person"
+
+    def __post_init__(self) -> None:
+        if bool(self.topic) == bool(self.task):
+            raise ValueError("a cancel names a topic or a task, and not both")
+
+
+Command = Submit | Refuse | Recommend | ResultFound | CheckpointMade | FailureFound | GiveBack | Cancel
+COMMANDS: tuple[type[Record], ...] = (
+    Submit,
+    Refuse,
+    Recommend,
+    ResultFound,
+    CheckpointMade,
+    FailureFound,
+    GiveBack,
+    Cancel,
+)
+Owed = ResultFound | CheckpointMade | FailureFound | GiveBack
+"""What a worker's outbox may hold."""

@@ -1,0 +1,152 @@
+"""Evidence, recommendation, verdict, champion: what consensus and the gate say about a candidate."""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+from mesh.messages.base import Facts, Part, Record, check_name
+from mesh.messages.tasks import Line
+
+
+class Evidence(Part, frozen=True, kw_only=True):
+    """How many of a candidate's claimed per-item outcomes another worker reproduced."""
+
+    claims: int
+    reproduced: int
+    rate: float
+    lower: float
+    """Lower end of the 95 % Wilson interval of `rate`."""
+    independent: bool
+    """True when the check ran on another incarnation than the claim."""
+    checked_by: str = ""
+
+
+class Candidate(Part, frozen=True, kw_only=True):
+    """The model that a line produced, and what was measured of it."""
+
+    line: Line
+    task: str
+    incarnation: str = ""
+    model: str
+    """Digest of the model artifact."""
+    kpis: dict[str, float] = {}
+    """`accuracy`, `loss` (holdout), `validation_accuracy`, `validation_loss`, `latency_p95_ms`, `size_bytes`, …"""
+    evidence: Evidence | None = None
+    holdout: str = ""
+    """Digest of its per-item holdout outcomes."""
+    stopped_by: str = ""
+    settings: Facts = {}
+    changed: str = ""
+    """What this candidate changed against the champion it came from."""
+
+
+class Choice(enum.StrEnum):
+    """What consensus may propose."""
+
+    KEEP = "keep"
+    EVOLVER = "evolver"
+    REINVENTOR = "reinventor"
+
+
+class Comparison(Part, frozen=True, kw_only=True):
+    """Paired comparison of two models on the same items: a minus b, positive is better for a."""
+
+    a: str
+    b: str
+    metric: str
+    effect: float
+    low: float
+    high: float
+    """95 % interval of `effect` (or 1 - `alpha` where an alpha was spent)."""
+    p_value: float
+    items: int
+    alpha: float = 0.05
+    method: str = ""
+
+
+class Recommendation(Part, frozen=True, kw_only=True):
+    """What consensus proposes for one specialization after one topic. `id` is derived from the topic's id."""
+
+    id: str
+    topic: str
+    specialization: str
+    choice: Choice
+    why: str
+    effect: float
+    interval: tuple[float, float]
+    candidates: tuple[Candidate, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    champion_before: str = ""
+    """Model digest of the champion it was compared with; empty when there was none."""
+    champion_revision: int = 0
+    """Revision of the champion's record that was read; the promotion is a compare-and-set against it."""
+    holdout: str = ""
+    """Digest of the holdout split."""
+    holdout_examples: int = 0
+    tree: Facts = {}
+    """`metric`, `value`, `baseline`, `baseline_linear`, `interval`, `holdout_examples` of the result document."""
+    what_would_change_it: str = ""
+    independent_required: bool = False
+    kpis: tuple[tuple[str, float | None, float | None], ...] = ()
+    """The topic's own KPI conditions: (metric, minimum, maximum)."""
+
+
+class Check(Part, frozen=True, kw_only=True):
+    """One KPI of a verdict."""
+
+    name: str
+    passed: bool
+    value: float | None
+    bound: float | None
+    why: str
+
+
+class Verdict(Record, frozen=True, kw_only=True):
+    """The gate's accept or reject of a recommendation, KPI by KPI. Written before the champion is."""
+
+    kind: ClassVar[str] = "verdict"
+
+    id: str
+    topic: str
+    specialization: str
+    accepted: bool
+    choice: Choice
+    checks: tuple[Check, ...]
+    why: str
+    recommendation: Recommendation
+    champion: str = ""
+    """Model digest that is champion once this verdict is carried out."""
+    champion_version: int = 0
+    decided_at_ms: int = 0
+
+    def __post_init__(self) -> None:
+        check_name(self.id, "a verdict's id")
+
+
+class Champion(Record, frozen=True, kw_only=True):
+    """The accepted model of a specialization, with its lineage. One record per specialization, by compare-and-set."""
+
+    kind: ClassVar[str] = "champion"
+
+    specialization: str
+    name: str = ""
+    version_number: int
+    """1 for the first champion; rises by one with every promotion."""
+    model: str
+    topic: str
+    task: str
+    line: Line
+    verdict: str
+    parent_model: str = ""
+    """The champion before; its record is the stream's previous message of this subject."""
+    kpis: dict[str, float] = {}
+    settings: Facts = {}
+    changed: str = ""
+    holdout: str = ""
+    """Digest of the holdout split on which it was judged."""
+    outcomes: str = ""
+    """Digest of its per-item outcomes on that holdout: later challengers are compared with them."""
+    holdout_uses: int = 1
+    """How many challengers were compared on this holdout: alpha is spent over them."""
+    promoted_at_ms: int = 0

@@ -1,0 +1,157 @@
+"""Beats and offers from workers; leases, orders and receipts from the leader.
+
+A beat is one small message per worker every two seconds, on core NATS, sent by a thread of its own. It carries the
+standing offer (the claim). The leader's answer goes to the worker's own answer subject. A lost beat or answer is
+repaired by the next one: the same offer number gets the same answer, and receipts are repeated until the row is gone.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+from mesh import limits
+from mesh.messages.base import Epoch, Key, Part, Record, check_name
+from mesh.messages.tasks import TaskSpec
+
+
+class Offer(Part, frozen=True, kw_only=True):
+    """A claim: what a worker would take now. The number rises whenever the content changes."""
+
+    number: int
+    leases_max: int
+    """Most leases wanted now; 0 withdraws the offer (draining, suspended)."""
+    cores: float
+    memory_bytes: int
+    disk_bytes: int
+    gpus: int = 0
+    gpu_memory_bytes: int = 0
+    labels: tuple[str, ...] = ()
+    kinds: dict[str, int] = {}
+    """Executor kinds and their versions."""
+    cached: tuple[str, ...] = ()
+    """Digests (first 16 hex) of artifacts in the local cache, newest first, a bounded list."""
+
+
+class Held(Part, frozen=True, kw_only=True):
+    """One lease that a worker holds, as it sees it."""
+
+    task: str
+    epoch: Epoch
+    silent_s: float = 0.0
+    """Since the child's last frame."""
+    step: int = 0
+
+
+class Beat(Record, frozen=True, kw_only=True):
+    """I live, I hold these, I would take that, I still owe these."""
+
+    kind: ClassVar[str] = "beat"
+
+    worker: str
+    incarnation: str
+    number: int
+    """Rises with every beat of an incarnation; older ones that arrive late are ignored."""
+    reply: str
+    """Subject on which this worker hears answers."""
+    loop_age_s: float
+    """Since the main loop's last turn: a wedged worker does not keep its leases."""
+    offer: Offer
+    held: tuple[Held, ...] = ()
+    owed: tuple[Key, ...] = ()
+    """Outbox rows sent and not yet receipted, oldest first, a bounded list."""
+    declined: tuple[tuple[str, Epoch], ...] = ()
+    """Leases that came for an offer that had been withdrawn."""
+    ledger_seq: int = 0
+    """Highest ledger sequence this process has seen: a leader that is behind learns that the store is older."""
+
+    def __post_init__(self) -> None:
+        check_name(self.worker, "a worker's name")
+        if not self.incarnation.startswith(self.worker + "."):
+            raise ValueError(f"an incarnation is NAME.RANDOM; {self.incarnation!r} is not one of {self.worker!r}")
+        if len(self.held) > limits.HELD_PER_BEAT_MAX or len(self.owed) > limits.OWED_PER_REQUEST_MAX:
+            raise ValueError("a beat names too many leases or outbox rows")
+
+
+class Lease(Part, frozen=True, kw_only=True):
+    """A task given to one incarnation for one epoch."""
+
+    task: TaskSpec
+    epoch: Epoch
+    attempt: int
+    resume: str = ""
+    """Manifest digest of the newest recorded checkpoint; empty: start from the beginning."""
+    checkpoint_number: int = 0
+    """Number of that checkpoint; the next one is higher."""
+    trained_s: float = 0.0
+    """Training time already contained in `resume`."""
+    memory_attempts: int = 0
+    """How often the task ran out of memory: the executor starts with a batch halved that often."""
+
+
+class OrderKind(enum.StrEnum):
+    """What the leader tells a worker about a lease that it holds or presents."""
+
+    KEEP = "keep"
+    """The lease is good."""
+    STOP = "stop"
+    """The epoch is over: stop the child; nothing of it can be recorded any more."""
+    CHECKPOINT = "checkpoint"
+    """Checkpoint and give back."""
+
+
+class Order(Part, frozen=True, kw_only=True):
+    """One order about one lease."""
+
+    task: str
+    epoch: Epoch
+    order: OrderKind
+    reason: str = ""
+
+
+class Receipt(Part, frozen=True, kw_only=True):
+    """The ledger's final word on one outbox row."""
+
+    key: Key
+    recorded: bool
+    reason: str = ""
+    """Why it was refused; empty when recorded."""
+
+
+class Answer(Record, frozen=True, kw_only=True):
+    """The leader's answer to a beat, true at `ledger_seq`. Older answers than one already heard are ignored."""
+
+    kind: ClassVar[str] = "answer"
+
+    incarnation: str
+    offer: int
+    ledger_seq: int
+    term: int
+    leases: tuple[Lease, ...] = ()
+    """All leases granted for this offer number, repeated until a beat names them."""
+    orders: tuple[Order, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.leases) > limits.LEASES_PER_ANSWER_MAX:
+            raise ValueError(f"an answer carries at most {limits.LEASES_PER_ANSWER_MAX} leases")
+
+
+class Gone(Record, frozen=True, kw_only=True):
+    """A worker's supervisor reports that an incarnation has ended."""
+
+    kind: ClassVar[str] = "gone"
+
+    worker: str
+    incarnation: str
+    exit_code: int | None = None
+
+
+class LeaderBeat(Record, frozen=True, kw_only=True):
+    """Who leads, every second: standbys take over when it stops."""
+
+    kind: ClassVar[str] = "leader-beat"
+
+    name: str
+    term: int
+    ledger_seq: int

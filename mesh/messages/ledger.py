@@ -1,0 +1,145 @@
+"""What the ledger says. One LEDGER message is one `Entry`: all events of one commit, packed.
+
+    Entry n:  term, generation, commands_seq, previous = sha256(entry n-1), events
+                                    |                        |
+              highest COMMANDS sequence that it covers       hash chain: a different history is noticed
+
+An event is written by the leader only, after its mind decided it; folding all events in order gives the state
+(planner/ledger.py). What each event may follow stands there too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from mesh.messages.base import Epoch, Facts, Record
+from mesh.messages.judgement import Recommendation
+from mesh.messages.tasks import Outcome, TaskSpec
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """Something that happened, for ever."""
+
+
+class LeaderChosen(Event, frozen=True, kw_only=True, tag="leader"):
+    """A scheduler begins a term; everything decided by an earlier term after this entry is void."""
+
+    name: str
+    term: int
+
+
+class TopicPlanned(Event, frozen=True, kw_only=True, tag="planned"):
+    """A submit was accepted: its tasks exist."""
+
+    submit: str
+    topic: str
+    specialization: str = ""
+    tasks: tuple[TaskSpec, ...]
+    facts: Facts = {}
+
+
+class TopicRefused(Event, frozen=True, kw_only=True, tag="refused"):
+    """A topic can not be worked on."""
+
+    topic: str
+    reason: str
+
+
+class TaskLeased(Event, frozen=True, kw_only=True, tag="leased"):
+    """A task was given to one incarnation for one epoch."""
+
+    task: str
+    epoch: Epoch
+    incarnation: str
+    attempt: int
+    why: str = ""
+
+
+class CheckpointRecorded(Event, frozen=True, kw_only=True, tag="checkpoint"):
+    """A checkpoint counts from now on."""
+
+    task: str
+    epoch: Epoch
+    number: int
+    manifest: str
+    step: int
+    best: bool = False
+    trained_s: float = 0.0
+
+
+class TaskSucceeded(Event, frozen=True, kw_only=True, tag="succeeded"):
+    """A result was recorded; the task has ended."""
+
+    task: str
+    epoch: Epoch
+    number: int
+    incarnation: str
+    outcome: Outcome
+
+
+class LeaseEnded(Event, frozen=True, kw_only=True, tag="lease-ended"):
+    """A lease is over without a result. `cause`: failure, memory, given-back, lost, stale, declined, untaken."""
+
+    task: str
+    epoch: Epoch
+    cause: str
+    reason: str
+    again_after_s: float = 0.0
+    """Back-off before the task may be leased again."""
+    key_kind: str = ""
+    key_number: int = 0
+    """The outbox row that led to it ('' when none did): its receipt is `recorded`."""
+
+
+class TaskParked(Event, frozen=True, kw_only=True, tag="parked"):
+    """A task was set aside for good, with its reason."""
+
+    task: str
+    epoch: Epoch | None
+    reason: str
+    key_kind: str = ""
+    key_number: int = 0
+
+
+class TaskCanceled(Event, frozen=True, kw_only=True, tag="canceled"):
+    """A task was withdrawn."""
+
+    task: str
+    reason: str
+
+
+class Recommended(Event, frozen=True, kw_only=True, tag="recommended"):
+    """Consensus' proposal is on record; the gate decides."""
+
+    recommendation: Recommendation
+
+
+AnyEvent = (
+    LeaderChosen
+    | TopicPlanned
+    | TopicRefused
+    | TaskLeased
+    | CheckpointRecorded
+    | TaskSucceeded
+    | LeaseEnded
+    | TaskParked
+    | TaskCanceled
+    | Recommended
+)
+
+
+class Entry(Record, frozen=True, kw_only=True):
+    """One commit of the ledger: one message, one compare-and-set on the stream's last sequence."""
+
+    kind: ClassVar[str] = "entry"
+
+    term: int
+    generation: int
+    commands_seq: int
+    previous: str
+    """SHA-256 of the previous entry's bytes, 64 hex; zeros before the first."""
+    at_ms: int
+    """Wall clock of the leader, for people; never compared."""
+    events: tuple[AnyEvent, ...]

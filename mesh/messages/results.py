@@ -1,0 +1,115 @@
+"""What subscribers see on the RESULTS stream (the leader's projection of the ledger, and the gate's verdicts), and the
+lossy progress beside it on core NATS."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mesh.messages.base import Epoch, Facts, Record
+from mesh.messages.judgement import Recommendation
+from mesh.messages.ledger import AnyEvent
+from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
+
+
+class Planned(Record, frozen=True, kw_only=True):
+    """A topic became (more) tasks."""
+
+    kind: ClassVar[str] = "planned"
+
+    topic: str
+    specialization: str
+    submit: str
+    tasks: tuple[TaskSpec, ...]
+    facts: Facts = {}
+    ledger_seq: int
+    at_ms: int
+
+
+class TopicTurnedDown(Record, frozen=True, kw_only=True):
+    """A topic can not be worked on."""
+
+    kind: ClassVar[str] = "turned-down"
+
+    topic: str
+    reason: str
+    ledger_seq: int
+    at_ms: int
+
+
+class TaskMoved(Record, frozen=True, kw_only=True):
+    """A task was leased, checkpointed, or goes back to the queue."""
+
+    kind: ClassVar[str] = "task-moved"
+
+    topic: str
+    task: str
+    state: TaskState
+    epoch: Epoch | None = None
+    incarnation: str = ""
+    line: Line | None = None
+    purpose: str = ""
+    reason: str = ""
+    checkpoint_step: int | None = None
+    ledger_seq: int
+    at_ms: int
+
+
+class TaskEnded(Record, frozen=True, kw_only=True):
+    """A task has ended: succeeded (with its outcome), parked or canceled (with the reason)."""
+
+    kind: ClassVar[str] = "task-ended"
+
+    topic: str
+    specialization: str
+    task: TaskSpec
+    state: TaskState
+    epoch: Epoch | None = None
+    incarnation: str = ""
+    outcome: Outcome | None = None
+    reason: str = ""
+    attempts: int = 0
+    ledger_seq: int
+    at_ms: int
+
+
+class RecommendationMade(Record, frozen=True, kw_only=True):
+    """Consensus has spoken."""
+
+    kind: ClassVar[str] = "recommendation"
+
+    topic: str
+    specialization: str
+    recommendation: Recommendation
+    ledger_seq: int
+    at_ms: int
+
+
+class Progress(Record, frozen=True, kw_only=True):
+    """Where a running task stands; sent on core NATS, may be lost, never counted on."""
+
+    kind: ClassVar[str] = "progress"
+
+    topic: str
+    task: str
+    epoch: Epoch
+    worker: str
+    line: Line | None = None
+    purpose: str = ""
+    step: int = 0
+    done: float = 0.0
+    """Share of the work done or of the budget used, 0 to 1."""
+    metrics: dict[str, float] = {}
+    """`loss`, `validation_loss`, `examples_per_s`, …"""
+    phase: str = ""
+    """'fetching', 'training', 'evaluating', 'uploading' …"""
+
+
+__all__ = [
+    "AnyEvent",
+    "Planned",
+    "Progress",
+    "RecommendationMade",
+    "TaskEnded",
+    "TaskMoved",
+    "TopicTurnedDown",
+]

@@ -1,0 +1,152 @@
+"""Hello, and the questions that commands ask of running agents (request and reply on core NATS)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mesh.messages.base import Epoch, Facts, Key, Part, Record, check_name
+from mesh.messages.leases import Receipt
+from mesh.messages.tasks import Line, Needs, TaskState
+
+
+class Hello(Record, frozen=True, kw_only=True):
+    """An agent introduces itself to the leader: what it speaks and what it can do."""
+
+    kind: ClassVar[str] = "hello"
+
+    role: str
+    name: str
+    incarnation: str
+    protocol_min: int
+    protocol_max: int
+    program: str
+    """Version of the program."""
+    kinds: dict[str, int] = {}
+    host: str = ""
+    pid: int = 0
+    facts: Facts = {}
+
+    def __post_init__(self) -> None:
+        check_name(self.role, "a role")
+        check_name(self.name, "an agent's name")
+
+
+class Welcome(Record, frozen=True, kw_only=True):
+    """The leader's answer to a hello: accepted, or refused with a sentence."""
+
+    kind: ClassVar[str] = "welcome"
+
+    accepted: bool
+    reason: str = ""
+    leader: str = ""
+    term: int = 0
+    generation: int = 0
+    ledger_seq: int = 0
+
+
+class Ask(Record, frozen=True, kw_only=True):
+    """A question to an agent: `status`, `tasks`, `workers`, `agents`, with filters."""
+
+    kind: ClassVar[str] = "ask"
+
+    what: str
+    topic: str = ""
+    open_only: bool = False
+    rows_max: int = 200
+    deadline_ms: int = 0
+    """Wall clock after which the asker no longer waits: an answer may be skipped. 0: none."""
+
+
+class OwedQuestion(Record, frozen=True, kw_only=True):
+    """Which of these outbox rows have a receipt? Unknown ones are missing in the answer: send them again."""
+
+    kind: ClassVar[str] = "owed"
+
+    keys: tuple[Key, ...]
+
+
+class OwedAnswer(Record, frozen=True, kw_only=True):
+    """Receipts for the rows that the ledger knows."""
+
+    kind: ClassVar[str] = "owed-answer"
+
+    receipts: tuple[Receipt, ...]
+    ledger_seq: int
+
+
+class TaskRow(Part, frozen=True, kw_only=True):
+    """One task, as `bin/agent tasks` shows it."""
+
+    id: str
+    topic: str
+    specialization: str
+    executor: str
+    purpose: str
+    line: Line | None
+    state: TaskState
+    epoch: Epoch | None = None
+    incarnation: str = ""
+    attempts: int = 0
+    priority: int = 5
+    step: int = 0
+    checkpoint_number: int = 0
+    reason: str = ""
+    needs: Needs = Needs()
+
+
+class WorkerRow(Part, frozen=True, kw_only=True):
+    """One worker, as `bin/agent workers` shows it."""
+
+    name: str
+    incarnation: str
+    state: str
+    """'live', 'suspect', 'wedged' or 'lost'."""
+    beat_age_s: float
+    cores_free: float
+    memory_free_bytes: int
+    gpus_free: int
+    labels: tuple[str, ...]
+    kinds: dict[str, int]
+    held: tuple[str, ...]
+    host: str = ""
+    pid: int = 0
+
+
+class AgentRow(Part, frozen=True, kw_only=True):
+    """One agent that said hello."""
+
+    role: str
+    name: str
+    incarnation: str
+    program: str
+    host: str
+    pid: int
+    seen_age_s: float
+
+
+class Status(Record, frozen=True, kw_only=True):
+    """The leader's view of the mesh."""
+
+    kind: ClassVar[str] = "status"
+
+    leader: str
+    term: int
+    generation: int
+    ledger_seq: int
+    commands_seq: int
+    counts: dict[str, int]
+    """Tasks by state; ended ones since the ledger began."""
+    tasks: tuple[TaskRow, ...] = ()
+    workers: tuple[WorkerRow, ...] = ()
+    agents: tuple[AgentRow, ...] = ()
+    left_out: int = 0
+    """Rows that did not fit."""
+    stale_writes: int = 0
+
+
+class Problem(Record, frozen=True, kw_only=True):
+    """The answer to a question that can not be answered."""
+
+    kind: ClassVar[str] = "problem"
+
+    reason: str

@@ -1,0 +1,160 @@
+"""Every subject name of the mesh, and who may use it. No other file spells a subject.
+
+    <prefix>.topics.<topic>                        TOPICS     a topic, once
+    <prefix>.cmd.<writer>.<kind>.<id>              COMMANDS   what is asked of the ledger; put if absent
+    <prefix>.ledger                                LEDGER     the leader only, by compare-and-set
+    <prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader and the gate; put if absent
+    <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
+    $KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
+    $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
+    <prefix>.beat.<worker>  .gone.<worker>         core       beats; a supervisor's report
+    <prefix>.in.<name>.>                           core       inbox and answers of one agent
+    <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
+    <prefix>.lead                                  core       the leader's beat
+    <prefix>.ask.<role>                            core       questions, queue group per role
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mesh.messages.base import Epoch, Key, check_name
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subjects:
+    """Builds and reads subjects under one prefix. ValueError for a name that can not be a token."""
+
+    prefix: str = "mesh"
+
+    def __post_init__(self) -> None:
+        check_name(self.prefix, "the mesh's prefix")
+
+    # -- streams ------------------------------------------------------------------------------------------------------
+
+    def topic(self, topic: str) -> str:
+        """Where a topic is published."""
+        return f"{self.prefix}.topics.{_token(topic)}"
+
+    def topics(self) -> str:
+        """All topics."""
+        return f"{self.prefix}.topics.*"
+
+    def command(self, writer: str, kind: str, id_: str) -> str:
+        """Where `writer` puts a command; `id_` makes it put-if-absent."""
+        return f"{self.prefix}.cmd.{_token(writer)}.{_token(kind)}.{_token(id_)}"
+
+    def owed(self, writer: str, key: Key) -> str:
+        """Where a worker puts an outbox row."""
+        return f"{self.prefix}.cmd.{_token(writer)}.{_token(key.kind)}.{_token(key.task)}.{key.epoch}.{key.number}"
+
+    def commands(self) -> str:
+        """All commands."""
+        return f"{self.prefix}.cmd.>"
+
+    def writer(self, subject: str) -> str:
+        """Name of the writer in a command's subject; '' when it is no command."""
+        tokens = subject.split(".")
+        return tokens[2] if len(tokens) > 3 and tokens[:2] == [self.prefix, "cmd"] else ""
+
+    def ledger(self) -> str:
+        """The one subject of the ledger."""
+        return f"{self.prefix}.ledger"
+
+    def result(self, topic: str, kind: str, id_: str) -> str:
+        """Where one record for subscribers of `topic` is put."""
+        return f"{self.prefix}.results.{_token(topic)}.{_token(kind)}.{_token(id_)}"
+
+    def results(self, topic: str = "*", kind: str = "*") -> str:
+        """All records of a topic and kind, or of all."""
+        return f"{self.prefix}.results.{topic}.{kind}.*"
+
+    def chunk(self, digest: str) -> str:
+        """One content-addressed chunk."""
+        return f"{self.prefix}.art.c.{digest}"
+
+    def manifest(self, digest: str) -> str:
+        """One manifest."""
+        return f"{self.prefix}.art.m.{digest}"
+
+    def artifacts(self) -> str:
+        """All chunks and manifests."""
+        return f"{self.prefix}.art.>"
+
+    def bucket(self, name: str) -> str:
+        """The stream behind a key-value bucket."""
+        return f"KV_{self.prefix}_{name}"
+
+    def key(self, bucket: str, key: str) -> str:
+        """One key of a bucket."""
+        return f"$KV.{self.prefix}_{bucket}.{_token(key)}"
+
+    def keys(self, bucket: str) -> str:
+        """All keys of a bucket."""
+        return f"$KV.{self.prefix}_{bucket}.>"
+
+    def stream(self, name: str) -> str:
+        """A stream's name: LEDGER becomes MESH_LEDGER, so that several meshes share a server."""
+        return f"{self.prefix.upper().replace('-', '_')}_{name}"
+
+    def durable(self, role: str) -> str:
+        """Name of a role's durable consumer."""
+        return f"{self.prefix}-{_token(role)}"
+
+    # -- core ---------------------------------------------------------------------------------------------------------
+
+    def beat(self, worker: str) -> str:
+        """A worker's beats."""
+        return f"{self.prefix}.beat.{_token(worker)}"
+
+    def beats(self) -> str:
+        """All workers' beats."""
+        return f"{self.prefix}.beat.*"
+
+    def gone(self, worker: str) -> str:
+        """Report of a worker's supervisor."""
+        return f"{self.prefix}.gone.{_token(worker)}"
+
+    def all_gone(self) -> str:
+        """All supervisors' reports."""
+        return f"{self.prefix}.gone.*"
+
+    def answer(self, name: str) -> str:
+        """Where one worker hears the leader's answers."""
+        return f"{self.prefix}.in.{_token(name)}.answer"
+
+    def inbox(self, name: str) -> str:
+        """Prefix of an agent's reply subjects."""
+        return f"{self.prefix}.in.{_token(name)}"
+
+    def progress(self, worker: str, topic: str, task: str) -> str:
+        """Progress of one task on one worker."""
+        return f"{self.prefix}.progress.{_token(worker)}.{_token(topic)}.{_token(task)}"
+
+    def all_progress(self, topic: str = "*") -> str:
+        """Progress of a topic's tasks, or of all."""
+        return f"{self.prefix}.progress.*.{topic}.*"
+
+    def lead(self) -> str:
+        """The leader's beat."""
+        return f"{self.prefix}.lead"
+
+    def ask(self, role: str) -> str:
+        """Questions to an agent of this role."""
+        return f"{self.prefix}.ask.{_token(role)}"
+
+
+def key_of(subject: str) -> Key | None:
+    """The outbox key that a worker's command subject spells; None when it spells none."""
+    tokens = subject.split(".")
+    if len(tokens) != 7 or not tokens[6].isdigit():
+        return None
+    try:
+        return Key(tokens[4], Epoch.parse(tokens[5]), tokens[3], int(tokens[6]))
+    except ValueError:
+        return None
+
+
+def _token(value: str) -> str:
+    check_name(value, "a name in a subject")
+    return value
