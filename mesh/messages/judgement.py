@@ -9,6 +9,34 @@ from mesh.messages.base import Facts, Part, Record, check_name
 from mesh.messages.tasks import Line
 
 
+class Outcomes(Record, frozen=True, kw_only=True):
+    """Per-item outcomes of one model on one split: what claims and checks are made of. Travels as an artifact of one
+    file, `outcomes.msgpack`. All arrays are little-endian and have the same number of items, in the split's order."""
+
+    kind: ClassVar[str] = "outcomes"
+
+    model: str
+    """Digest of the model artifact; '' in a claim, whose model is named by the result that carries it."""
+    split: str
+    """Digest of the split artifact; '' where the executor was not told."""
+    items: int
+    ids: bytes
+    """uint64 per item: first eight bytes of the SHA-256 of the normalised input."""
+    clusters: bytes
+    """uint32 per item: items of one cluster (source file, or one and the same input) are not independent."""
+    label: bytes
+    """int32 per item: the true label's index."""
+    predicted: bytes
+    """int32 per item."""
+    loss: bytes
+    """float32 per item: negative log likelihood of the true label in nats."""
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.ids) / 8, len(self.clusters) / 4, len(self.label) / 4, len(self.predicted) / 4, len(self.loss) / 4)
+        if self.items < 1 or any(size != self.items for size in sizes):
+            raise ValueError(f"outcomes of {self.items} items need arrays of that many items, got {sizes}")
+
+
 class Evidence(Part, frozen=True, kw_only=True):
     """How many of a candidate's claimed per-item outcomes another worker reproduced."""
 
