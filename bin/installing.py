@@ -101,7 +101,7 @@ class Progress:
 
 
 class PipOutput:
-    """What pip's lines say about how far it is. Counts packages found, out of those that the lock names for this machine."""
+    """What pip's lines say about how far it is: packages found, out of those that the lock has for this machine."""
 
     def __init__(self, packages: int) -> None:
         self.packages = packages
@@ -129,7 +129,7 @@ class PipOutput:
 
 
 class Installer:
-    """Runs venv and pip for one environment. `lock_descriptor` is inherited, so that the lock lives as long as they do."""
+    """Runs venv and pip for one environment. They inherit `lock_descriptor`, so the lock lives as long as they do."""
 
     def __init__(self, venv: str, progress: Progress, lock_descriptor: int | None = None) -> None:
         self.venv = venv
@@ -141,10 +141,10 @@ class Installer:
         status, tail = self._run([sys.executable, "-I", "-m", "venv", self.venv], PipOutput(0))
         if status:
             raise self._trouble(f"making the virtual environment (exit code {status})", tail)
-        self.progress.end("Python %d.%d.%d" % sys.version_info[:3])
+        self.progress.end(f"Python {short_version()}")
 
     def pip_install(self, arguments: Sequence[str], packages: int) -> None:
-        """`pip install`, with the user's own pip configuration. Errors: NotInIndex, IndexTrouble, EnvironmentTrouble."""
+        """`pip install` with the user's own configuration. Errors: NotInIndex, IndexTrouble, EnvironmentTrouble."""
         # -I: packages on somebody's PYTHONPATH or in the user's site would count as installed.
         command = [venv_python(self.venv), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
         output = PipOutput(packages)
@@ -202,20 +202,20 @@ class Installer:
             return EnvironmentTrouble(f"{self.venv} can not be written while {doing}; {ELSEWHERE}")
         if any(word in tail for word in NETWORK_WORDS):
             return IndexTrouble(
-                f"no package index could be reached while {doing}; connect this machine (or name a mirror or proxy in pip's "
-                f"configuration) and run the same command again; pip's words are in {log}."
+                f"no package index could be reached while {doing}; connect this machine (or name a mirror or proxy in "
+                f"pip's configuration) and run the same command again; pip's words are in {log}."
             )
         if any(word in tail for word in ABSENT_WORDS):
             absent = re.search(r"No matching distribution found for (\S+)", tail)
             return NotInIndex(
                 f"the package index in pip's configuration has no {absent[1] if absent else 'such package'} for Python "
-                f"{sys.version_info[0]}.{sys.version_info[1]} on {sys.platform}; check `pip config list` and the network "
-                f"(or --no-index); pip's words are in {log}."
+                f"{short_version()} on {sys.platform}; check that it has an index and may use it (`pip config list`); "
+                f"pip's words are in {log}."
             )
         if "DO NOT MATCH THE HASHES" in tail:
             return EnvironmentTrouble(
-                f"a downloaded file is not the one that the lock names by hash, so nothing of it was installed; another "
-                f"mirror or an emptied cache (`pip cache purge`) may help; pip's words are in {log}."
+                f"a downloaded file is not the one that the lock names by hash, so it was not installed; an"
+                f"other mirror or an emptied cache (`pip cache purge`) may help; pip's words are in {log}."
             )
         errors = [line.strip() for line in tail.splitlines() if line.startswith(("ERROR", "error", "Error"))]
         return EnvironmentTrouble(
@@ -223,10 +223,15 @@ class Installer:
         )
 
 
+def short_version() -> str:
+    """The running interpreter as "3.11"."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
 def disk_full(venv: str, when: str) -> EnvironmentTrouble:
     """The sentence about a full disk or quota."""
     return EnvironmentTrouble(
-        f"the disk is full {when}: {venv} takes about 1.6 GB and pip unpacks in the temporary folder beside it (TMPDIR); "
+        f"the disk is full {when}: {venv} takes about 1.6 GB, and pip unpacks in the temporary folder (TMPDIR) too; "
         "free some room and run the same command again."
     )
 
