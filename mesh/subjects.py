@@ -12,6 +12,7 @@
     <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
     <prefix>.lead                                  core       the leader's beat
     <prefix>.ask.<role>                            core       questions, queue group per role
+    $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
 """
 
 from __future__ import annotations
@@ -142,6 +143,10 @@ class Subjects:
     def ask(self, role: str) -> str:
         """Questions to an agent of this role."""
         return f"{self.prefix}.ask.{_token(role)}"
+
+    def service(self, verb: str, name: str, id_: str) -> tuple[str, str, str]:
+        """The three subjects of one verb (PING, INFO, STATS) of the NATS service protocol, ADR-32."""
+        return f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{id_}"
 
 
 def key_of(subject: str) -> Key | None:

@@ -1,0 +1,93 @@
+"""One handling loop for every agent that reads a stream: decode, handle, acknowledge.
+
+    delivery -> decode --Malformed--> drop, with the reason
+                  |
+                handler --ok--> ack
+                        --Retry--> again, later each time
+                        --Reject--> drop, logged and counted
+                        --Stop--> the agent ends
+                        --anything else--> a defect: logged with its traceback, tried again a bounded number of times
+
+A handler derives the ids of what it writes from the record it was given and writes put-if-absent, so a record that is
+handled twice (a crash before the ack, a redelivery) changes nothing. That is why there is no memory of handled records here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from agents.runtime import Agent
+from mesh import codec, limits
+from mesh.bus import Delivery, Stored
+from mesh.errors import BusUnavailable, Malformed, NotFound, Reject, Retry, Stop
+from mesh.messages.base import Record
+
+R = TypeVar("R", bound=Record)
+
+RETRY_S_FIRST = 0.5
+RETRY_S_MAX = 30.0
+"""Bounds of the delay before a record is delivered again: short enough to heal soon, long enough not to spin."""
+
+AGAIN_S = 1.0
+"""Pause before the loop asks a broker again that was away."""
+
+
+async def handle(
+    agent: Agent,
+    stream: str,
+    subject: str,
+    durable: str,
+    wanted: tuple[type[R], ...],
+    handler: Callable[[R, Stored], Awaitable[None]],
+    *,
+    ack_wait_s: float = 60.0,
+) -> None:
+    """Hand every record of `subject` in `stream` to `handler` until the agent stops. Raises Stop errors only."""
+    while not agent.stopping.is_set():
+        try:
+            async with agent.broker.consume(stream, subject, durable=durable, ack_wait_s=ack_wait_s) as deliveries:
+                async for delivery in agent.until_stopping(deliveries):
+                    await _one(agent, delivery, wanted, handler)
+        except (BusUnavailable, NotFound) as error:
+            agent.log.warning("reading %s is interrupted: %s", subject, error)
+            await agent.pause(AGAIN_S)
+
+
+async def _one(
+    agent: Agent,
+    delivery: Delivery,
+    wanted: tuple[type[R], ...],
+    handler: Callable[[R, Stored], Awaitable[None]],
+) -> None:
+    message = delivery.message
+    try:
+        record = codec.decode(message.data, *wanted)
+        await handler(record, message)
+    except Stop:
+        raise
+    except Malformed as error:
+        agent.failed("malformed", f"{message.subject} holds no valid record: {error}")
+        await delivery.drop(str(error))
+    except Reject as error:
+        agent.failed("rejected", f"{message.subject} can not be handled: {error}")
+        await delivery.drop(str(error))
+    except Retry as error:
+        agent.log.info("%s will be handled again: %s", message.subject, error)
+        await delivery.again(delay_s(delivery.attempt))
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # a defect of ours: it must neither kill the agent nor be tried for ever
+        agent.failed("defect", f"handling {message.subject} raised {type(error).__name__}: {error}", error)
+        if delivery.attempt >= limits.HANDLE_ATTEMPTS_MAX:
+            await delivery.drop(f"{type(error).__name__}: {error}")
+        else:
+            await delivery.again(delay_s(delivery.attempt))
+    else:
+        await delivery.ack()
+
+
+def delay_s(attempt: int) -> float:
+    """Seconds before delivery `attempt` + 1: doubled each time, bounded."""
+    return float(min(RETRY_S_MAX, RETRY_S_FIRST * 2 ** min(attempt - 1, 16)))

@@ -1,0 +1,323 @@
+"""The life of any agent: connect, introduce itself, serve, work, drain, leave.
+
+    start   settings -> log -> broker -> wait for the streams -> /health and /metrics -> $SRV service -> hello
+    work    the role's body runs in a task group beside the helpers (hello, loop watch); a helper that dies ends the agent
+    stop    SIGTERM, Ctrl-C or an error sets `stopping`; the body returns by itself within the grace time, else it is
+            cancelled; then services, HTTP and broker are closed, in this order
+
+The exit code is that of the error's class, 0 after an asked stop. A process that can not go on says one sentence on stderr.
+What it does not do: restart itself. That is the business of `agents/together.py`, `agents/supervisor.py` or of the system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agents.health import HealthServer
+from agents.service import Service
+from mesh import broker as mesh_broker
+from mesh import codec, limits, log, metrics
+from mesh.artifacts import ArtifactStore
+from mesh.bus import Broker
+from mesh.errors import BrokerRefused, BusUnavailable, EnvironmentUnfit, NotFound, RamifyError, Stop
+from mesh.messages.services import Hello, Problem, Welcome
+from mesh.settings import Settings
+from mesh.streams import names as stream_names
+from mesh.subjects import Subjects
+from mesh.version import PROGRAM_VERSION
+
+T = TypeVar("T")
+
+HELLO_EVERY_S = 10.0
+"""The leader's list of agents forgets one that was silent for three of these."""
+
+LOOP_TURN_S = 0.25
+"""How often the loop watch turns; what it is late by is the loop's lag."""
+
+STREAMS_WAIT_S = 30.0
+"""How long an agent waits for the scheduler (or `provision`) to make the streams before it gives up with a sentence."""
+
+GRACE_S = 20.0
+"""How long a role's body may take to return after the stop; then it is cancelled."""
+
+
+class Agent:
+    """One running agent, as its role's body sees it."""
+
+    def __init__(self, role: str, name: str, settings: Settings, broker: Broker) -> None:
+        self.role = role
+        self.name = name
+        self.incarnation = f"{name}.{secrets.token_hex(4)}"
+        self.settings = settings
+        self.subjects = Subjects(settings.prefix)
+        self.broker = broker
+        self.log = log.get(f"agents.{role}")
+        self.metrics = metrics
+        self.stopping = asyncio.Event()
+        self.started_monotonic = time.monotonic()
+        self.kinds: dict[str, int] = {}
+        """Executor kinds for the hello; a worker fills it."""
+        self.leader_term = 0
+        self.loop_turned = time.monotonic()
+        """When the event loop last turned (monotonic seconds): a worker's beat thread reads it."""
+        self._tasks: asyncio.TaskGroup | None = None
+        self._store: ArtifactStore | None = None
+        self._error: BaseException | None = None
+        self._health: dict[str, Callable[[], str]] = {}
+
+    # -- what a role uses ---------------------------------------------------------------------------------------------
+
+    def stream(self, name: str) -> str:
+        """Full name of a stream of this mesh (`COMMANDS` -> `MESH_COMMANDS`)."""
+        return self.subjects.stream(name)
+
+    def store(self) -> ArtifactStore:
+        """The artifact store, with this agent's bounded cache below the home folder."""
+        if self._store is None:
+            self._store = ArtifactStore(
+                self.broker,
+                self.subjects,
+                cache=self.settings.home / "cache" / self.name,
+                cache_bytes_max=self.settings.worker.cache_bytes_max,
+            )
+        return self._store
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a helper task under this agent: if it raises, the agent stops and says which helper it was."""
+        if self._tasks is None:
+            work.close()
+            raise EnvironmentUnfit(f"{self.role} can not start {name!r} before it runs")
+        return self._tasks.create_task(self._named(work, name), name=name)
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """Begin the ordered stop; with an error, the process ends with its exit code."""
+        if error is not None and self._error is None:
+            self._error = error
+        self.stopping.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but no longer than until the stop."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            pass
+
+    async def until_stopping(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
+        """The items of an iterator until the agent stops, even while waiting for the next one."""
+        stop = asyncio.ensure_future(self.stopping.wait())
+        try:
+            while not stop.done():
+                following = asyncio.ensure_future(_next(items))
+                await asyncio.wait((following, stop), return_when=asyncio.FIRST_COMPLETED)
+                if not following.done():
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
+                    return
+                try:
+                    item = following.result()
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            stop.cancel()
+
+    def failed(self, what: str, sentence: str, error: BaseException | None = None) -> None:
+        """Count and log a failure that the agent survives."""
+        self.metrics.count("mesh_handler_failures_total", role=self.role, reason=what)
+        self.log.error(sentence, exc_info=error)
+
+    def health(self, name: str, check: Callable[[], str]) -> None:
+        """Add a check to /health: '' when well, else a sentence."""
+        self._health[name] = check
+
+    def problems(self) -> dict[str, str]:
+        """What is not well now, by check."""
+        found = {name: check() for name, check in self._health.items()}
+        if not self.broker.connected:
+            found["broker"] = "The broker is away."
+        return {name: sentence for name, sentence in found.items() if sentence}
+
+    # -- the life -----------------------------------------------------------------------------------------------------
+
+    async def live(self, body: Callable[[Agent], Awaitable[None]]) -> None:
+        """Run the role's body with everything around it, until the stop. Raises what stopped it."""
+        http = HealthServer(self)
+        service = Service(self)
+        try:
+            if self.role != "scheduler":
+                await self._await_streams()
+            await http.start()
+            await service.start()
+            await self._work(body)
+        finally:
+            await service.close()
+            await http.close()
+        if self._error is not None:
+            raise self._error
+
+    async def _work(self, body: Callable[[Agent], Awaitable[None]]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            helpers = [tasks.create_task(self._watch_loop(), name="loop watch")]
+            if self.role != "scheduler":
+                helpers.append(tasks.create_task(self._named(self._say_hello(), "hello"), name="hello"))
+            main = tasks.create_task(self._named(body(self), self.role), name=self.role)
+            await self.stopping.wait()
+            self.log.info("%s stops", self.incarnation)
+            done, _ = await asyncio.wait((main,), timeout=self._grace_s())
+            if not done:
+                self.log.warning("%s did not end within %.0f s and is cancelled", self.role, self._grace_s())
+            for task in (main, *helpers):
+                task.cancel()
+        self._tasks = None
+
+    def _grace_s(self) -> float:
+        return self.settings.worker.stop_grace_s + 5.0 if self.role == "worker" else GRACE_S
+
+    async def _named(self, work: Awaitable[None], name: str) -> None:
+        """Await `work`; its failure stops the agent instead of vanishing in the task group."""
+        try:
+            await work
+        except asyncio.CancelledError:
+            raise
+        except Stop as error:
+            self.stop(error)
+        except Exception as error:  # the group would cancel its siblings at once: stop in order instead
+            self.log.error("the task %r of %s failed: %s", name, self.role, error, exc_info=error)
+            self.stop(error)
+        else:
+            if name == self.role:
+                self.stop()
+
+    async def _await_streams(self) -> None:
+        """Wait until the mesh's streams exist; EnvironmentUnfit with a sentence after STREAMS_WAIT_S."""
+        deadline = time.monotonic() + STREAMS_WAIT_S
+        missing = stream_names(self.subjects)
+        while missing and not self.stopping.is_set():
+            try:
+                await self.broker.state(missing[0])
+                missing = missing[1:]
+                continue
+            except (NotFound, BusUnavailable):
+                pass
+            if time.monotonic() > deadline:
+                raise EnvironmentUnfit(
+                    f"The stream {missing[0]} was expected on the broker and is not there after "
+                    f"{STREAMS_WAIT_S:.0f} s: start a scheduler (bin/agent scheduler), it makes the streams."
+                )
+            await self.pause(0.1)
+
+    async def _watch_loop(self) -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(LOOP_TURN_S)
+            self.loop_turned = time.monotonic()
+            self.metrics.set("mesh_loop_lag_seconds", max(0.0, self.loop_turned - before - LOOP_TURN_S), role=self.role)
+
+    # -- hello --------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        """How this agent introduces itself."""
+        return Hello(
+            role=self.role,
+            name=self.name,
+            incarnation=self.incarnation,
+            protocol_min=limits.PROTOCOL_MIN,
+            protocol_max=limits.PROTOCOL_MAX,
+            program=PROGRAM_VERSION,
+            kinds=self.kinds,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+        )
+
+    async def _say_hello(self) -> None:
+        """Tell the leader, again and again, that this agent is here; a refusal stops the agent."""
+        while not self.stopping.is_set():
+            wait_s = HELLO_EVERY_S
+            try:
+                answer = await self.broker.request(
+                    self.subjects.ask("scheduler"), codec.encode(self.hello()), timeout_s=2.0
+                )
+                welcome = codec.decode(answer.data, Welcome, Problem)
+                if isinstance(welcome, Welcome):
+                    if not welcome.accepted:
+                        raise BrokerRefused(welcome.reason)
+                    self.leader_term = welcome.term
+            except (NotFound, BusUnavailable):
+                wait_s = 1.0
+            await self.pause(wait_s)
+
+
+def run(
+    role: str,
+    settings: Settings,
+    body: Callable[[Agent], Awaitable[None]],
+    *,
+    name: str = "",
+    prepare: Callable[[Agent], None] | None = None,
+) -> int:
+    """Run one agent in this process until it is asked to stop; the process's exit code."""
+    log.setup(settings.log, role)
+    try:
+        asyncio.run(_run(role, settings, body, name or role, prepare))
+    except RamifyError as error:
+        print(f"bin/agent {role}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        log.get("agents").error("%s ended by a defect", role, exc_info=error)
+        print(
+            f"bin/agent {role}: stopped by a defect ({type(error).__name__}: {error}); the log says where.",
+            file=sys.stderr,
+        )
+        return 70
+    return 0
+
+
+async def _run(
+    role: str,
+    settings: Settings,
+    body: Callable[[Agent], Awaitable[None]],
+    name: str,
+    prepare: Callable[[Agent], None] | None,
+) -> None:
+    subjects = Subjects(settings.prefix)
+    async with mesh_broker.connection(settings.nats.options(), subjects, name=name) as broker:
+        agent = Agent(role, name, settings, broker)
+        if prepare is not None:
+            prepare(agent)
+        loop = asyncio.get_running_loop()
+        for number in stop_signals():
+            loop.add_signal_handler(number, agent.stop)
+        await agent.live(body)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Signals that ask for an ordered stop on this system."""
+    return (signal.SIGTERM, signal.SIGINT)
+
+
+async def _next(items: AsyncIterator[T]) -> T:
+    return await anext(items)
+
+
+def home_folder(settings: Settings, *parts: str) -> Path:
+    """A folder below the home folder, made when missing; EnvironmentUnfit when that is not possible."""
+    folder = settings.home.joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentUnfit(
+            f"The folder {folder} can not be made ({error.strerror}): choose another place with --home."
+        ) from None
+    return folder
