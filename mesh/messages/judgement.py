@@ -118,6 +118,10 @@ class Recommendation(Part, frozen=True, kw_only=True):
     independent_required: bool = False
     kpis: tuple[tuple[str, float | None, float | None], ...] = ()
     """The topic's own KPI conditions: (metric, minimum, maximum)."""
+    champion_outcomes: str = ""
+    """Digest of the champion's per-item outcomes on this holdout; empty when there was none."""
+    holdout_uses: int = 0
+    """Challengers compared on this holdout so far, these candidates included: alpha is spent over them."""
 
 
 class Check(Part, frozen=True, kw_only=True):
