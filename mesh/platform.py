@@ -1,0 +1,381 @@
+"""The one place where Linux, macOS and Windows differ: groups of processes, locks, signals, limits, what is free.
+
+Every child of the mesh is the leader of a process group of its own, so that a Ctrl-C in the terminal reaches only the
+command, and so that a child can be killed together with everything that it started:
+
+    spawn_group / spawn_group_async    start a program as the leader of a new group
+    kill_group                         ask a whole group to stop, or end it at once
+    die_with_parent                    for our own Python children: end when the parent is gone, even by kill -9
+
+`die_with_parent=True` for a foreign program is the kernel's promise on Linux (parent-death signal) and on Windows (a
+job that closes with its owner). On macOS there is no such promise: whoever starts a foreign program there writes down
+its process id and ends the orphan at the next start, as `mesh/server.py` does.
+
+`FileLock` is held by an open file: the system lets it go when the holder dies, in whatever way.
+
+Not covered: network file systems whose locks are only advisory between machines; Windows and macOS branches are written
+to their documentation and are tried on Linux only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+NICE_STEP = 10
+"""Lowered priority: a desktop stays responsive, an otherwise idle machine still gives everything."""
+
+PARENT_POLL_S = 1.0
+"""Where no parent-death signal exists, how often a child looks whether its parent still lives."""
+
+_LOCK_OFFSET = 1 << 30
+"""Byte that is locked on Windows: far behind the text, which others may still read."""
+
+_PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
+
+Stream = int | IO[Any] | None
+
+
+# -- groups of processes ----------------------------------------------------------------------------------------------
+
+
+def spawn_group(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    die_with_parent: bool,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start `argv` as the leader of a new process group (on POSIX: of a new session). OSError when it does not start.
+
+    die_with_parent: the program ends when this process does (on Linux: when the thread that started it does, so call
+    from a thread that lives as long as the process).
+    """
+    child = subprocess.Popen(
+        list(argv), env=None if env is None else dict(env), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr,
+        pass_fds=tuple(pass_fds), **_group_options(die_with_parent),
+    )  # fmt: skip
+    if die_with_parent:
+        _join_job(child.pid)
+    return child
+
+
+async def spawn_group_async(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | str | None = None,
+    stdin: Stream = subprocess.DEVNULL,
+    stdout: Stream = None,
+    stderr: Stream = None,
+    die_with_parent: bool,
+    pass_fds: Sequence[int] = (),
+) -> asyncio.subprocess.Process:
+    """`spawn_group` for an event loop: the process can be awaited."""
+    child = await asyncio.create_subprocess_exec(
+        *argv, env=None if env is None else dict(env), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr,
+        pass_fds=tuple(pass_fds), **_group_options(die_with_parent),
+    )  # fmt: skip
+    if die_with_parent:
+        _join_job(child.pid)
+    return child
+
+
+def kill_group(pid: int, hard: bool) -> None:
+    """Ask the group led by `pid` to stop (SIGTERM, Ctrl-Break), or end it at once (hard). A group that is gone is fine.
+
+    Call it before the leader was waited for, or while members may live: afterwards the number may belong to others.
+    """
+    if sys.platform == "win32":
+        _kill_tree(pid, hard)
+    else:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+            os.killpg(pid, signal.SIGKILL if hard else signal.SIGTERM)
+
+
+def die_with_parent(parent: int) -> None:
+    """For a Python child, called first: end this process at once when the process `parent` is gone.
+
+    parent: the parent's id as the parent itself knows it; when it is dead already, this process ends here.
+    """
+    if sys.platform == "linux":
+        _ask_death_signal(parent, _libc())
+    else:
+        threading.Thread(target=_watch_parent, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def lower_priority() -> None:
+    """Let interactive programs of the machine's owner go first. Inherited by children; a refusal changes nothing."""
+    if sys.platform == "win32":
+        import psutil
+
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+    else:
+        with contextlib.suppress(OSError):
+            os.nice(NICE_STEP)
+
+
+def _group_options(die_with_parent: bool) -> dict[str, Any]:
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    elif sys.platform == "linux" and die_with_parent:
+        # Between fork and exec only this runs: a system call, and a look whether the parent was gone before it.
+        return {"start_new_session": True, "preexec_fn": functools.partial(_ask_death_signal, os.getpid(), _libc())}
+    else:
+        return {"start_new_session": True}
+
+
+def _ask_death_signal(parent: int, libc: ctypes.CDLL) -> None:
+    if sys.platform == "linux":
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _watch_parent(parent: int) -> None:
+    import time
+
+    import psutil
+
+    while psutil.pid_exists(parent) and (sys.platform == "win32" or os.getppid() == parent):
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
+
+
+def _kill_tree(pid: int, hard: bool) -> None:
+    import psutil
+
+    if sys.platform == "win32":
+        if not hard:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.CTRL_BREAK_EVENT)
+            return
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        for process in [*leader.children(recursive=True), leader]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def _join_job(pid: int) -> None:
+    """Windows: put a child into this process's job, which ends its members when this process ends."""
+    if sys.platform == "win32":
+        process = ctypes.windll.kernel32.OpenProcess(0x0101, False, pid)  # PROCESS_SET_QUOTA | PROCESS_TERMINATE
+        ctypes.windll.kernel32.AssignProcessToJobObject(_job(), process)
+        ctypes.windll.kernel32.CloseHandle(process)
+
+
+_jobs: list[int] = []
+"""Windows: handle of this process's job, made when first needed; the system closes it with the process."""
+
+
+def _job() -> int:
+    """Windows: the handle of this process's job."""
+    if sys.platform == "win32" and not _jobs:
+        # JOBOBJECT_EXTENDED_LIMIT_INFORMATION is 144 bytes on 64-bit Windows; LimitFlags stands at byte 16.
+        information = ctypes.create_string_buffer(144)
+        ctypes.c_uint32.from_buffer(information, 16).value = 0x2000  # JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
+        job = ctypes.windll.kernel32.CreateJobObjectW(None, None)
+        ctypes.windll.kernel32.SetInformationJobObject(job, 9, information, 144)  # 9: extended limits
+        _jobs.append(job)
+    return _jobs[0]
+
+
+# -- locks and private files ------------------------------------------------------------------------------------------
+
+
+class FileLock:
+    """An exclusive lock on a file, between processes. The file stays; the lock goes with its holder, whatever kills it.
+
+    The file's text is the holder's process id, for messages: `holder()` may read it without the lock. Two FileLocks of
+    one process exclude each other as well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    @property
+    def held(self) -> bool:
+        """True while this object holds the lock."""
+        return self._fd is not None
+
+    def acquire(self) -> bool:
+        """Take the lock if nobody holds it; never waits. OSError when the folder can not be written."""
+        if self._fd is not None:
+            return True
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            if not _lock(fd):
+                os.close(fd)
+                return False
+            os.ftruncate(fd, 0)
+            os.write(fd, str(os.getpid()).encode())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
+    def holder(self) -> int | None:
+        """Process id that the last holder wrote; None when there is none. Says nothing about whether it still lives."""
+        try:
+            text = self.path.read_text("ascii", "replace").strip()
+        except OSError:
+            return None
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def release(self) -> None:
+        """Let the lock go; harmless when it is not held."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+            os.close(fd)
+
+    def __enter__(self) -> FileLock:
+        """`with` a lock that was acquired: lets it go at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all (temporary name, sync, rename)."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _lock(fd: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(fd, _LOCK_OFFSET, os.SEEK_SET)
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            os.lseek(fd, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+# -- signals ----------------------------------------------------------------------------------------------------------
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask this process to stop in order."""
+    if sys.platform == "win32":
+        return (signal.SIGINT, signal.SIGBREAK)
+    else:
+        return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[signal.Signals], None]) -> Callable[[], None]:
+    """Call back in the event loop for every stop signal; the answer undoes it. From the main thread only.
+
+    A hang-up that the process was started to ignore (nohup) stays ignored.
+    """
+    taken: list[tuple[signal.Signals, Any]] = []
+    for number in stop_signals():
+        before = signal.getsignal(number)
+        if sys.platform != "win32" and number == signal.SIGHUP and before == signal.SIG_IGN:
+            continue
+        taken.append((number, before))
+        if sys.platform == "win32":
+            signal.signal(number, lambda got, _frame: loop.call_soon_threadsafe(callback, signal.Signals(got)))
+        else:
+            loop.add_signal_handler(number, callback, number)
+
+    def undo() -> None:
+        for number, before in taken:
+            if sys.platform != "win32":
+                loop.remove_signal_handler(number)
+            signal.signal(number, before)
+
+    return undo
+
+
+# -- what the machine has ---------------------------------------------------------------------------------------------
+
+
+def cores() -> float:
+    """Processor cores that this process may use: the scheduler's mask and, on Linux, the container's quota."""
+    if sys.platform == "linux":
+        count = float(len(os.sched_getaffinity(0)))
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+            if quota != "max":
+                count = min(count, int(quota) / int(period))
+        return count
+    else:
+        return float(os.cpu_count() or 1)
+
+
+def memory_available() -> int:
+    """Bytes of memory that can be taken without swapping: the machine's, and on Linux within the container's limit."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, ValueError):
+            limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+            if limit != "max":
+                used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+                available = min(available, max(0, int(limit) - used))
+    return available
+
+
+def disk_free(path: Path) -> int:
+    """Bytes that this user may still write under `path` (or under its nearest existing parent)."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def limit_memory(bytes_max: int) -> bool:
+    """Bound the memory that this process and each child may allocate; False where the system has no such bound.
+
+    Counts private writable memory (RLIMIT_DATA), not files that are mapped: large read-only models do not count.
+    """
+    if sys.platform == "linux":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, bytes_max))
+        return True
+    else:
+        return False
