@@ -1,0 +1,149 @@
+"""Names and places of specializations."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.messages.base import NAME
+from mesh.messages.graph import Specialization
+from mesh.messages.topics import DataRef, Topic
+from planner import graph
+
+PROFILED = graph.Profiled("classify", "ab" * 32, 10, 1_797, ("digit",))
+SOURCE = graph.Source(DataRef(source="builtin:digits", name="digits"), None, "label")
+
+
+def topic(text: str = "handwritten digits", **wishes: object) -> Topic:
+    return Topic(id=str(wishes.pop("id", "t-1")), text=text, **wishes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Handwritten Digits!", "handwritten-digits"),
+        ("Œuvre d'été", "oeuvre-dete"),
+        ("Größe, Maß & Gewicht", "grosse-mass-gewicht"),
+        ("Отзывы клиентов", "otzyvy-klientov"),
+        ("Ανάλυση", "analysi"),
+        ("手書き数字", "topic"),
+        ("🙂", "topic"),
+        ("  -- ", "topic"),
+        ("½ price №5 ﬁle", "1-2-price-no5-file"),
+    ],
+)
+def test_a_slug_can_be_read_and_is_a_token(text: str, wanted: str) -> None:
+    assert graph.slug(text) == wanted
+    assert NAME.match(graph.slug(text))
+
+
+def test_a_long_slug_ends_at_a_word_and_a_long_word_is_cut() -> None:
+    assert graph.slug("wonderful " * 10) == "wonderful-wonderful-wonderful-wonderful"
+    assert graph.slug("x" * 500) == "x" * graph.SLUG_CHARS_MAX
+
+
+def test_the_id_says_what_and_not_who() -> None:
+    one = graph.node_id("Handwritten  digits.", "classify", "aa")
+    assert one == graph.node_id("handwritten digits", "classify", "aa")
+    assert one.startswith("handwritten-digits-")
+    others = {
+        graph.node_id("handwritten digits", "classify", "bb"),
+        graph.node_id("handwritten digits", "evaluate", "aa"),
+        graph.node_id("handwritten digit", "classify", "aa"),
+    }
+    assert one not in others
+    assert len(others) == 3
+
+
+def test_two_texts_without_ascii_letters_stay_apart() -> None:
+    assert graph.node_id("手書き数字", "classify", "aa") != graph.node_id("顧客の質問", "classify", "aa")
+
+
+def test_a_first_topic_makes_the_root_and_its_node_and_says_why() -> None:
+    placed = graph.place({}, topic(), SOURCE, PROFILED)
+    assert [node.id for node in placed.changed] == ["root", placed.node.id]
+    assert placed.node.parent == "root"
+    assert placed.node.why == "topic t-1 asked for it; under the root: no node was named"
+    assert (placed.node.examples, placed.node.labels, placed.node.data) == (1_797, 10, "builtin:digits")
+    assert placed.node.label_column == "label"
+    assert graph.faults(written({}, placed)) == []
+
+
+def test_placing_the_same_topic_again_changes_nothing() -> None:
+    placed = graph.place({}, topic(), SOURCE, PROFILED)
+    nodes = written({}, placed)
+    assert graph.place(nodes, topic(), SOURCE, PROFILED).changed == ()
+
+
+def test_a_second_topic_keeps_the_node_its_reason_and_a_bounded_list_of_topics() -> None:
+    nodes: dict[str, Specialization] = {}
+    for number in range(graph.TOPICS_PER_NODE_MAX + 5):
+        placed = graph.place(nodes, topic(id=f"t-{number}"), SOURCE, PROFILED)
+        nodes = written(nodes, placed)
+    assert len(nodes) == 2
+    assert placed.node.topics[-1] == f"t-{graph.TOPICS_PER_NODE_MAX + 4}"
+    assert len(placed.node.topics) == graph.TOPICS_PER_NODE_MAX
+    assert placed.node.why.startswith("topic t-0 ")
+
+
+def test_a_person_names_a_node_that_does_not_exist() -> None:
+    placed = graph.place({}, topic(node="stats-bayesian"), SOURCE, PROFILED)
+    made = {node.id: node for node in placed.changed}
+    assert list(made) == ["root", "stats-bayesian", placed.node.id]
+    assert made["stats-bayesian"].why == "named by a person"
+    assert made["stats-bayesian"].parent == "root"
+    assert placed.node.parent == "stats-bayesian"
+
+
+def test_a_person_moves_a_node_and_a_later_topic_leaves_it_there() -> None:
+    nodes = written({}, graph.place({}, topic(), SOURCE, PROFILED))
+    nodes = written(nodes, graph.place(nodes, topic(id="t-2", node="images"), SOURCE, PROFILED))
+    placed = graph.place(nodes, topic(id="t-3"), SOURCE, PROFILED)
+    assert placed.node.parent == "images"
+    assert graph.path(nodes, placed.node.id) == ("root", "images", placed.node.id)
+
+
+def test_no_placement_makes_a_circle() -> None:
+    nodes = written({}, graph.place({}, topic(), SOURCE, PROFILED))
+    above = next(id_ for id_ in nodes if id_ != "root")
+    nodes = written(nodes, graph.place(nodes, topic("sevens", id="t-2", node=above), SOURCE, PROFILED))
+    below = next(id_ for id_ in nodes if id_.startswith("sevens"))
+    for named in (above, below):
+        placed = graph.place(nodes, topic(id="t-3", node=named), SOURCE, PROFILED)
+        assert placed.node.parent == "root"
+        assert graph.faults(written(nodes, placed)) == []
+
+
+def test_faults_of_a_broken_graph_are_named() -> None:
+    broken = {
+        "a": Specialization(id="a", name="a", parent="b"),
+        "b": Specialization(id="b", name="b", parent="a"),
+        "c": Specialization(id="c", name="c", parent="gone"),
+        "d": Specialization(id="d", name="d"),
+    }
+    found = graph.faults(broken)
+    assert len(found) == 4
+    assert "circle" in found[0]
+    assert "gone" in found[2]
+    assert "only root" in found[3]
+
+
+def test_a_topic_without_data_takes_it_from_the_node_it_names() -> None:
+    nodes = written({}, graph.place({}, topic(node="images"), SOURCE, PROFILED))
+    trained = next(id_ for id_ in nodes if id_.startswith("handwritten"))
+    for wish in (topic(node=trained), topic("anything", node="images"), topic("Handwritten digits")):
+        found = graph.data_for(nodes, wish)
+        assert found is not None
+        assert found.id == trained
+    assert graph.data_for(nodes, topic("anything", node="nowhere")) is None
+    assert graph.data_for(nodes, topic("anything")) is None
+
+
+def test_data_that_could_be_meant_twice_is_not_guessed() -> None:
+    nodes = written({}, graph.place({}, topic(node="images"), SOURCE, PROFILED))
+    nodes = written(nodes, graph.place(nodes, topic("sevens", id="t-2", node="images"), SOURCE, PROFILED))
+    assert graph.data_for(nodes, topic("anything", node="images")) is None
+    assert len(graph.with_data(nodes.values())) == 2
+
+
+def written(nodes: dict[str, Specialization], placed: graph.Placement) -> dict[str, Specialization]:
+    return {**nodes, **{node.id: node for node in placed.changed}}

@@ -1,0 +1,182 @@
+"""What topics become."""
+
+from __future__ import annotations
+
+from mesh import codec, limits
+from mesh.messages.base import Facts
+from mesh.messages.commands import Refuse, Submit
+from mesh.messages.graph import Specialization
+from mesh.messages.judgement import Champion
+from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
+from mesh.messages.topics import DataRef, Independent, Kpi, Topic
+from planner import plans, proposals
+from planner.graph import Source
+
+SPLITS = {name: name[0] * 64 for name in plans.SPLITS}
+FACTS: Facts = {
+    "task": "classify",
+    "modality": "tabular",
+    "rows": 1_797,
+    "examples": 1_790,
+    "labels": 10,
+    "label_digest": "ab" * 32,
+    "label_names": [str(digit) for digit in range(10)],
+    "keywords": ["digit"],
+    "needs": {"classify": {"cores": 2, "memory_bytes": 900_000_000, "disk_bytes": 1_000_000}},
+    "warnings": ["w" * 1_000],
+}
+DATA = DataRef(source="d" * 64, name="digits.csv", size_bytes=1_000_000)
+TOPIC = Topic(id="digits-0a1b2c3d", text="handwritten digits", data=DATA, label_column="label", priority=8)
+PROFILE = Outcome(outputs=SPLITS, facts=FACTS)
+SOURCE = Source(DATA, None, "label")
+
+
+def planned(topic: Topic = TOPIC, champion: Champion | None = None, revision: int = 0) -> Submit:
+    made = plans.plan(topic, SOURCE, PROFILE, {}, champion, revision)
+    assert isinstance(made, plans.Plan)
+    return made.submit
+
+
+def by_line(submit: Submit) -> dict[Line | None, TaskSpec]:
+    return {task.line: task for task in submit.tasks}
+
+
+def champion(**settings: object) -> Champion:
+    return Champion(
+        specialization="x", version_number=1, model="c" * 64, topic="t", task="t-evolver", line=Line.EVOLVER,
+        verdict="v", settings=dict(settings),
+    )  # fmt: skip
+
+
+def test_a_topic_with_data_becomes_a_profile_task() -> None:
+    submit = plans.profile_submit(TOPIC, SOURCE)
+    assert isinstance(submit, Submit)
+    (task,) = submit.tasks
+    assert submit.id == task.id == "digits-0a1b2c3d-profile"
+    assert task.executor == "profile"
+    assert task.inputs == {"data": DATA.source}
+    assert task.settings == {"name": "digits.csv", "label_column": "label", "salt": plans.SALT}
+    assert task.priority == 8
+    assert task.needs.memory_bytes > 6 * DATA.size_bytes
+    assert plans.profiled_source(TOPIC, task) == SOURCE
+
+
+def test_a_topic_without_data_is_refused_in_one_sentence_that_helps() -> None:
+    bare = Topic(id="t-1", text="coins", node="stats-bayesian")
+    refused = plans.source_of(bare, {"a": Specialization(id="a", name="a", parent="root", data="builtin:digits")})
+    assert isinstance(refused, Refuse)
+    assert "stats-bayesian" in refused.reason
+    assert "--data" in refused.reason
+    assert "these have: a" in refused.reason
+
+
+def test_a_topic_without_data_uses_its_nodes_data_and_columns() -> None:
+    node = Specialization(id="a", name="a", parent="root", data="builtin:digits", data_name="digits", label_column="y")
+    source = plans.source_of(Topic(id="t-1", text="coins", node="a"), {"a": node})
+    assert source == Source(DataRef(source="builtin:digits", name="digits"), None, "y")
+
+
+def test_an_unknown_task_kind_is_refused_before_anything_runs() -> None:
+    refused = plans.profile_submit(Topic(id="t-1", text="x", data=DATA, task="clasify"), SOURCE)
+    assert isinstance(refused, Refuse)
+    assert "'clasify'" in refused.reason
+    assert "classify" in refused.reason.split("train:")[1]
+
+
+def test_the_plan_has_two_lines_and_a_yardstick_that_see_two_splits() -> None:
+    tasks = by_line(planned())
+    assert set(tasks) == {Line.EVOLVER, Line.REINVENTOR, Line.BASELINE}
+    for task in tasks.values():
+        assert task.inputs == {"train": SPLITS["train"], "validation": SPLITS["validation"]}
+        assert task.specialization.startswith("handwritten-digits-")
+        assert task.priority == 8
+    assert tasks[Line.EVOLVER].settings == {}
+    assert tasks[Line.REINVENTOR].settings != {}
+    assert tasks[Line.BASELINE].executor == "baseline"
+    assert tasks[Line.EVOLVER].needs.cores == 2
+    assert tasks[Line.EVOLVER].needs.memory_bytes == 900_000_000
+
+
+def test_the_plans_facts_say_what_consensus_needs() -> None:
+    wishes = Topic(
+        id="t-1", text="digits", data=DATA, budget_s=60, kpis=(Kpi(metric="accuracy", minimum=0.9),),
+        independent=Independent.REQUIRE,
+    )  # fmt: skip
+    facts = planned(wishes).facts
+    assert facts["lines"] == {"evolver": "t-1-evolver", "reinventor": "t-1-reinventor"}
+    assert facts["baseline"] == "t-1-baseline"
+    assert facts["splits"] == SPLITS
+    assert facts["kpis"] == [["accuracy", 0.9, None]]
+    assert facts["independent"] == "require"
+    assert (facts["champion"], facts["champion_revision"]) == ("", 0)
+    assert (facts["parent"], facts["examples"], facts["budget_s"]) == ("root", 1_790, 60)
+    assert "label_names" not in facts["profile"]
+    assert len(facts["profile"]["warnings"][0]) == 300
+
+
+def test_with_a_champion_the_evolver_continues_it_and_says_what_changed() -> None:
+    before = champion(learning_rate=0.01, width=64)
+    submit = planned(champion=before, revision=7)
+    task = by_line(submit)[Line.EVOLVER]
+    assert task.inputs["champion"] == "c" * 64
+    assert task.settings["width"] == 64
+    different = {name for name in task.settings if task.settings[name] != before.settings.get(name)}
+    assert 1 <= len(different) <= 2
+    assert all(name in submit.facts["changed"]["evolver"] for name in different)
+    assert submit.facts["champion_revision"] == 7
+    assert "champion" not in by_line(submit)[Line.REINVENTOR].inputs
+
+
+def test_planning_again_submits_the_same_bytes() -> None:
+    assert codec.encode(planned()) == codec.encode(planned())
+
+
+def test_different_topics_draw_different_settings() -> None:
+    drawn = {str(proposals.reinventor(f"t-{number}", "classify", "tabular").settings) for number in range(50)}
+    assert len(drawn) > 1
+    turned = {
+        proposals.evolver(f"t-{number}", "classify", "text", {"learning_rate": 0.01}).changed for number in range(50)
+    }
+    assert len(turned) > 2
+
+
+def test_dials_stay_within_their_bounds() -> None:
+    dial = proposals.Dial(0.1, (0.5,), 0.01, 1.0)
+    assert dial.turned(0.0, 0.5) == 0.05
+    assert dial.turned(0.012, 0.5) == 0.01
+    assert dial.turned(5.0, 0.5) == 1.0
+
+
+def test_a_profile_that_says_too_little_is_refused() -> None:
+    for outcome in (Outcome(outputs={"train": "t" * 64}, facts=FACTS), Outcome(outputs=SPLITS, facts={"labels": 3})):
+        refused = plans.plan(TOPIC, SOURCE, outcome, {}, None, 0)
+        assert isinstance(refused, Refuse)
+        assert refused.reason.count(".") == 1
+
+
+def test_a_task_that_no_line_can_train_is_refused() -> None:
+    refused = plans.plan(TOPIC, SOURCE, Outcome(outputs=SPLITS, facts={**FACTS, "task": "fold"}), {}, None, 0)
+    assert isinstance(refused, Refuse)
+    assert "'fold'" in refused.reason
+
+
+def test_a_refusal_always_has_a_reason_of_bounded_length() -> None:
+    assert plans.refusal_of("t-1", " ").reason
+    assert len(plans.refusal_of("t-1", "x" * 9_999).reason) == limits.TEXT_CHARS_MAX
+
+
+def test_derived_ids_fit_even_for_the_longest_topic_id() -> None:
+    longest, other = "x" * limits.NAME_CHARS_MAX, "x" * (limits.NAME_CHARS_MAX - 1) + "y"
+    ids = {plans.derived_id(topic, purpose) for topic in (longest, other) for purpose in ("profile", "reinventor")}
+    assert len(ids) == 4
+    assert all(len(id_) <= limits.NAME_CHARS_MAX for id_ in ids)
+
+
+def test_the_needs_of_a_profile_that_says_nothing_are_the_defaults() -> None:
+    for facts in ({}, {"needs": 3}, {"needs": {"classify": None}}, {"needs": {"classify": {"cores": "two"}}}):
+        assert plans.needs_of(facts, "classify") == Needs()
+
+
+def test_a_plan_fits_into_one_command_even_with_long_texts() -> None:
+    long = Topic(id="x" * 90, text="word " * 399, data=DATA)
+    assert len(codec.encode(planned(long))) < limits.RECORD_BYTES_MAX / 4
