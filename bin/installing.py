@@ -2,7 +2,7 @@
 
 In:    a command (venv or pip), the number of packages it will bring
 Out:   progress on stderr: one line that is rewritten in a terminal, plain lines elsewhere
-Keeps: the whole output in `install.log` inside the environment, the last lines in memory for the sentence
+Keeps: each program's last lines, in memory for the sentence and in `install.log` inside the environment
 Not:   no retry beyond pip's own, no parsing that decides anything but the wording and the torch fallback
 """
 
@@ -113,6 +113,9 @@ class PipOutput:
         if match := re.match(r"(Collecting|Requirement already satisfied:) ([A-Za-z0-9._-]+)", line):
             self.found += 1
             self.current = match[2]
+        elif match := re.match(r"Processing .*?([A-Za-z0-9._]+)-[^/\\]*\.whl", line):
+            self.found += 1
+            self.current = match[1]
         elif re.match(r"Ignoring \S+ markers", line):
             self.packages -= 1
         elif match := re.match(r"\s*Downloading .*\((.+?)\)", line):
@@ -219,7 +222,7 @@ class Installer:
             )
         errors = [line.strip() for line in tail.splitlines() if line.startswith(("ERROR", "error", "Error"))]
         return EnvironmentTrouble(
-            f"{doing} failed: {errors[-1] if errors else 'no reason given'}; all words are in {log}."
+            f"{doing} failed: {errors[-1] if errors else 'no reason given'}; its last words are in {log}."
         )
 
 
