@@ -88,6 +88,8 @@ class StreamSpec:
     """Full: refuse the new message (True) or drop the oldest (False)."""
     max_consumers: int = 1_000
     replicas: int = 1
+    schema: int = 1
+    """Version of this declaration, kept with the stream: an older program does not undo what a newer one declared."""
 
 
 class Subscription(Protocol):

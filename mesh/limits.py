@@ -71,3 +71,29 @@ CHILD_LOG_LINE_CHARS_MAX = 2_000
 
 SERVICE_ANSWER_ROWS_MAX = 500
 """Rows in one answer of `status`, `tasks`, `workers`; more are counted, not listed."""
+
+# -- the broker -------------------------------------------------------------------------------------------------------
+
+STREAM_CONSUMERS_MAX = 5_000
+"""Consumers of one stream, said explicitly: without it the server stops at 1,000, and every tail counts."""
+
+KEY_HISTORY_MAX = 64
+"""Values kept per key of a bucket: the most that the broker's key-value form allows."""
+
+TOPICS_AGE_S = 30 * 24 * 3_600.0
+"""How long a topic can be read again."""
+
+RESULTS_AGE_S = 7 * 24 * 3_600.0
+"""How long results stand in their stream; later they follow from the ledger."""
+
+CALL_TIMEOUT_S = 5.0
+"""One question to the broker; longer than any pause of a healthy server, shorter than a person's patience."""
+
+WAITING_MESSAGES_MAX = 8_192
+"""Messages that wait for one subscription's handler; beyond it the oldest is dropped and counted."""
+
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+"""The same bound in bytes, for large messages."""
+
+HANDLER_END_S = 5.0
+"""How long closing a subscription waits for the handler that is running, before it is cancelled."""

@@ -1,0 +1,85 @@
+"""The receiving half of a subscription: a bounded queue, and one task that calls the handler, one message at a time.
+
+The connection puts messages in without waiting, so a slow or broken handler never holds up its read loop. Full means
+that the oldest message is dropped and counted: core messages are at most once, and the newest beat is worth more than
+the oldest. Both brokers use it, so that they behave alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+
+from mesh import limits
+from mesh.bus import Handler, Message
+
+log = logging.getLogger(__name__)
+
+
+class Listener:
+    """Calls `handler` for every message that is put in, in order, until closed."""
+
+    def __init__(
+        self,
+        subject: str,
+        handler: Handler,
+        *,
+        messages_max: int = limits.WAITING_MESSAGES_MAX,
+        bytes_max: int = limits.WAITING_BYTES_MAX,
+    ) -> None:
+        self.subject = subject
+        self.dropped = 0
+        self._handler = handler
+        self._messages_max, self._bytes_max = messages_max, bytes_max
+        self._waiting: collections.deque[Message] = collections.deque()
+        self._waiting_bytes = 0
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._task = asyncio.create_task(self._run(), name=f"handler of {subject}")
+
+    def put(self, message: Message) -> None:
+        """Queue a message; drops the oldest ones when there is no room."""
+        if self._closed:
+            return
+        self._waiting.append(message)
+        self._waiting_bytes += len(message.data)
+        while len(self._waiting) > self._messages_max or (
+            self._waiting_bytes > self._bytes_max and len(self._waiting) > 1
+        ):
+            self._waiting_bytes -= len(self._waiting.popleft().data)
+            self.dropped += 1
+            if self.dropped.bit_count() == 1:  # 1, 2, 4, 8, …: a flood must not flood the log too
+                log.warning("the handler of %s is too slow: %d messages dropped", self.subject, self.dropped)
+        self._arrived.set()
+
+    async def _run(self) -> None:
+        while not self._closed:
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            message = self._waiting.popleft()
+            self._waiting_bytes -= len(message.data)
+            try:
+                await self._handler(message)
+            except Exception:
+                log.exception("the handler of %s failed on a message to %s", self.subject, message.subject)
+
+    async def close(self) -> None:
+        """No handler call begins after this; a running one may end in peace, within a deadline.
+
+        A handler that closes its own subscription ends after its own return.
+        """
+        self._closed = True
+        self._waiting.clear()
+        self._arrived.set()
+        if self._task is asyncio.current_task():
+            return
+        done, _ = await asyncio.wait({self._task}, timeout=limits.HANDLER_END_S)
+        if not done:
+            log.warning("the handler of %s did not end in %g s and is cancelled", self.subject, limits.HANDLER_END_S)
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task

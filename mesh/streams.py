@@ -1,0 +1,109 @@
+"""The streams and buckets of a mesh: one declared table, brought about idempotently.
+
+    TOPICS      what users publish                          30 days
+    COMMANDS    what is asked of the ledger                 refuses when full: a writer keeps what it owes
+    LEDGER      what happened, written by the leader        for ever
+    RESULTS     what subscribers read                       7 days
+    ARTIFACTS   chunks and manifests                        refuses when full
+    KV graph, KV champions                                  the last 64 values of each key
+
+`Log.ensure` makes the broker follow the table, `Log.differences` says where it does not. Each stream carries the
+version of its declaration: a program that declares an older one is refused, so that two releases in one mesh can not
+undo each other's settings in turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from mesh import limits
+from mesh.bus import Log, StreamSpec
+from mesh.errors import BrokerRefused
+from mesh.subjects import Subjects
+
+SCHEMA = 1
+"""Raise it whenever a line of the table changes."""
+
+TOPICS, COMMANDS, LEDGER, RESULTS, ARTIFACTS = "TOPICS", "COMMANDS", "LEDGER", "RESULTS", "ARTIFACTS"
+GRAPH, CHAMPIONS = "graph", "champions"
+
+
+def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> tuple[StreamSpec, ...]:
+    """Every stream of the mesh. `artifact_bytes_max`: bytes that chunks and manifests may fill in all."""
+    return (
+        _stream(subjects, TOPICS, subjects.topics(), "what users publish", replicas, max_age_s=limits.TOPICS_AGE_S),
+        _stream(subjects, COMMANDS, subjects.commands(), "what is asked of the ledger", replicas, discard_new=True),
+        _stream(subjects, LEDGER, subjects.ledger(), "what happened, in order", replicas, discard_new=True),
+        _stream(subjects, RESULTS, subjects.results(), "what people read", replicas, max_age_s=limits.RESULTS_AGE_S),
+        _stream(
+            subjects, ARTIFACTS, subjects.artifacts(), "chunks and manifests", replicas,
+            discard_new=True, max_bytes=artifact_bytes_max,
+        ),
+        _bucket(subjects, GRAPH, "specializations, by compare-and-set", replicas),
+        _bucket(subjects, CHAMPIONS, "accepted models, by compare-and-set", replicas),
+    )  # fmt: skip
+
+
+def _stream(
+    subjects: Subjects, name: str, subject: str, why: str, replicas: int,
+    *, max_age_s: float = 0.0, max_bytes: int = -1, discard_new: bool = False,
+) -> StreamSpec:  # fmt: skip
+    return StreamSpec(
+        name=subjects.stream(name),
+        subjects=(subject,),
+        why=why,
+        max_age_s=max_age_s,
+        max_bytes=max_bytes,
+        discard_new=discard_new,
+        max_consumers=limits.STREAM_CONSUMERS_MAX,
+        replicas=replicas,
+        schema=SCHEMA,
+    )
+
+
+def _bucket(subjects: Subjects, name: str, why: str, replicas: int) -> StreamSpec:
+    return StreamSpec(
+        name=subjects.bucket(name),
+        subjects=(subjects.keys(name),),
+        why=why,
+        max_per_subject=limits.KEY_HISTORY_MAX,
+        discard_new=True,
+        max_consumers=limits.STREAM_CONSUMERS_MAX,
+        replicas=replicas,
+        schema=SCHEMA,
+    )
+
+
+def is_bucket(spec: StreamSpec) -> bool:
+    """Is this a key-value bucket, which the broker's own tools then show as one?"""
+    return spec.name.startswith("KV_")
+
+
+async def ensure_all(log: Log, specs: Iterable[StreamSpec]) -> list[str]:
+    """Make every stream as declared; what was found to differ, in words. Doing it twice changes nothing."""
+    found: list[str] = []
+    for spec in specs:
+        found += await log.ensure(spec)
+    return found
+
+
+def compare(declared: StreamSpec, found: StreamSpec | None) -> list[str]:
+    """How a stream differs from its declaration, in words; empty when it does not. BrokerRefused for a newer one."""
+    if found is None:
+        return [f"{declared.name}: missing"]
+    if found.schema > declared.schema:
+        raise BrokerRefused(
+            f"stream {declared.name} was declared by a newer program (schema {found.schema}, this one knows "
+            f"{declared.schema}): update this program"
+        )
+    fields = [field.name for field in dataclasses.fields(StreamSpec) if field.name != "name"]
+    return [
+        f"{declared.name}: {name} is {_words(getattr(found, name))}, declared {_words(getattr(declared, name))}"
+        for name in fields
+        if getattr(found, name) != getattr(declared, name)
+    ]
+
+
+def _words(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else repr(value) if isinstance(value, str) else f"{value}"
