@@ -1,0 +1,103 @@
+"""Where files are cut: without gaps, per tensor, and refusing what is no object."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from mesh import chunks, limits
+from mesh.errors import ArtifactCorrupt
+
+
+def safetensors(path: Path, tensors: dict[str, bytes]) -> int:
+    """Write a safetensors file of uint8 tensors; its size."""
+    header, offset = {}, 0
+    for name, data in tensors.items():
+        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(tensors.values()))
+    return path.stat().st_size
+
+
+def without_gaps(pieces: list[chunks.Piece], size: int) -> bool:
+    ends = [0, *(piece.offset + piece.size for piece in pieces)]
+    return [piece.offset for piece in pieces] == ends[:-1] and ends[-1] == size
+
+
+@pytest.mark.parametrize("size", [0, 1, limits.CHUNK_BYTES - 1, limits.CHUNK_BYTES, 3 * limits.CHUNK_BYTES + 7])
+def test_any_file_is_cut_by_size_without_gaps(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "data.csv"
+    path.write_bytes(b"x" * size)
+    pieces = chunks.cut(path, size)
+    assert without_gaps(pieces, size)
+    assert all(0 < piece.size <= limits.CHUNK_BYTES for piece in pieces)
+    assert len(pieces) == -(-size // limits.CHUNK_BYTES)
+
+
+def test_header_and_each_large_tensor_are_their_own_objects(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    size = safetensors(path, {"a": b"a" * 40_000, "b": b"b" * (limits.CHUNK_BYTES + 5), "c": b"c" * 30_000})
+    pieces = chunks.cut(path, size)
+    base = size - 40_000 - 30_000 - limits.CHUNK_BYTES - 5
+    assert without_gaps(pieces, size)
+    assert [piece.size for piece in pieces] == [base, 40_000, limits.CHUNK_BYTES, 5, 30_000]
+
+
+def test_neighbouring_small_tensors_share_an_object_of_bounded_size(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    small = {f"s{i:03}": bytes([i]) * 1_000 for i in range(200)}
+    size = safetensors(path, {"big": b"b" * 50_000, **small, "zbig": b"z" * 50_000})
+    pieces = chunks.cut(path, size)
+    assert without_gaps(pieces, size)
+    runs = [piece.size for piece in pieces[2:-1]]
+    assert sum(runs) == 200_000
+    assert max(runs) <= chunks.SMALL_RUN_BYTES
+    assert len(runs) == 4
+
+
+def test_an_unchanged_tensor_keeps_its_piece_when_another_one_grows(tmp_path: Path) -> None:
+    one, two = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    same = bytes(range(256)) * 400
+    size_one = safetensors(one, {"a": b"a" * 20_000, "same": same})
+    size_two = safetensors(two, {"a": b"a" * 90_000, "same": same})
+
+    def bodies(path: Path, size: int) -> set[bytes]:
+        data = path.read_bytes()
+        return {data[piece.offset : piece.offset + piece.size] for piece in chunks.cut(path, size)}
+
+    assert same in bodies(one, size_one) & bodies(two, size_two)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"short",
+        struct.pack("<Q", 10**12) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 8) + b"not json" + b"x" * 90_000,
+        struct.pack("<Q", 34) + b'{"a":{"data_offsets":[0,99999999]}}'[:34] + b"x",
+        struct.pack("<Q", 35) + b'{"a":{"data_offsets":[0,99999999]}}' + b"x" * 20,
+        struct.pack("<Q", 30) + b'{"a":{"data_offsets":[-40,9]}}' + b"x" * 20,
+    ],
+)
+def test_a_file_that_only_claims_to_be_safetensors_is_cut_by_size(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(data)
+    assert without_gaps(chunks.cut(path, len(data)), len(data))
+
+
+def test_stored_bytes_begin_with_the_header_and_come_back() -> None:
+    assert chunks.wrap(b"body") == b"RO\x01\x00body"
+    assert bytes(chunks.unwrap(b"RO\x01\x00body")) == b"body"
+    assert bytes(chunks.unwrap(chunks.wrap(b""))) == b""
+
+
+@pytest.mark.parametrize("stored", [b"", b"R", b"RO", b"RO\x01", b"XX\x01\x00b", b"RO\x02\x00b", b"RO\x01\x07b"])
+def test_foreign_or_newer_objects_are_refused(stored: bytes) -> None:
+    with pytest.raises(ArtifactCorrupt):
+        chunks.unwrap(stored)
