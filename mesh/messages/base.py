@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, ClassVar
 
@@ -13,7 +14,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of the mesh. `kind` names it on the wire, `version` rises when a reader of the old form would misread it.
+    """A message of the mesh. `kind` names it on the wire, `version` rises when a reader of the old form would misread
+    it.
 
     Fields may be added with a default at any time: old readers ignore them.
     """
@@ -39,6 +41,15 @@ def check_text(value: str, what: str, chars_max: int = limits.TEXT_CHARS_MAX) ->
     """Raise ValueError unless `value` is a non-blank text of at most `chars_max` characters."""
     if not value.strip() or len(value) > chars_max:
         raise ValueError(f"{what} must be 1 to {chars_max} characters of text; got {len(value)}")
+
+
+def derived_id(id_: str, purpose: str) -> str:
+    """`<id>-<purpose>`: the same input leads to the same id. An id without room is cut and keeps eight hex digits."""
+    derived = f"{id_}-{purpose}"
+    if len(derived) <= limits.NAME_CHARS_MAX:
+        return derived
+    tail = hashlib.sha256(id_.encode()).hexdigest()[:8]
+    return f"{id_[: limits.NAME_CHARS_MAX - len(purpose) - 10]}-{tail}-{purpose}"
 
 
 class Epoch(msgspec.Struct, frozen=True, order=True, array_like=True):
