@@ -48,12 +48,8 @@ class Step:
     work: Callable[[], None]
 
 
-# What to do for these groups in this environment, once the lock is held.
-Plan = Callable[[Sequence[str], Installer], list[Step]]
-
-
-def install(venv: str, groups: Sequence[str], plan: Plan | None = None) -> None:
-    """Makes every group of packages ready in `venv`. `plan` names the steps; tests bring their own.
+def install(venv: str, groups: Sequence[str]) -> None:
+    """Makes every group of packages ready in `venv`.
 
     Errors: EnvironmentTrouble with the sentence for the user; KeyboardInterrupt on Ctrl-C and SIGTERM.
     """
@@ -66,7 +62,7 @@ def install(venv: str, groups: Sequence[str], plan: Plan | None = None) -> None:
                 missing = [group for group in groups if not is_ready(venv, group)]
                 installer = Installer(venv, Progress(sys.stderr), lock.fileno())
                 forget_stamps(venv, missing)
-                run_steps((plan or installing_steps)(missing, installer), installer)
+                run_steps(installing_steps(missing, installer), installer)
                 for group in missing:
                     write_stamp(venv, group)
                 os.unlink(os.path.join(venv, INTERRUPTED_MARK))

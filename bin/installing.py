@@ -141,7 +141,7 @@ class Installer:
 
     def make_venv(self) -> None:
         """Makes the virtual environment with this interpreter."""
-        status, tail = self._run([sys.executable, "-I", "-m", "venv", self.venv], PipOutput(0))
+        status, tail = self.run([sys.executable, "-I", "-m", "venv", self.venv], PipOutput(0))
         if status:
             raise self._trouble(f"making the virtual environment (exit code {status})", tail)
         self.progress.end(f"Python {short_version()}")
@@ -151,12 +151,12 @@ class Installer:
         # -I: packages on somebody's PYTHONPATH or in the user's site would count as installed.
         command = [venv_python(self.venv), "-I", "-m", "pip", "--disable-pip-version-check", "--no-input"]
         output = PipOutput(packages)
-        status, tail = self._run([*command, "install", "--progress-bar", "off", *arguments], output)
+        status, tail = self.run([*command, "install", "--progress-bar", "off", *arguments], output)
         if status:
             raise self._trouble(f"installing {output.current} (pip's exit code {status})", tail)
         self.progress.end(output.summary())
 
-    def _run(self, command: list[str], output: PipOutput) -> tuple[int, str]:
+    def run(self, command: list[str], output: PipOutput) -> tuple[int, str]:
         """Runs a program to its end, drawing progress while it is silent too. Returns exit status and last lines."""
         environment = {**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
         child = subprocess.Popen(

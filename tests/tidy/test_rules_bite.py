@@ -87,6 +87,11 @@ CASES = [
         {"mesh/codec.py": "import msgspec\nmsgspec.msgpack.encode(1)", "mesh/a.py": "msgspec.to_builtins(1)"},
     ),
     (manners.every_module_tells_its_story, {"mesh/a.py": "x = 1"}, {"mesh/a.py": '"""Why."""'}),
+    (
+        manners.systems_differ_in_one_place,
+        {"executors/isolation.py": "if sys.platform == 'win32': pass"},
+        {"mesh/platform.py": "if sys.platform == 'win32': pass", "bin/bootstrap.py": "os.name"},
+    ),
     (manners.no_shapeless_names, {"mesh/utils.py": ""}, {"mesh/outbox.py": ""}),
     (manners.lines_are_short, {"mesh/a.py": "x" * 121}, {"mesh/a.py": "x" * 120, "docs/a.md": "x" * 200}),
     (

@@ -22,6 +22,7 @@ RULES = [
     manners.only_subjects_spells_subjects,
     manners.only_codec_makes_records,
     manners.every_module_tells_its_story,
+    manners.systems_differ_in_one_place,
     manners.no_shapeless_names,
     manners.lines_are_short,
     manners.functions_are_short,
