@@ -1,1 +1,1 @@
-"""Agents: processes that connect minds with hands. No agent imports another; what they share is the runtime below them."""
+"""Agents: processes that connect minds with hands. No agent imports another; they share the runtime below them."""

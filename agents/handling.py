@@ -9,7 +9,8 @@
                         --anything else--> a defect: logged with its traceback, tried again a bounded number of times
 
 A handler derives the ids of what it writes from the record it was given and writes put-if-absent, so a record that is
-handled twice (a crash before the ack, a redelivery) changes nothing. That is why there is no memory of handled records here.
+handled twice (a crash before the ack, a redelivery) changes nothing. That is why there is no memory of handled records
+here.
 """
 
 from __future__ import annotations

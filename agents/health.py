@@ -3,8 +3,8 @@
 /health   200 {"status": "ok", …} or 503 {"status": "unwell", "problems": {…}}
 /metrics  the Prometheus text format
 
-The port is free to choose by the system (0) unless set; it is written to `<home>/run/<role>-<pid>.json`, so that a person or a
-scraper's file discovery finds it.
+The port is free to choose by the system (0) unless set; it is written to `<home>/run/<role>-<pid>.json`, so that a
+person or a scraper's file discovery finds it.
 """
 
 from __future__ import annotations

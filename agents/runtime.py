@@ -1,17 +1,19 @@
 """The life of any agent: connect, introduce itself, serve, work, drain, leave.
 
     start   settings -> log -> broker -> wait for the streams -> /health and /metrics -> $SRV service -> hello
-    work    the role's body runs in a task group beside the helpers (hello, loop watch); a helper that dies ends the agent
+    work    the role's body runs in a task group beside the helpers (hello, loop watch); if one dies the agent ends
     stop    SIGTERM, Ctrl-C or an error sets `stopping`; the body returns by itself within the grace time, else it is
             cancelled; then services, HTTP and broker are closed, in this order
 
-The exit code is that of the error's class, 0 after an asked stop. A process that can not go on says one sentence on stderr.
-What it does not do: restart itself. That is the business of `agents/together.py`, `agents/supervisor.py` or of the system.
+The exit code is that of the error's class, 0 after an asked stop. A process that can not go on says one sentence on
+stderr. What it does not do: restart itself. That is the business of `agents/together.py`, `agents/supervisor.py` or of
+the system.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -106,10 +108,8 @@ class Agent:
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until the stop."""
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            pass
 
     async def until_stopping(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """The items of an iterator until the agent stops, even while waiting for the next one."""

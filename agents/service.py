@@ -5,7 +5,7 @@ Answers are JSON, as the protocol says. Requests are answered one at a time; not
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ class Service:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._subscriptions: list[Subscription] = []
-        self._started = datetime.datetime.now(datetime.UTC)
+        self._started = dt.datetime.now(dt.UTC)
         self.name = f"ramify-{agent.role}"
 
     async def start(self) -> None:

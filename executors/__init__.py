@@ -1,1 +1,2 @@
-"""Executors: what runs inside a worker's child processes. An agent process imports nothing from here but isolation and port."""
+"""Executors: what runs inside a worker's child processes. An agent process imports nothing from here but isolation and
+port."""

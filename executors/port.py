@@ -4,10 +4,10 @@
       fetches input artifacts        --task-->     kind.run(job, context) -> Made
       uploads checkpoints, outputs   <-frames--    context.progress / context.checkpoint / result
 
-A kind is one file in `executors/kinds/` (or an installed package's entry point in the group `ramify.kinds`). It declares
-`name`, `version`, `runtime`, typed `Settings` and `needs`; its module imports torch and the like only inside functions, so
-that the declaration can be read cheaply. A kind never opens a network connection, and writes only below `job.scratch`.
-docs/executors.md shows how to add one.
+A kind is one file in `executors/kinds/` (or an installed package's entry point in the group `ramify.kinds`). It
+declares `name`, `version`, `runtime`, typed `Settings` and `needs`; its module imports torch and the like only inside
+functions, so that the declaration can be read cheaply. A kind never opens a network connection, and writes only below
+`job.scratch`. docs/executors.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class Context(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Made:
-    """What a kind gives back. `outputs` maps output names to files or folders below the scratch folder; `media` says what
-    each is (split, model, outcomes, …) and `facts_of` may add facts to its manifest."""
+    """What a kind gives back. `outputs` maps output names to files or folders below the scratch folder; `media` says
+    what each is (split, model, outcomes, …) and `facts_of` may add facts to its manifest."""
 
     outputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     media: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -130,5 +130,5 @@ class Kind(Protocol):
         ...
 
     def run(self, job: Job, context: Context) -> Made:
-        """Do the work. Reject errors (DataRefused, TaskRefused, NonFinite …) park the task, everything else is retried."""
+        """Do the work. Errors of the class Reject (DataRefused, NonFinite …) park the task, all others are retried."""
         ...

@@ -7,8 +7,8 @@ Two implementations pass one contract suite (tests/contract/): `mesh/broker.py` 
     Log   streams: stored, ordered, compare-and-set        append, last, read, tail, consume, purge, state, ensure
 
 Errors of both: BusUnavailable (not reachable, or no answer in time; a write may or may not have happened), Conflict
-(compare-and-set lost), BrokerRefused (credentials, rights), DiskFull (the stream or the store is full), NotFound (no such
-stream). Nothing else of the broker's client gets through.
+(compare-and-set lost), BrokerRefused (credentials, rights), DiskFull (the stream or the store is full), NotFound (no
+such stream). Nothing else of the broker's client gets through.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ class Log(Protocol):
         """Store a message; its sequence when it is on the server's disk.
 
         stream_seq: only if this is the stream's last sequence; subject_seq: only if this is the last sequence of the
-        subject (0: put if absent). Conflict when it is not, BusUnavailable when the answer did not come: the message may
-        still have been stored, read before you repeat a write that is not idempotent.
+        subject (0: put if absent). Conflict when it is not, BusUnavailable when the answer did not come: the message
+        may still have been stored, read before you repeat a write that is not idempotent.
         """
         ...
 
@@ -161,13 +161,13 @@ class Log(Protocol):
         """The newest message of a subject (no wildcard), or None. An erased key reads as None."""
         ...
 
-    async def read(
-        self, stream: str, subject: str, *, from_seq: int = 1, messages_max: int = 1_000
-    ) -> list[Stored]:
+    async def read(self, stream: str, subject: str, *, from_seq: int = 1, messages_max: int = 1_000) -> list[Stored]:
         """Messages of a subject (wildcards allowed) in order, from a sequence on; what is there now."""
         ...
 
-    def tail(self, stream: str, subject: str, *, from_seq: int = 1) -> AbstractAsyncContextManager[AsyncIterator[Stored]]:
+    def tail(
+        self, stream: str, subject: str, *, from_seq: int = 1
+    ) -> AbstractAsyncContextManager[AsyncIterator[Stored]]:
         """All messages of a subject (wildcards allowed) in order, without gaps or repeats, as they come.
 
         Goes on after the broker's restart from where it was. Leaves no consumer behind.

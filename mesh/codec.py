@@ -2,9 +2,9 @@
 
     record  ->  {"kind": …, "v": …, field: value, …}  ->  msgpack bytes
 
-Fields are written in declared order, so equal records have equal bytes (artifact digests and the ledger's hash chain rest
-on that). Unknown fields are ignored; an unknown kind, a newer version, a wrong type, a broken invariant or too many bytes
-raise `Malformed` with a sentence. Nothing here can run code: msgpack carries data only.
+Fields are written in declared order, so equal records have equal bytes (artifact digests and the ledger's hash chain
+rest on that). Unknown fields are ignored; an unknown kind, a newer version, a wrong type, a broken invariant or too
+many bytes raise `Malformed` with a sentence. Nothing here can run code: msgpack carries data only.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def _records() -> dict[str, type[Record]]:
     found: dict[str, type[Record]] = {}
     for module in (artifacts, commands, graph, judgement, leases, ledger, results, services, tasks, topics):
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Record) and value.kind:
-                if found.setdefault(value.kind, value) is not value:
-                    raise InvariantBroken(f"two records are called {value.kind!r} on the wire")
+            is_record = isinstance(value, type) and issubclass(value, Record) and value.kind
+            if is_record and found.setdefault(value.kind, value) is not value:
+                raise InvariantBroken(f"two records are called {value.kind!r} on the wire")
     return found
 
 
@@ -87,7 +87,7 @@ def unpack(data: bytes, *, bytes_max: int = limits.RECORD_BYTES_MAX) -> Any:
         raise Malformed(f"expected at most {bytes_max} bytes, got {len(data)}")
     try:
         value = msgpack.unpackb(data, raw=False, strict_map_key=False)
-    except Exception as error:  # msgpack raises a family of its own plus ValueError, UnicodeDecodeError and RecursionError
+    except Exception as error:  # a family of its own, ValueError, UnicodeDecodeError, RecursionError
         raise Malformed(f"these bytes are no msgpack: {type(error).__name__} {str(error)[:120]}") from None
     if _depth(value) > limits.NEST_DEPTH_MAX:
         raise Malformed(f"a record nests at most {limits.NEST_DEPTH_MAX} levels deep")

@@ -1,6 +1,7 @@
 """Every fixed cap of the mesh, with its unit and the reason for its size.
 
-What an operator may choose stands in `mesh/settings.py`; what stands here is part of the protocol or protects a process.
+What an operator may choose stands in `mesh/settings.py`; what stands here is part of the protocol or protects a
+process.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Every subject name of the mesh, and who may use it. No other file spells a subject.
 
-    <prefix>.topics.<topic>                        TOPICS     a topic, once
-    <prefix>.cmd.<writer>.<kind>.<id>              COMMANDS   what is asked of the ledger; put if absent
-    <prefix>.ledger                                LEDGER     the leader only, by compare-and-set
-    <prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader and the gate; put if absent
-    <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
-    $KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
-    $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
-    <prefix>.beat.<worker>  .gone.<worker>         core       beats; a supervisor's report
-    <prefix>.in.<name>.>                           core       inbox and answers of one agent
-    <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
-    <prefix>.lead                                  core       the leader's beat
-    <prefix>.ask.<role>                            core       questions, queue group per role
-    $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
+<prefix>.topics.<topic>                        TOPICS     a topic, once
+<prefix>.cmd.<writer>.<kind>.<id>              COMMANDS   what is asked of the ledger; put if absent
+<prefix>.ledger                                LEDGER     the leader only, by compare-and-set
+<prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader and the gate; put if absent
+<prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
+$KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
+$KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
+<prefix>.beat.<worker>  .gone.<worker>         core       beats; a supervisor's report
+<prefix>.in.<name>.>                           core       inbox and answers of one agent
+<prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
+<prefix>.lead                                  core       the leader's beat
+<prefix>.ask.<role>                            core       questions, queue group per role
+$SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
 """
 
 from __future__ import annotations

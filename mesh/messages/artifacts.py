@@ -1,9 +1,9 @@
 """Manifests: the small records that make an artifact or a checkpoint exist. Written last, immutable, named by digest.
 
-    artifact digest = SHA-256 of the manifest's bytes (canonical msgpack: the codec writes fields in declared order)
-    object digest   = SHA-256 of the object's decoded bytes; the stored bytes begin with a four-byte header
+artifact digest = SHA-256 of the manifest's bytes (canonical msgpack: the codec writes fields in declared order)
+object digest   = SHA-256 of the object's decoded bytes; the stored bytes begin with a four-byte header
 
-    stored object:  'R' 'O' | format 1 | coding | body …        coding 0 = raw
+stored object:  'R' 'O' | format 1 | coding | body …        coding 0 = raw
 """
 
 from __future__ import annotations

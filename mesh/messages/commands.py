@@ -1,8 +1,8 @@
 """What is asked of the ledger. Commands arrive on the COMMANDS stream, each under its writer's own name.
 
 A worker's commands (result, checkpoint, failure, give-back) are outbox rows: they carry a `Key`, and the ledger answers
-each with a receipt. The planner's, consensus' and the command line's carry ids derived from their input, so that sending
-them twice changes nothing.
+each with a receipt. The planner's, consensus' and the command line's carry ids derived from their input, so that
+sending them twice changes nothing.
 """
 
 from __future__ import annotations

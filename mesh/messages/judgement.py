@@ -32,7 +32,8 @@ class Outcomes(Record, frozen=True, kw_only=True):
     """float32 per item: negative log likelihood of the true label in nats."""
 
     def __post_init__(self) -> None:
-        sizes = (len(self.ids) / 8, len(self.clusters) / 4, len(self.label) / 4, len(self.predicted) / 4, len(self.loss) / 4)
+        narrow = (self.clusters, self.label, self.predicted, self.loss)
+        sizes = (len(self.ids) / 8, *(len(array) / 4 for array in narrow))
         if self.items < 1 or any(size != self.items for size in sizes):
             raise ValueError(f"outcomes of {self.items} items need arrays of that many items, got {sizes}")
 

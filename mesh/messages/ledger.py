@@ -10,6 +10,7 @@ An event is written by the leader only, after its mind decided it; folding all e
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar
 
 import msgspec
@@ -21,6 +22,27 @@ from mesh.messages.tasks import Outcome, TaskSpec
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     """Something that happened, for ever."""
+
+
+class Cause(enum.StrEnum):
+    """Why a lease ended without a result."""
+
+    FAILURE = "failure"
+    """The executor failed; counts as an attempt."""
+    MEMORY = "memory"
+    """Out of memory; has a budget of its own."""
+    DIED = "died"
+    """The worker's process ended while it held the lease; three of these are poison."""
+    LOST = "lost"
+    """No beat for too long, or a wedged main loop."""
+    GIVEN_BACK = "given-back"
+    """The worker handed it back; nothing is counted."""
+    DECLINED = "declined"
+    """It came for an offer that had been withdrawn."""
+    UNTAKEN = "untaken"
+    """No beat named it."""
+    SUPERSEDED = "superseded"
+    """An earlier holder came back with the finished result."""
 
 
 class LeaderChosen(Event, frozen=True, kw_only=True, tag="leader"):
@@ -77,14 +99,16 @@ class TaskSucceeded(Event, frozen=True, kw_only=True, tag="succeeded"):
     number: int
     incarnation: str
     outcome: Outcome
+    earned_under: Epoch | None = None
+    """Epoch of the sender's lost lease, when the task was leased to it again to record this result."""
 
 
 class LeaseEnded(Event, frozen=True, kw_only=True, tag="lease-ended"):
-    """A lease is over without a result. `cause`: failure, memory, given-back, lost, stale, declined, untaken."""
+    """A lease is over without a result. `cause` says why: see `Cause`."""
 
     task: str
     epoch: Epoch
-    cause: str
+    cause: Cause
     reason: str
     again_after_s: float = 0.0
     """Back-off before the task may be leased again."""

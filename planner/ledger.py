@@ -1,0 +1,323 @@
+"""The ledger's fold: events in, task states out. What each event may follow stands here and nowhere else.
+
+                     planned
+                        |
+           (after not ended?)--> WAITING --after succeeded--> READY <--lease-ended (back-off)--+
+                                    |                           | leased (epoch + 1)           |
+                                    |                           v                              |
+                                    |                        LEASED ---------------------------+
+                                    |          checkpoint ^--+  | succeeded    | parked
+                                    v                           v              v
+                                 PARKED / CANCELED          SUCCEEDED       PARKED      (canceled: from any open state)
+
+The fold is deterministic: the same entries give the same state on every scheduler. It knows no clock; back-offs and
+lease clocks live in the scheduler's memory and start anew after a take-over. It holds open tasks only. An ended task
+leaves one line in the `ended` index, so that a late duplicate still gets an exact answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from typing import Protocol
+
+from mesh.errors import InvariantBroken
+from mesh.messages.base import Epoch, Key
+from mesh.messages.ledger import (
+    AnyEvent,
+    Cause,
+    CheckpointRecorded,
+    LeaderChosen,
+    LeaseEnded,
+    Recommended,
+    TaskCanceled,
+    TaskLeased,
+    TaskParked,
+    TaskSucceeded,
+    TopicPlanned,
+    TopicRefused,
+)
+from mesh.messages.tasks import TaskSpec, TaskState
+
+NO_EPOCH = Epoch(0, 0)
+"""Epoch of a task that was never leased."""
+
+RECORDED_KEYS_MAX = 64
+"""Recorded outbox keys remembered per open task; a checkpoint older than that is superseded anyway."""
+
+HOLDERS_MAX = 16
+"""Past holders remembered per open task: who may still come back with a finished result."""
+
+SAID_MAX = 10_000
+"""Refusals and recommendations remembered, to drop repeated ones."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The newest recorded checkpoint of a task: what the next attempt starts from."""
+
+    number: int
+    manifest: str
+    step: int
+    trained_s: float
+
+
+@dataclasses.dataclass(slots=True)
+class Task:
+    """One open task."""
+
+    spec: TaskSpec
+    order: int
+    """Rises with every planned task: the order of submission."""
+    state: TaskState
+    missing: set[str] = dataclasses.field(default_factory=set)
+    """Tasks in `spec.after` that have not ended yet."""
+    epoch: Epoch = NO_EPOCH
+    incarnation: str = ""
+    attempts: int = 0
+    """Leases ever given."""
+    failures: int = 0
+    memory_failures: int = 0
+    deaths: int = 0
+    """Workers that died while they ran it, since its last checkpoint."""
+    failed_on: tuple[str, ...] = ()
+    """Workers on which it failed or died lately: others are preferred."""
+    again_after_s: float = 0.0
+    checkpoint: Checkpoint | None = None
+    holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
+    recorded: OrderedDict[Key, None] = dataclasses.field(default_factory=OrderedDict)
+    reason: str = ""
+
+    def record(self, key: Key) -> None:
+        """Remember that the ledger recorded this outbox row."""
+        self.recorded[key] = None
+        while len(self.recorded) > RECORDED_KEYS_MAX:
+            self.recorded.popitem(last=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """The last line of an ended task."""
+
+    task: str
+    topic: str
+    state: TaskState
+    epoch: Epoch
+    key: Key | None
+    """The outbox row that ended it, if one did."""
+    reason: str = ""
+
+
+class EndedIndex(Protocol):
+    """Where the last lines of ended tasks are kept: a dictionary in tests, SQLite in the scheduler."""
+
+    def get(self, task: str) -> Ended | None: ...
+
+    def put(self, line: Ended) -> None: ...
+
+
+class EndedInMemory:
+    """The index as a dictionary, for tests and simulation."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Ended] = {}
+
+    def get(self, task: str) -> Ended | None:
+        """The last line of a task, or None."""
+        return self._lines.get(task)
+
+    def put(self, line: Ended) -> None:
+        """Keep a line."""
+        self._lines[line.task] = line
+
+
+class Ledger:
+    """State of the mesh after a number of entries."""
+
+    def __init__(self, ended: EndedIndex | None = None) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.ended: EndedIndex = ended if ended is not None else EndedInMemory()
+        self.by_topic: dict[str, set[str]] = {}
+        self.by_incarnation: dict[str, set[str]] = {}
+        self.dependents: dict[str, set[str]] = {}
+        self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
+        self.term = 0
+        self.generation = 1
+        self.leader = ""
+        self.commands_seq = 0
+        self._order = 0
+        self._said: OrderedDict[str, None] = OrderedDict()
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def knows(self, task: str) -> bool:
+        """True when the task exists, open or ended."""
+        return task in self.tasks or self.ended.get(task) is not None
+
+    def said(self, what: str, id_: str) -> bool:
+        """True when this refusal or recommendation is already on record."""
+        return f"{what} {id_}" in self._said
+
+    def holds(self, task: str, epoch: Epoch, incarnation: str) -> bool:
+        """True when `incarnation` holds the task's lease under exactly this epoch."""
+        found = self.tasks.get(task)
+        return (
+            found is not None
+            and found.state is TaskState.LEASED
+            and found.epoch == epoch
+            and found.incarnation == incarnation
+        )
+
+    # -- the fold -----------------------------------------------------------------------------------------------------
+
+    def apply(self, event: AnyEvent) -> Task | None:
+        """Fold one event; the task it is about, as it is after the event. InvariantBroken when it may not follow."""
+        match event:
+            case LeaderChosen():
+                self._expect(event.term > self.term, f"term {event.term} does not follow term {self.term}")
+                self.term, self.leader = event.term, event.name
+            case TopicPlanned():
+                for spec in event.tasks:
+                    self._plan(spec)
+            case TopicRefused():
+                self._say("refused", event.topic)
+            case Recommended():
+                self._say("recommended", event.recommendation.id)
+            case TaskLeased():
+                return self._lease(event)
+            case CheckpointRecorded():
+                return self._checkpoint(event)
+            case TaskSucceeded():
+                return self._succeed(event)
+            case LeaseEnded():
+                return self._end_lease(event)
+            case TaskParked():
+                return self._park(event)
+            case TaskCanceled():
+                return self._end(self._open(event.task), TaskState.CANCELED, event.reason, None)
+        return None
+
+    def _plan(self, spec: TaskSpec) -> None:
+        self._expect(not self.knows(spec.id), f"task {spec.id} is planned twice")
+        missing = {name for name in spec.after if not self._succeeded(name)}
+        self._order += 1
+        task = Task(
+            spec=spec, order=self._order, state=TaskState.WAITING if missing else TaskState.READY, missing=missing
+        )
+        self.tasks[spec.id] = task
+        self.by_topic.setdefault(spec.topic, set()).add(spec.id)
+        for name in missing:
+            self.dependents.setdefault(name, set()).add(spec.id)
+        self.counts[task.state] += 1
+
+    def _succeeded(self, name: str) -> bool:
+        line = self.ended.get(name)
+        return line is not None and line.state is TaskState.SUCCEEDED
+
+    def _lease(self, event: TaskLeased) -> Task:
+        task = self._open(event.task)
+        self._expect(task.state is TaskState.READY, f"task {event.task} is leased while {task.state}")
+        self._expect(event.epoch > task.epoch, f"epoch {event.epoch} of {event.task} does not follow {task.epoch}")
+        self._move(task, TaskState.LEASED)
+        task.epoch, task.incarnation, task.attempts = event.epoch, event.incarnation, event.attempt
+        task.again_after_s, task.reason = 0.0, ""
+        task.holders[event.epoch] = event.incarnation
+        while len(task.holders) > HOLDERS_MAX:
+            del task.holders[min(task.holders)]
+        self.by_incarnation.setdefault(event.incarnation, set()).add(event.task)
+        return task
+
+    def _checkpoint(self, event: CheckpointRecorded) -> Task:
+        task = self._leased(event.task, event.epoch)
+        number = task.checkpoint.number if task.checkpoint else 0
+        self._expect(event.number > number, f"checkpoint {event.number} of {event.task} does not follow {number}")
+        task.checkpoint = Checkpoint(event.number, event.manifest, event.step, event.trained_s)
+        task.deaths = 0  # it makes progress: machines that vanish are not its fault
+        task.record(Key(event.task, event.epoch, "checkpoint", event.number))
+        return task
+
+    def _succeed(self, event: TaskSucceeded) -> Task:
+        task = self._leased(event.task, event.epoch)
+        earned = event.earned_under if event.earned_under is not None else event.epoch
+        key = Key(event.task, earned, "result", event.number)
+        ended = self._end(task, TaskState.SUCCEEDED, "", key)
+        for name in self.dependents.pop(event.task, set()):
+            dependent = self.tasks.get(name)
+            if dependent is not None:
+                dependent.missing.discard(event.task)
+                if not dependent.missing and dependent.state is TaskState.WAITING:
+                    self._move(dependent, TaskState.READY)
+        return ended
+
+    def _end_lease(self, event: LeaseEnded) -> Task:
+        task = self._leased(event.task, event.epoch)
+        worker = task.incarnation.partition(".")[0]
+        if event.cause in (Cause.FAILURE, Cause.MEMORY, Cause.DIED):
+            task.failed_on = (*(name for name in task.failed_on if name != worker), worker)[-4:]
+        task.failures += event.cause is Cause.FAILURE
+        task.memory_failures += event.cause is Cause.MEMORY
+        task.deaths += event.cause is Cause.DIED
+        if event.key_kind:
+            task.record(Key(event.task, event.epoch, event.key_kind, event.key_number))
+        task.again_after_s, task.reason = event.again_after_s, event.reason
+        self._release(task)
+        self._move(task, TaskState.READY)
+        return task
+
+    def _park(self, event: TaskParked) -> Task:
+        task = self._open(event.task)
+        key = None
+        if event.key_kind and event.epoch is not None:
+            key = Key(event.task, event.epoch, event.key_kind, event.key_number)
+        return self._end(task, TaskState.PARKED, event.reason, key)
+
+    # -- pieces -------------------------------------------------------------------------------------------------------
+
+    def _end(self, task: Task, state: TaskState, reason: str, key: Key | None) -> Task:
+        """Close a task: it leaves the fold, one line stays."""
+        name = task.spec.id
+        if task.state is TaskState.LEASED:
+            self._release(task)
+        self._move(task, state)
+        task.reason = reason
+        del self.tasks[name]
+        siblings = self.by_topic[task.spec.topic]
+        siblings.discard(name)
+        if not siblings:
+            del self.by_topic[task.spec.topic]
+        self.ended.put(Ended(name, task.spec.topic, state, task.epoch, key, reason))
+        return task
+
+    def _release(self, task: Task) -> None:
+        held = self.by_incarnation.get(task.incarnation, set())
+        held.discard(task.spec.id)
+        if not held:
+            self.by_incarnation.pop(task.incarnation, None)
+
+    def _move(self, task: Task, state: TaskState) -> None:
+        self.counts[task.state] -= 1
+        self.counts[state] += 1
+        task.state = state
+
+    def _open(self, name: str) -> Task:
+        task = self.tasks.get(name)
+        if task is None:
+            raise InvariantBroken(f"the ledger names task {name}, which is not open")
+        return task
+
+    def _leased(self, name: str, epoch: Epoch) -> Task:
+        task = self._open(name)
+        self._expect(
+            task.state is TaskState.LEASED and task.epoch == epoch,
+            f"task {name} is {task.state} under epoch {task.epoch}, the event says {epoch}",
+        )
+        return task
+
+    def _say(self, what: str, id_: str) -> None:
+        self._said[f"{what} {id_}"] = None
+        while len(self._said) > SAID_MAX:
+            self._said.popitem(last=False)
+
+    def _expect(self, holds: bool, sentence: str) -> None:
+        if not holds:
+            raise InvariantBroken(f"the ledger contradicts itself: {sentence}")

@@ -1,0 +1,459 @@
+"""The scheduler's mind: commands, beats and time in; events and answers out. No await, no clock, no broker.
+
+One turn of the agent around it:
+
+    hear(...) for everything that arrived  ->  tick(now)  ->  take()  ->  [ one ledger commit ]  ->  answers(seq)
+         decides events and folds them            expiry,      the events      by the agent          leases, orders
+         into the ledger at once                  back-off,    to commit                             and receipts, true
+                                                  matching                                           at that sequence
+
+Answers are made only after the commit, so no worker hears of a lease that is not on record. If a commit fails the agent
+drops this mind and its state: what stands in the log decides.
+
+Rules it keeps (DESIGN of the mesh; the numbers are settings):
+  1. A write about a task is recorded only from the holder of its current epoch; else it is refused and counted.
+  2. Epochs of a task only rise. A task has at most one lease.
+  3. A finished result whose lease was lost is recorded under a new epoch given to its sender, if the task is still
+  open;
+     the replacement is told to stop.
+  4. A lease ends when its worker is silent for `lost_s`, wedged, replaced by a newer incarnation, or declines it.
+  5. The same offer number gets the same answer; a lease for an older offer than the last one heard is taken back.
+  6. Memory is never overcommitted; a task waits until an offer fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+
+from mesh import limits
+from mesh.messages.base import Epoch, Key, Record
+from mesh.messages.commands import (
+    Cancel,
+    CheckpointMade,
+    FailureClass,
+    FailureFound,
+    GiveBack,
+    Recommend,
+    Refuse,
+    ResultFound,
+    Submit,
+)
+from mesh.messages.leases import Answer, Beat, Gone
+from mesh.messages.ledger import (
+    AnyEvent,
+    Cause,
+    CheckpointRecorded,
+    LeaseEnded,
+    Recommended,
+    TaskCanceled,
+    TaskLeased,
+    TaskParked,
+    TaskSucceeded,
+    TopicPlanned,
+    TopicRefused,
+)
+from mesh.messages.tasks import OnDisconnect, TaskState
+from planner.ledger import Ledger, Task
+from planner.matching import Matcher
+from planner.receipts import Receipts, answer_to
+from planner.workers import Worker, WorkerState
+
+PAST_INCARNATIONS_MAX = 10_000
+WORKERS_MAX = 50_000
+"""Bounds of what is remembered about workers; the oldest is forgotten first and the worst that follows is a beat more.
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Policy:
+    """Times and budgets of the mind; all seconds."""
+
+    beat_s: float = 2.0
+    suspect_beats: int = 3
+    lost_s: float = 10.0
+    wedge_s: float = 30.0
+    unnamed_beats_max: int = 3
+    back_off_s_first: float = 1.0
+    back_off_s_max: float = 300.0
+    memory_attempts_max: int = 4
+    deaths_max: int = 3
+    prefer_wait_s: float = 5.0
+    """How long a task that prefers another worker waits for one before it takes any."""
+
+
+class Scheduler:
+    """The leader's mind over a ledger."""
+
+    def __init__(self, ledger: Ledger, policy: Policy, now: float) -> None:
+        self.ledger = ledger
+        self.policy = policy
+        self.workers: dict[str, Worker] = {}
+        self.stale_writes = 0
+        self.ignored: list[str] = []
+        """Sentences about inputs that changed nothing and deserve a log line; the agent empties it."""
+        self.receipts = Receipts(ledger)
+        self._events: list[AnyEvent] = []
+        self._incarnation_of: dict[str, str] = {}
+        self._past: OrderedDict[str, None] = OrderedDict()
+        self._began = now
+        self._matcher = Matcher(ledger, self.workers, policy.prefer_wait_s)
+        for task in sorted(ledger.tasks.values(), key=lambda task: task.order):
+            self._matcher.placed(task, now)
+            if task.state is TaskState.LEASED:
+                self._matcher.charge(task, +1)
+
+    # -- in: commands -------------------------------------------------------------------------------------------------
+
+    def command(self, seq: int, writer: str, record: Record | None, now: float) -> None:
+        """One command of the COMMANDS stream, in order. `record` is None for bytes that were no valid command."""
+        self.ledger.commands_seq = seq
+        match record:
+            case Submit():
+                self._submit(record, now)
+            case Refuse() if not self.ledger.said("refused", record.topic):
+                self._decide(TopicRefused(topic=record.topic, reason=record.reason), now)
+            case Recommend() if not self.ledger.said("recommended", record.recommendation.id):
+                self._decide(Recommended(recommendation=record.recommendation), now)
+            case Cancel():
+                self._cancel(record, now)
+            case ResultFound() | CheckpointMade() | FailureFound() | GiveBack():
+                self._owed(writer, record, now)
+            case _:
+                pass
+
+    def _submit(self, submit: Submit, now: float) -> None:
+        fresh = tuple(spec for spec in submit.tasks if not self.ledger.knows(spec.id))
+        if not fresh:
+            return
+        names = {spec.id for spec in fresh}
+        unknown = {name for spec in fresh for name in spec.after if name not in names and not self.ledger.knows(name)}
+        if unknown or len(names) < len(fresh):
+            self._note(f"submit {submit.id} is ignored: it names unknown or repeated tasks {sorted(unknown)[:5]}")
+            return
+        self._decide(
+            TopicPlanned(
+                submit=submit.id,
+                topic=submit.topic,
+                specialization=submit.specialization,
+                tasks=fresh,
+                facts=submit.facts,
+            ),
+            now,
+        )
+        for spec in fresh:
+            for name in spec.after:
+                line = self.ledger.ended.get(name)
+                if line is not None and line.state is not TaskState.SUCCEEDED:
+                    self._park(spec.id, f"needs {name}, which ended as {line.state}: {line.reason}", now)
+                    break
+
+    def _cancel(self, cancel: Cancel, now: float) -> None:
+        names = [cancel.task] if cancel.task else sorted(self.ledger.by_topic.get(cancel.topic, ()))
+        for name in names:
+            if name in self.ledger.tasks:
+                self._decide(TaskCanceled(task=name, reason=cancel.reason), now)
+                self._park_dependents(name, "was canceled", now)
+
+    def _owed(self, writer: str, row: ResultFound | CheckpointMade | FailureFound | GiveBack, now: float) -> None:
+        """An outbox row of a worker: record it, or refuse it with the reason that its receipt will say."""
+        key = row.key
+        if row.incarnation.partition(".")[0] != writer:
+            self._refuse(key, f"{row.incarnation} can not write as {writer}", stale=True)
+        elif self.receipts.of(key) is not None:
+            return
+        elif self.ledger.holds(key.task, key.epoch, row.incarnation):
+            self._record(row, now)
+        elif isinstance(row, ResultFound) and self._earned(key, row.incarnation):
+            self._record_late(row, now)
+        else:
+            self._refuse(key, self.receipts.why_stale(key), stale=True)
+
+    def _record(self, row: ResultFound | CheckpointMade | FailureFound | GiveBack, now: float) -> None:
+        key, task = row.key, self.ledger.tasks[row.key.task]
+        match row:
+            case ResultFound():
+                self._decide(
+                    TaskSucceeded(
+                        task=key.task,
+                        epoch=key.epoch,
+                        number=key.number,
+                        incarnation=row.incarnation,
+                        outcome=row.outcome,
+                    ),
+                    now,
+                )
+            case CheckpointMade():
+                if task.checkpoint is not None and key.number <= task.checkpoint.number:
+                    self._refuse(key, f"checkpoint {task.checkpoint.number} is on record already", stale=False)
+                    return
+                self._decide(
+                    CheckpointRecorded(
+                        task=key.task,
+                        epoch=key.epoch,
+                        number=key.number,
+                        manifest=row.manifest,
+                        step=row.step,
+                        best=row.best,
+                        trained_s=row.trained_s,
+                    ),
+                    now,
+                )
+            case FailureFound():
+                self._failed(task, row, now)
+            case GiveBack():
+                self._end_lease(task, Cause.GIVEN_BACK, row.reason, now, key=key)
+
+    def _record_late(self, row: ResultFound, now: float) -> None:
+        """Rule 3: lease the task to the sender again and record its result there."""
+        key, task = row.key, self.ledger.tasks[row.key.task]
+        if task.state is TaskState.LEASED:
+            self._end_lease(task, Cause.SUPERSEDED, f"{row.incarnation} came back with the result", now)
+        self._lease(task, row.incarnation, "came back with the finished result", now)
+        self._decide(
+            TaskSucceeded(
+                task=key.task,
+                epoch=task.epoch,
+                number=key.number,
+                incarnation=row.incarnation,
+                outcome=row.outcome,
+                earned_under=key.epoch,
+            ),
+            now,
+        )
+
+    def _earned(self, key: Key, incarnation: str) -> bool:
+        """True when the task is open and its sender once held it under the key's epoch."""
+        task = self.ledger.tasks.get(key.task)
+        return task is not None and not task.missing and task.holders.get(key.epoch) == incarnation
+
+    def _failed(self, task: Task, row: FailureFound, now: float) -> None:
+        name, key = task.spec.id, row.key
+        if row.failure is FailureClass.REJECT:
+            self._park(name, row.reason, now, key)
+        elif row.failure is FailureClass.MEMORY:
+            if task.memory_failures + 1 >= self.policy.memory_attempts_max:
+                self._park(name, f"out of memory {task.memory_failures + 1} times: {row.reason}", now, key)
+            else:
+                self._end_lease(task, Cause.MEMORY, row.reason, now, key=key)
+        elif task.failures + 1 >= task.spec.attempts_max:
+            self._park(name, f"failed {task.failures + 1} times, lastly: {row.reason}", now, key)
+        else:
+            self._end_lease(task, Cause.FAILURE, row.reason, now, self._back_off_s(task.failures), key)
+
+    def _back_off_s(self, failures: int) -> float:
+        return float(min(self.policy.back_off_s_max, self.policy.back_off_s_first * 2 ** min(failures, 30)))
+
+    # -- in: beats ----------------------------------------------------------------------------------------------------
+
+    def beat(self, beat: Beat, now: float) -> None:
+        """One beat of a worker; an answer to it is due after the next commit."""
+        if beat.incarnation in self._past:
+            return
+        known = self._incarnation_of.get(beat.worker)
+        if known is not None and known != beat.incarnation:
+            self._forget(known, Cause.DIED, f"a new life of {beat.worker} has started", now)
+        worker = self.workers.get(beat.incarnation)
+        if worker is None:
+            self._make_room()
+            worker = self.workers[beat.incarnation] = Worker(beat=beat, beat_at=now)
+            self._incarnation_of[beat.worker] = beat.incarnation
+        elif beat.number <= worker.beat.number:
+            return
+        worker.beat, worker.beat_at, worker.answer_due = beat, now, True
+        worker.state = WorkerState.WEDGED if beat.loop_age_s > self.policy.wedge_s else WorkerState.LIVE
+        self._hear_declined(worker, now)
+        self._hear_named(worker, now)
+
+    def _hear_declined(self, worker: Worker, now: float) -> None:
+        for task, epoch in worker.beat.declined:
+            if self.ledger.holds(task, epoch, worker.incarnation):
+                self._end_lease(self.ledger.tasks[task], Cause.DECLINED, "the offer had been withdrawn", now)
+
+    def _hear_named(self, worker: Worker, now: float) -> None:
+        """Which of its leases does the worker know of? Take back those it does not take."""
+        named = worker.named()
+        offer = worker.beat.offer.number
+        for name in sorted(self.ledger.by_incarnation.get(worker.incarnation, ())):
+            task = self.ledger.tasks[name]
+            lease = (name, task.epoch)
+            if lease in named:
+                worker.granted.pop(lease, None)
+                worker.unnamed_beats.pop(lease, None)
+                continue
+            answered = worker.granted.get(lease)
+            unnamed = worker.unnamed_beats[lease] = worker.unnamed_beats.get(lease, 0) + 1
+            overtaken = answered is not None and answered < offer
+            if overtaken or unnamed >= self.policy.unnamed_beats_max:
+                self._end_lease(task, Cause.UNTAKEN, "the worker did not take it", now)
+
+    def gone(self, gone: Gone, now: float) -> None:
+        """A supervisor reports that an incarnation has ended."""
+        if gone.incarnation in self.workers or gone.incarnation in self.ledger.by_incarnation:
+            code = "" if gone.exit_code is None else f" with exit code {gone.exit_code}"
+            cause = Cause.DIED if gone.exit_code else Cause.LOST
+            self._forget(gone.incarnation, cause, f"the worker's process ended{code}", now)
+
+    def clocks_anew(self, now: float) -> None:
+        """Start all lease clocks from `now`: after a reconnect, or when our own loop stood still."""
+        self._began = now
+        for worker in self.workers.values():
+            worker.beat_at = now
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let time pass: suspicion, expiry, ends of back-offs; then match ready tasks with offers."""
+        self._expire(now)
+        self._matcher.wake(now)
+        for match in self._matcher.matches(now):
+            self._lease(match.task, match.worker.incarnation, match.why, now)
+            match.worker.granted[(match.task.spec.id, match.task.epoch)] = match.worker.beat.offer.number
+            match.worker.answer_due = True
+
+    def _expire(self, now: float) -> None:
+        policy = self.policy
+        for worker in list(self.workers.values()):
+            silent_s = now - worker.beat_at
+            if worker.state is WorkerState.WEDGED:
+                reason = f"its main loop has not turned for {worker.beat.loop_age_s:.0f} s"
+                self._take_back(worker.incarnation, Cause.LOST, reason, now)
+            elif silent_s > policy.suspect_beats * policy.beat_s:
+                worker.state = WorkerState.SUSPECT
+            if silent_s > policy.lost_s:
+                worker.state = WorkerState.LOST
+                self._take_back(worker.incarnation, Cause.LOST, f"no beat for {silent_s:.0f} s", now, silent_s)
+                if worker.incarnation not in self.ledger.by_incarnation and silent_s > 6 * policy.lost_s:
+                    self._drop_worker(worker.incarnation)
+        unheard_s = now - self._began
+        if unheard_s > policy.lost_s:
+            for incarnation in [name for name in self.ledger.by_incarnation if name not in self.workers]:
+                self._take_back(incarnation, Cause.LOST, f"no beat for {unheard_s:.0f} s", now, unheard_s)
+
+    def _take_back(
+        self, incarnation: str, cause: Cause, reason: str, now: float, silent_s: float | None = None
+    ) -> None:
+        """End the leases of an incarnation; those that shall wait for it are kept up to their `wait_s`."""
+        for name in sorted(self.ledger.by_incarnation.get(incarnation, ())):
+            task = self.ledger.tasks[name]
+            waits = task.spec.on_disconnect is OnDisconnect.WAIT
+            if silent_s is None or not waits or silent_s > task.spec.wait_s:
+                self._end_lease(task, cause, reason, now)
+
+    def _forget(self, incarnation: str, cause: Cause, reason: str, now: float) -> None:
+        """An incarnation is over for good: end its leases at once and ignore late beats of it."""
+        self._take_back(incarnation, cause, reason, now)
+        self._drop_worker(incarnation)
+        self._past[incarnation] = None
+        while len(self._past) > PAST_INCARNATIONS_MAX:
+            self._past.popitem(last=False)
+
+    def _drop_worker(self, incarnation: str) -> None:
+        worker = self.workers.pop(incarnation, None)
+        if worker is not None and self._incarnation_of.get(worker.name) == incarnation:
+            del self._incarnation_of[worker.name]
+
+    def _make_room(self) -> None:
+        if len(self.workers) >= WORKERS_MAX:
+            quietest = min(self.workers.values(), key=lambda worker: worker.beat_at)
+            self._drop_worker(quietest.incarnation)
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def take(self) -> tuple[AnyEvent, ...]:
+        """The events decided since the last call, in order: they must be committed before any answer is given."""
+        events, self._events = tuple(self._events), []
+        return events
+
+    def answers(self, ledger_seq: int) -> list[tuple[str, Answer]]:
+        """Answers that are due, each with the subject on which it is heard; true at `ledger_seq`."""
+        found = []
+        for worker in self.workers.values():
+            if worker.answer_due and worker.state is not WorkerState.LOST:
+                worker.answer_due = False
+                found.append((worker.beat.reply, answer_to(worker, self.ledger, self.receipts, ledger_seq)))
+        return found
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    def _decide(self, event: AnyEvent, now: float) -> None:
+        """Fold an event into the state, keep it for the next commit, and tell the matcher what changed."""
+        name = getattr(event, "task", "")
+        before = self.ledger.tasks.get(name)
+        was_leased = before is not None and before.state is TaskState.LEASED
+        waiting = sorted(self.ledger.dependents.get(name, ())) if isinstance(event, TaskSucceeded) else []
+        self._events.append(event)
+        task = self.ledger.apply(event)
+        if isinstance(event, TopicPlanned):
+            waiting = [spec.id for spec in event.tasks]
+        if task is not None:
+            is_leased = task.state is TaskState.LEASED
+            if is_leased != was_leased:
+                self._matcher.charge(task, +1 if is_leased else -1)
+            if is_leased or task.state.ended:
+                self._matcher.removed(name)
+            self._matcher.placed(task, now)
+        for other in waiting:
+            if other in self.ledger.tasks:
+                self._matcher.placed(self.ledger.tasks[other], now)
+
+    def _lease(self, task: Task, incarnation: str, why: str, now: float) -> None:
+        epoch = Epoch(self.ledger.generation, task.epoch.count + 1)
+        self._decide(
+            TaskLeased(task=task.spec.id, epoch=epoch, incarnation=incarnation, attempt=task.attempts + 1, why=why),
+            now,
+        )
+
+    def _end_lease(
+        self,
+        task: Task,
+        cause: Cause,
+        reason: str,
+        now: float,
+        again_after_s: float = 0.0,
+        key: Key | None = None,
+    ) -> None:
+        poison = cause is Cause.DIED and task.deaths + 1 >= self.policy.deaths_max
+        self._decide(
+            LeaseEnded(
+                task=task.spec.id,
+                epoch=task.epoch,
+                cause=cause,
+                reason=reason,
+                again_after_s=again_after_s,
+                key_kind=key.kind if key else "",
+                key_number=key.number if key else 0,
+            ),
+            now,
+        )
+        if poison:
+            self._park(task.spec.id, f"{task.deaths} workers died while they ran it, lastly: {reason}", now)
+
+    def _park(self, name: str, reason: str, now: float, key: Key | None = None) -> None:
+        task = self.ledger.tasks[name]
+        self._decide(
+            TaskParked(
+                task=name,
+                epoch=key.epoch if key else None,
+                reason=reason[: limits.TEXT_CHARS_MAX],
+                key_kind=key.kind if key else "",
+                key_number=key.number if key else 0,
+            ),
+            now,
+        )
+        self._park_dependents(task.spec.id, f"is parked: {reason}", now)
+
+    def _park_dependents(self, name: str, how: str, now: float) -> None:
+        for dependent in sorted(self.ledger.dependents.pop(name, set())):
+            if dependent in self.ledger.tasks:
+                self._park(dependent, f"needs {name}, which {how}"[: limits.TEXT_CHARS_MAX], now)
+
+    def _refuse(self, key: Key, reason: str, *, stale: bool) -> None:
+        self.receipts.refuse(key, reason)
+        if stale:
+            self.stale_writes += 1
+            self._note(f"{key} is refused: {reason}")
+
+    def _note(self, sentence: str) -> None:
+        if len(self.ignored) < limits.INPUTS_PENDING_MAX:
+            self.ignored.append(sentence)

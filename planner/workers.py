@@ -1,0 +1,115 @@
+"""What the scheduler's mind remembers of each worker: its last beat, its offer, what it was granted.
+
+Memory only, never in the ledger: after a take-over it is built anew from the next beats. All times are seconds of one
+monotonic clock, given in; wall clocks are never compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from mesh.messages.base import Epoch
+from mesh.messages.leases import Beat, Offer
+from mesh.messages.tasks import Needs, TaskSpec
+
+
+class WorkerState(enum.StrEnum):
+    """How much the leader trusts that a worker is there."""
+
+    LIVE = "live"
+    SUSPECT = "suspect"
+    """Missed several beats: no new leases."""
+    WEDGED = "wedged"
+    """Beats come, but its main loop does not turn: no new leases, and those it has run out."""
+    LOST = "lost"
+    """Its leases have been taken back."""
+
+
+@dataclasses.dataclass(slots=True)
+class Worker:
+    """One incarnation, as far as its beats tell."""
+
+    beat: Beat
+    beat_at: float
+    state: WorkerState = WorkerState.LIVE
+    answer_due: bool = True
+    granted: dict[tuple[str, Epoch], int] = dataclasses.field(default_factory=dict)
+    """Leases given and not yet named in a beat, with the number of the offer that they answer."""
+    unnamed_beats: dict[tuple[str, Epoch], int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The stable name."""
+        return self.beat.worker
+
+    @property
+    def incarnation(self) -> str:
+        """This life."""
+        return self.beat.incarnation
+
+    def named(self) -> set[tuple[str, Epoch]]:
+        """Leases that the last beat names, as held or as owed."""
+        held = {(lease.task, lease.epoch) for lease in self.beat.held}
+        return held | {(key.task, key.epoch) for key in self.beat.owed}
+
+
+@dataclasses.dataclass(slots=True)
+class Room:
+    """What is left of an offer while leases are matched against it."""
+
+    leases: int
+    cores: float
+    memory_bytes: int
+    disk_bytes: int
+    gpus: int
+    gpu_memory_bytes: int
+
+    @classmethod
+    def of(cls, offer: Offer) -> Room:
+        """All that the offer holds."""
+        return cls(
+            offer.leases_max, offer.cores, offer.memory_bytes, offer.disk_bytes, offer.gpus, offer.gpu_memory_bytes
+        )
+
+    def take(self, needs: Needs) -> None:
+        """Subtract what one lease uses."""
+        self.leases -= 1
+        self.cores -= needs.cores
+        self.memory_bytes -= needs.memory_bytes
+        self.disk_bytes -= needs.disk_bytes
+        self.gpus -= needs.gpus
+
+    def lack(self, needs: Needs) -> str:
+        """'' when `needs` fit, else what is missing, for people."""
+        if self.leases < 1:
+            return "takes no more leases now"
+        if needs.cores > self.cores + 1e-9:
+            return f"needs {needs.cores:g} cores, {self.cores:g} are free"
+        if needs.memory_bytes > self.memory_bytes:
+            return f"needs {_mib(needs.memory_bytes)} memory, {_mib(self.memory_bytes)} are free"
+        if needs.disk_bytes > self.disk_bytes:
+            return f"needs {_mib(needs.disk_bytes)} disk, {_mib(self.disk_bytes)} are free"
+        if needs.gpus > self.gpus or needs.gpu_memory_bytes > self.gpu_memory_bytes:
+            return f"needs {needs.gpus} GPUs with {_mib(needs.gpu_memory_bytes)}, {self.gpus} are free"
+        return ""
+
+
+def misfit(spec: TaskSpec, offer: Offer) -> str:
+    """'' when the worker could run the task at all (kind, version, labels), else why not."""
+    version = offer.kinds.get(spec.executor)
+    if version is None:
+        return f"does not run {spec.executor}"
+    if version != spec.executor_version:
+        return f"runs {spec.executor} version {version}, the task wants {spec.executor_version}"
+    absent = [label for label in spec.needs.labels if label not in offer.labels]
+    return f"lacks the labels {', '.join(absent)}" if absent else ""
+
+
+def avoided(spec: TaskSpec, worker: Worker) -> bool:
+    """True when the task asks not to be given to this worker."""
+    return worker.name in spec.avoid or worker.incarnation in spec.avoid
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.0f} MiB"
