@@ -15,7 +15,15 @@ from mesh import cache as mesh_cache
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Log
 from mesh.cache import LocalCache
-from mesh.errors import ArtifactCorrupt, ArtifactMissing, BusUnavailable, DataRefused, DiskFull, EnvironmentUnfit
+from mesh.errors import (
+    ArtifactCorrupt,
+    ArtifactMissing,
+    BusUnavailable,
+    DataRefused,
+    DiskFull,
+    EnvironmentUnfit,
+    Malformed,
+)
 from mesh.messages.artifacts import Manifest
 from mesh.subjects import Subjects
 
@@ -308,5 +316,5 @@ async def test_manifests_with_paths_that_leave_the_folder_are_malformed(shelf: S
     entry = {"path": "../../evil", "size_bytes": 0, "objects": [], "sizes": []}
     data = codec.pack({"kind": Manifest.kind, "v": 1, "media": "m", "files": [entry], "facts": {}})
     shelf.manifests[codec.digest(data)] = data
-    with pytest.raises(codec.Malformed):
+    with pytest.raises(Malformed):
         await store(shelf, tmp_path / "c").get(codec.digest(data))
