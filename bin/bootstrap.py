@@ -78,8 +78,10 @@ def run_steps(steps: Sequence[Step], installer: Installer) -> None:
         installer.progress.begin(f"[{number}/{len(steps)}] {step.title}")
         try:
             step.work()
-        except IndexTrouble:
-            os.unlink(os.path.join(installer.venv, INTERRUPTED_MARK))  # nothing is half done: keep what is installed
+        except BaseException as stopped:
+            installer.progress.abandon()
+            if isinstance(stopped, IndexTrouble):  # nothing is half done: keep what is installed
+                os.unlink(os.path.join(installer.venv, INTERRUPTED_MARK))
             raise
     complain(f"the environment is ready after {time.monotonic() - started:.0f} s")
 

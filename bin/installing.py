@@ -85,6 +85,11 @@ class Progress:
         """Closes the step's line."""
         self._draw(what, final=True)
 
+    def abandon(self) -> None:
+        """Leaves a rewritten line as it is, so that the complaint that follows stands on its own."""
+        if self.rewrites:
+            self.stream.write("\n")
+
     def note(self, sentence: str) -> None:
         """A line of its own, above the step's."""
         self.stream.write(("\r\x1b[K" if self.rewrites else "") + f"ramify: {sentence}\n")
@@ -106,7 +111,7 @@ class PipOutput:
     def __init__(self, packages: int) -> None:
         self.packages = packages
         self.found = 0
-        self.current = "starting"
+        self.current = "packages"
 
     def read(self, line: str) -> None:
         """Takes one line; unknown lines change nothing."""
@@ -125,6 +130,10 @@ class PipOutput:
 
     def __str__(self) -> str:
         return f"{self.found} of {max(self.packages, self.found)} packages, {self.current}"
+
+    def doing(self) -> str:
+        """The same as a part of a sentence."""
+        return "unpacking packages" if self.current == "unpacking" else f"fetching {self.current.split(' ')[0]}"
 
     def summary(self) -> str:
         """The step in a word, once it is over."""
@@ -153,7 +162,7 @@ class Installer:
         output = PipOutput(packages)
         status, tail = self.run([*command, "install", "--progress-bar", "off", *arguments], output)
         if status:
-            raise self._trouble(f"installing {output.current} (pip's exit code {status})", tail)
+            raise self._trouble(f"{output.doing()} (pip's exit code {status})", tail)
         self.progress.end(output.summary())
 
     def run(self, command: list[str], output: PipOutput) -> tuple[int, str]:
