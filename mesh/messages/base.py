@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -22,6 +22,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
+
+    def evolve(self, **changes: Any) -> Self:
+        """The same record with other values in these fields; TypeError for a field that it does not have."""
+        return msgspec.structs.replace(self, **changes)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
