@@ -1,0 +1,191 @@
+"""The tree of settings: what an operator may choose, section by section, with defaults, bounds and a sentence each.
+
+A number written as `auto` is derived from the machine by whoever uses it, so that reading the settings costs nothing.
+`mesh/settings.py` fills the tree from its sources and holds the rules between settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mesh import setting_values
+from mesh.setting_values import Declared, Section, setting
+
+DEFAULT = "default"
+"""Origin of a value that nobody gave."""
+
+NOWHERE = Path()
+"""Stands for the home folder until it is known."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class NatsSettings(Section):
+    """How to reach the broker, and as whom."""
+
+    url: str = setting("", "Address of the broker, or several with commas; empty: the embedded one of this machine")
+    context: str = setting("", "Name of a saved NATS context, or the path of its .json file")
+    user: str = setting("", "User name; without a password it is taken as a token, as by the nats tool")
+    password: str = setting("", "Password of that user", secret=True)
+    token: str = setting("", "Token", secret=True)
+    creds: str = setting("", "Path of a credentials file (JWT and seed)", path=True)
+    nkey: str = setting("", "Path of a file with an nkey seed", path=True)
+    cert: str = setting("", "Path of the TLS certificate of this client", path=True)
+    key: str = setting("", "Path of that certificate's private key", path=True)
+    ca: str = setting("", "Path of the certificates that vouch for the broker", path=True)
+    js_domain: str = setting("", "JetStream domain, when the streams live behind a leaf node")
+    inbox_prefix: str = setting("", "Prefix of reply subjects; empty: one of the agent's own")
+    connect_timeout_s: float = setting(5.0, "Patience with a broker that does not answer", least=0.1, most=300)
+
+    @property
+    def named(self) -> bool:
+        """An address or a context was given: no other broker may stand in for it."""
+        return bool(self.url or self.context)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The addresses, each with its scheme; the nats tool's default port is added by the client."""
+        return tuple(
+            text if "://" in text else f"nats://{text}" for part in self.url.split(",") if (text := part.strip())
+        )
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class BrokerSettings(Section):
+    """The embedded nats-server."""
+
+    host: str = setting("127.0.0.1", "Loopback address on which the embedded broker listens")
+    port: int = setting(0, "Its port; 0: a free one", least=0, most=65_535)
+    store_bytes_max: int = setting(
+        0, "Most bytes of its store; auto: the smaller of 20 GiB and 20 % of the free disk", least=64 << 20, auto=0
+    )
+    binary: str = setting(
+        "", "Path of the nats-server program; empty: the installed package's, then the one on PATH", path=True
+    )
+    start_timeout_s: float = setting(20.0, "Patience with a start", least=1, most=600)
+    stop_timeout_s: float = setting(10.0, "Patience with a stop, before it is killed", least=0.1, most=600)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class KeeperSettings(Section):
+    """The process that holds the embedded broker."""
+
+    linger_s: float = setting(
+        2.0, "How long the broker stays after its last user, for the next command", least=0, most=86_400
+    )
+    back_off_s_first: float = setting(
+        0.1, "Pause before a dead broker is started again, doubled each time", least=0.01, most=60
+    )
+    back_off_s_max: float = setting(5.0, "Longest such pause", least=0.01, most=600)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class SchedulerSettings(Section):
+    """Beats, leases and the ledger."""
+
+    beat_s: float = setting(2.0, "A worker's beat", least=0.05, most=60)
+    suspect_beats: int = setting(3, "Beats missed before a worker gets no new leases", least=1, most=100)
+    lost_s: float = setting(10.0, "Silence after which a worker's leases are over", least=0.2, most=3_600)
+    leader_beat_s: float = setting(1.0, "The leading scheduler's beat", least=0.05, most=60)
+    leader_lost_s: float = setting(3.0, "Silence after which another scheduler takes over", least=0.1, most=600)
+    back_off_s_first: float = setting(
+        2.0, "Pause before a failed task is tried again, doubled each time", least=0, most=3_600
+    )
+    back_off_s_max: float = setting(60.0, "Longest such pause", least=0, most=86_400)
+    receipt_keep_s: float = setting(
+        86_400.0, "How long receipted outbox rows are kept, in case the broker comes back older", least=0
+    )
+    snapshot_events: int = setting(5_000, "Ledger events between two snapshots", least=10, most=10_000_000)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class WorkerSettings(Section):
+    """What a worker offers. The automatic values leave the machine usable for its owner."""
+
+    name: str = setting("", "The worker's name, the same over its lives; empty: this host's name")
+    cores: float = setting(
+        0.0, "Processor cores to offer; auto: all, at a lowered priority", least=0.1, most=4_096, auto=0
+    )
+    memory_bytes: int = setting(
+        0, "Memory to offer; auto: 75 % of what is available at the start", least=64 << 20, auto=0
+    )
+    gpus: int = setting(-1, "Number of GPUs to offer; auto: all that the driver shows", least=0, most=64, auto=-1)
+    disk_bytes: int = setting(0, "Disk to offer; auto: half of what is free at the start", least=64 << 20, auto=0)
+    labels: tuple[str, ...] = setting((), "Words that tasks may ask for")
+    max_tasks: int = setting(0, "Most tasks at a time; auto: one per core offered", least=1, most=1_024, auto=0)
+    cache_bytes_max: int = setting(10 << 30, "Most bytes of the local cache of artifacts", least=16 << 20)
+    outbox_bytes_max: int = setting(
+        256 << 20, "Most bytes of the local queue of what is owed to the mesh", least=1 << 20
+    )
+    stop_grace_s: float = setting(
+        20.0, "How long running tasks get for a last checkpoint when the worker stops", least=0, most=3_600
+    )
+    low_priority: bool = setting(True, "Let other programs of this machine go first")
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class HttpSettings(Section):
+    """Health and metrics of every agent."""
+
+    host: str = setting("127.0.0.1", "Address for /health and /metrics")
+    port: int = setting(0, "Port of the agent; 0: a free one", least=0, most=65_535)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class LogSettings(Section):
+    """What is said on stderr."""
+
+    level: str = setting("info", "Least important lines to show", choices=("debug", "info", "warning", "error"))
+    format: str = setting("text", "Lines for people or for machines", choices=("text", "json"))
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class Settings(Section):
+    """The whole tree. `origins` tells for each setting that is not a default where it came from."""
+
+    home: Path = setting(NOWHERE, "Folder for state: store, cache, logs; default: .ramify in the checkout")  # noqa: RUF009
+    prefix: str = setting("mesh", "First token of all subjects; several meshes may share a broker")
+    nats: NatsSettings = NatsSettings()
+    broker: BrokerSettings = BrokerSettings()
+    keeper: KeeperSettings = KeeperSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    worker: WorkerSettings = WorkerSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in SECTIONS)
+        return f"Settings(home={str(self.home)!r}, prefix={self.prefix!r}, {parts})"
+
+    def value(self, name: str) -> Any:
+        """The value of a setting by its dotted name."""
+        section, _, field = name.rpartition(".")
+        return getattr(getattr(self, section) if section else self, field)
+
+    def origin(self, name: str) -> str:
+        """Where a setting came from: 'default', a file, a context, a variable or a flag."""
+        return self.origins.get(name, DEFAULT)
+
+    def printable(self) -> list[tuple[str, str, str]]:
+        """(setting, value, origin) of every setting, in order; secrets are masked."""
+        return [
+            (name, setting_values.show(name, declared, self.value(name)), self.origin(name))
+            for name, (_, declared) in known().items()
+        ]
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "nats": NatsSettings, "broker": BrokerSettings, "keeper": KeeperSettings, "scheduler": SchedulerSettings,
+    "worker": WorkerSettings, "http": HttpSettings, "log": LogSettings,
+}  # fmt: skip
+
+
+def known() -> dict[str, tuple[str, Declared]]:
+    """Every setting by its dotted name: (type as written, declaration), in the order of the tree."""
+    found = dict(setting_values.declared_in(Settings))
+    for section, type_ in SECTIONS.items():
+        found |= {f"{section}.{name}": rule for name, rule in setting_values.declared_in(type_).items()}
+    return found
