@@ -1,0 +1,191 @@
+"""The result document of a topic (docs/result.md): a pure function of the records that its subscribers saw.
+
+Every figure comes from a record; what is not known is null, never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.commands.story import Ending, Story
+from mesh.messages.judgement import Candidate, Choice, Evidence, Recommendation, Verdict
+from mesh.messages.results import TaskEnded
+from mesh.messages.tasks import Line
+from mesh.messages.topics import Topic
+
+FORMAT = 1
+"""Rises when a reader of the old form would misread the new one."""
+
+TREE_FIELDS = ("metric", "value", "baseline", "baseline_linear", "interval", "holdout_examples")
+
+
+def build(topic: Topic, story: Story, *, seconds: float, ending: Ending) -> dict[str, Any]:
+    """The document. seconds: wall time from the command's start to its result."""
+    return {
+        "format": FORMAT,
+        "ending": ending.value,
+        "reason": _reason(story, ending),
+        "topic": _topic(topic),
+        "specializations": [_specialization(story)] if story.plan is not None else [],
+        "tree": _tree(story.recommendation),
+        "failures": [_failure(ended) for ended in story.failures()],
+        "seconds": round(seconds, 3),
+    }
+
+
+def _reason(story: Story, ending: Ending) -> str:
+    match ending:
+        case Ending.VERDICT:
+            return story.verdict.why if story.verdict is not None else ""
+        case Ending.TURNED_DOWN:
+            return story.turned_down
+        case Ending.FAILED:
+            return story.why_failed()
+        case Ending.INTERRUPTED:
+            return "the command ended before the topic did"
+
+
+def _topic(topic: Topic) -> dict[str, Any]:
+    return {
+        "id": topic.id,
+        "text": topic.text,
+        "data": topic.data.source if topic.data is not None else None,
+        "data_name": topic.data.name if topic.data is not None else None,
+        "node": topic.node,
+        "budget_s": topic.budget_s,
+        "priority": topic.priority,
+        "published_at_ms": topic.published_at_ms,
+    }
+
+
+def _specialization(story: Story) -> dict[str, Any]:
+    assert story.plan is not None
+    facts = story.plan.facts
+    recommendation, verdict = story.recommendation, story.verdict
+    chosen = _chosen(recommendation)
+    return {
+        "id": story.plan.specialization,
+        "name": facts.get("name"),
+        "parent": facts.get("parent"),
+        "examples": facts.get("examples"),
+        "splits": facts.get("profile", {}).get("splits"),
+        "warnings": facts.get("profile", {}).get("warnings", []),
+        "lines": {line.value: _line(story, line) for line in (Line.EVOLVER, Line.REINVENTOR)},
+        "evidence": _evidence(chosen.evidence if chosen is not None else None),
+        "recommendation": _recommendation(recommendation),
+        "verdict": _verdict(verdict),
+        "champion": _champion(story, verdict),
+    }
+
+
+def _line(story: Story, line: Line) -> dict[str, Any] | None:
+    """One line: measured values from the recommendation, else from its ended task; None before it has ended."""
+    ended, candidate = story.line(line), _candidate(story.recommendation, line)
+    if ended is None and candidate is None:
+        return None
+    outcome = ended.outcome if ended is not None else None
+    kpis = dict(outcome.kpis) if outcome is not None else {}
+    if candidate is not None:
+        kpis |= candidate.kpis
+    changed = story.plan.facts.get("changed", {}).get(line.value, "") if story.plan is not None else ""
+    return {
+        "kpis": kpis,
+        "task": candidate.task if candidate is not None else ended.task.id if ended is not None else None,
+        "worker": (ended.incarnation if ended is not None else candidate.incarnation if candidate else None) or None,
+        "stopped_by": _stopped_by(ended, candidate),
+        "state": ended.state.value if ended is not None else None,
+        "model": candidate.model if candidate is not None else (outcome.outputs.get("model") if outcome else None),
+        "changed": candidate.changed if candidate is not None and candidate.changed else changed,
+        "settings": dict(candidate.settings) if candidate is not None else dict(ended.task.settings) if ended else {},
+        "train_seconds": outcome.seconds if outcome is not None else None,
+        "attempts": ended.attempts if ended is not None else None,
+        "evidence": _evidence(candidate.evidence if candidate is not None else None),
+    }
+
+
+def _stopped_by(ended: TaskEnded | None, candidate: Candidate | None) -> str | None:
+    if candidate is not None and candidate.stopped_by:
+        return candidate.stopped_by
+    if ended is None:
+        return None
+    return ended.outcome.stopped_by if ended.outcome is not None else ended.reason
+
+
+def _candidate(recommendation: Recommendation | None, line: Line) -> Candidate | None:
+    if recommendation is None:
+        return None
+    return next((candidate for candidate in recommendation.candidates if candidate.line is line), None)
+
+
+def _chosen(recommendation: Recommendation | None) -> Candidate | None:
+    """The recommended candidate; where the champion is kept, the one of higher holdout accuracy."""
+    if recommendation is None:
+        return None
+    if recommendation.choice is not Choice.KEEP:
+        return _candidate(recommendation, Line(recommendation.choice.value))
+    lines = [one for one in recommendation.candidates if one.line is not Line.BASELINE]
+    return max(lines, key=lambda one: one.kpis.get("accuracy", float("-inf")), default=None)
+
+
+def _evidence(evidence: Evidence | None) -> dict[str, Any] | None:
+    if evidence is None:
+        return None
+    return {
+        "rate": evidence.rate,
+        "lower": evidence.lower,
+        "independent": evidence.independent,
+        "claims": evidence.claims,
+        "reproduced": evidence.reproduced,
+        "checked_by": evidence.checked_by or None,
+    }
+
+
+def _recommendation(recommendation: Recommendation | None) -> dict[str, Any] | None:
+    if recommendation is None:
+        return None
+    return {
+        "choice": recommendation.choice.value,
+        "effect": recommendation.effect,
+        "interval": list(recommendation.interval),
+        "why": recommendation.why,
+        "what_would_change_it": recommendation.what_would_change_it or None,
+    }
+
+
+def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+    if verdict is None:
+        return None
+    return {
+        "accepted": verdict.accepted,
+        "why": verdict.why,
+        "checks": [
+            {"name": one.name, "passed": one.passed, "value": one.value, "bound": one.bound, "why": one.why}
+            for one in verdict.checks
+        ],
+    }
+
+
+def _champion(story: Story, verdict: Verdict | None) -> dict[str, Any] | None:
+    """The model that is champion after this topic; None when there is none."""
+    if verdict is not None and verdict.champion:
+        return {"model": verdict.champion, "version": verdict.champion_version, "promoted": verdict.accepted}
+    before = story.plan.facts.get("champion") if story.plan is not None else ""
+    return {"model": before, "version": None, "promoted": False} if before else None
+
+
+def _tree(recommendation: Recommendation | None) -> dict[str, Any] | None:
+    if recommendation is None:
+        return None
+    measured = {"holdout_examples": recommendation.holdout_examples, **recommendation.tree}
+    return {name: measured.get(name) for name in TREE_FIELDS}
+
+
+def _failure(ended: TaskEnded) -> dict[str, Any]:
+    return {
+        "task": ended.task.id,
+        "executor": ended.task.executor,
+        "line": ended.task.line.value if ended.task.line is not None else None,
+        "state": ended.state.value,
+        "reason": ended.reason,
+        "attempts": ended.attempts,
+    }
