@@ -1,0 +1,342 @@
+"""Which column is the label, which are the input: looked up where the user said it, inferred where not.
+
+Label: the column that is called so (names.LABEL_NAMES); else, of the columns with few values, the last one, else the
+first one, else the only one. Input: the columns of texts if there are any (joined); else numbers and categories. A
+table that has both is taken as texts when the texts are sentences or little else is there, and as columns otherwise.
+What is left out is named in a warning, and every choice can be overridden with --label and --text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from executors.datasets import bounds, numerals, text
+from executors.datasets.names import IDENTIFIER_NAMES, LABEL_NAMES, TEXT_NAMES, nearest
+from executors.datasets.table import Table
+from mesh.errors import DataRefused
+
+TASKS = ("classify",)
+
+_LABEL_VALUES_MAX = 50
+"""A column without a telling name is taken for the label only if it has no more values than this …"""
+_LABEL_ROWS_MIN = 4
+"""… and on average at least so many rows of each."""
+_SENTENCE_WORDS = 6.0
+"""Words per value from which a text column outweighs the table around it."""
+
+
+class Role(enum.StrEnum):
+    """What a column holds."""
+
+    NUMBERS = "numbers"
+    TEXT = "text"
+    CATEGORY = "category"
+    """Few different short values."""
+    IDENTIFIER = "identifier"
+    """A name or number of the row itself."""
+    MANY = "many values"
+    """Short values, too many different ones for a category."""
+    CONSTANT = "one value only"
+    EMPTY = "no values"
+
+
+@dataclasses.dataclass(slots=True)
+class Column:
+    """One column and what was measured of it."""
+
+    name: str
+    index: int
+    role: Role
+    present: int
+    distinct: int
+    words: float = 0.0
+    """Mean words of the present values."""
+    numbers: numerals.Numbers | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True when it holds whole numbers only."""
+        if self.numbers is None:
+            return False
+        values = self.numbers.values[np.isfinite(self.numbers.values)]
+        return bool((values == np.rint(values)).all())
+
+
+@dataclasses.dataclass(slots=True)
+class Choice:
+    """What the table is used for."""
+
+    label: Column
+    texts: list[Column]
+    numbers: list[Column]
+    categories: list[Column]
+    warnings: list[str]
+
+    @property
+    def modality(self) -> str:
+        """'text' or 'tabular'."""
+        return "text" if self.texts else "tabular"
+
+
+def choose(table: Table, *, text_wanted: str = "", label_wanted: str = "", task: str = "") -> Choice:
+    """Label and input columns of `table`; DataRefused with a sentence when there is no such column or no label."""
+    if task and task not in TASKS:
+        raise DataRefused(
+            f"--task {task!r} is not supported: {' and '.join(TASKS)} is (texts or columns, with a label)"
+        )
+    columns = [describe(table, index) for index in range(len(table.names))]
+    warnings: list[str] = []
+    label = _label(table, columns, label_wanted, warnings)
+    others = [column for column in columns if column is not label]
+    if text_wanted:
+        texts = _wanted_texts(table, columns, text_wanted)
+        if label in texts:
+            raise DataRefused(f"--text and --label both name {label.name!r}: the input and the label are two columns")
+    elif table.texts:
+        texts = [column for column in others if column.name in table.texts]
+    else:
+        texts = _texts(others)
+    if texts:
+        choice = Choice(label, texts, [], [], warnings)
+    else:
+        _set_leaks_aside(table, label, others, warnings)
+        numbers = [column for column in others if column.role is Role.NUMBERS]
+        choice = Choice(label, [], numbers, [column for column in others if column.role is Role.CATEGORY], warnings)
+    _check(table, choice, others)
+    return choice
+
+
+# -- measuring a column -----------------------------------------------------------------------------------------------
+
+
+def describe(table: Table, index: int) -> Column:
+    """Measure one column and decide what it holds."""
+    name, column = table.names[index], table.columns[index]
+    typed = not pa.types.is_large_string(column.type)
+    values = column if typed else pc.utf8_trim_whitespace(column)
+    present = (
+        len(column) - column.null_count
+        if typed
+        else int(pc.sum(pc.fill_null(pc.not_equal(values, ""), False)).as_py() or 0)
+    )
+    found = Column(name, index, Role.EMPTY, present, 0)
+    if present == 0:
+        return found
+    distinct = pc.unique(values).drop_null()
+    found.distinct = len(distinct) - (0 if typed else int(pc.sum(pc.equal(distinct, "")).as_py() or 0))
+    found.numbers = numerals.parse(column)
+    if not typed:
+        some = values.slice(0, bounds.STATISTICS_ROWS).drop_null()
+        found.words = float(pc.sum(pc.count_substring_regex(some, r"\S+")).as_py() or 0) / max(1, len(some))
+    found.role = _role(found, values, table.rows)
+    return found
+
+
+def _role(column: Column, values: pa.ChunkedArray, rows: int) -> Role:
+    if column.distinct <= 1:
+        return Role.CONSTANT
+    if column.numbers is not None:
+        return Role.IDENTIFIER if _counts_rows(column, rows) else Role.NUMBERS
+    share = column.distinct / column.present
+    some = [value for value in values.slice(0, 1_000).to_pylist() if value]
+    chars = sum(map(len, some)) / max(1, len(some))
+    named = column.name.casefold() in TEXT_NAMES
+    if share >= 0.1 or column.distinct > 200:
+        if column.words >= 2.5 or (named and (column.words >= 1.3 or column.distinct > 200)):
+            return Role.TEXT
+        if chars >= 4 and column.words < 2.5 and sum(map(text.unspaced, some)) > 0.5 * len(some):
+            return Role.TEXT
+        if chars >= 24 and column.words >= 1.5:
+            return Role.TEXT
+    if share == 1.0 and column.words < 1.2 and column.distinct > 2:
+        return Role.IDENTIFIER
+    return Role.CATEGORY if column.distinct <= 1_000 and share <= 0.5 else Role.MANY
+
+
+def _counts_rows(column: Column, rows: int) -> bool:
+    """A number of the row: whole, never repeated, and called so or counting up by one."""
+    if not column.whole or column.distinct < column.present or column.present < 3:
+        return False
+    assert column.numbers is not None
+    values = column.numbers.values[np.isfinite(column.numbers.values)]
+    name = column.name.casefold()
+    named = name in IDENTIFIER_NAMES or name.endswith(("_id", " id", "-id"))
+    return named or (len(values) == rows and bool((np.diff(values) == 1).all()))
+
+
+# -- the label --------------------------------------------------------------------------------------------------------
+
+
+def _label(table: Table, columns: list[Column], wanted: str, warnings: list[str]) -> Column:
+    if wanted:
+        return find(table, columns, wanted, "--label")
+    if table.label is not None:
+        return columns[table.names.index(table.label)]
+    named = [column for name in LABEL_NAMES for column in columns if column.name.casefold().strip() == name]
+    usable = [column for column in named if column.role is not Role.EMPTY]
+    if usable:
+        return usable[0]
+    chosen = _label_by_position(table, columns)
+    warnings.append(
+        f"took column {chosen.name!r} as the label, because it has {chosen.distinct} different values; name another "
+        "with --label"
+    )
+    return chosen
+
+
+def _label_by_position(table: Table, columns: list[Column]) -> Column:
+    fitting = [column for column in columns if _label_like(column)]
+    words = [column for column in fitting if column.role is Role.CATEGORY]
+    for group in (words, fitting):
+        for column in (columns[-1], columns[0]):
+            if column in group:
+                return column
+        if len(group) == 1:
+            return group[0]
+    names = ", ".join(repr(column.name[:60]) for column in (fitting or columns)[:8])
+    if not fitting and all(column.role in (Role.EMPTY, Role.CONSTANT) for column in columns):
+        raise DataRefused(
+            f"no column of the table has two different values (its columns: {names}): there is nothing to learn"
+        )
+    raise DataRefused(f"can not tell which column is the label ({names} come into question): name it with --label")
+
+
+def _label_like(column: Column) -> bool:
+    if column.role not in (Role.CATEGORY, Role.NUMBERS) or column.distinct > _LABEL_VALUES_MAX:
+        return False
+    return column.present >= _LABEL_ROWS_MIN * column.distinct and (column.role is Role.CATEGORY or column.whole)
+
+
+def check_label(column: Column, rows: int) -> None:
+    """DataRefused when the column's values are no classes: one value, a quantity, or a value for nearly every row."""
+    name = repr(column.name)
+    if column.present == 0:
+        raise DataRefused(f"the label column {name} is empty: name another with --label")
+    if column.distinct == 1:
+        raise DataRefused(f"the label column {name} has the same value in every row: at least two labels are needed")
+    if column.numbers is not None and (
+        column.distinct > bounds.NUMERIC_LABELS_MAX
+        or (column.distinct > 20 and (not column.whole or column.present < 3 * column.distinct))
+    ):
+        raise DataRefused(
+            f"the label column {name} holds {column.distinct:,} different numbers, which looks like a quantity to "
+            "predict "
+            "(regression), and only classification is supported: name a column of classes with --label, or write "
+            "ranges instead"
+        )
+    if column.distinct > 0.5 * column.present:
+        raise DataRefused(
+            f"the label column {name} has {column.distinct:,} different values in {column.present:,} rows, nearly "
+            "one for each "
+            "row: labels must repeat; name the column of classes with --label"
+        )
+    if column.distinct > bounds.LABELS_MAX:
+        raise DataRefused(
+            f"the label column {name} has {column.distinct:,} different values, and up to {bounds.LABELS_MAX:,} are "
+            "supported: "
+            "group them, or name another column with --label"
+        )
+
+
+# -- the input --------------------------------------------------------------------------------------------------------
+
+
+def find(table: Table, columns: list[Column], wanted: str, flag: str) -> Column:
+    """The column of a name that a user gave; DataRefused with the nearest names."""
+    name = wanted.strip()
+    for same in (lambda other: other == name, lambda other: other.strip().casefold() == name.casefold()):
+        for column in columns:
+            if same(column.name):
+                return column
+    if name in table.set_aside:
+        raise DataRefused(f"{flag} {name!r}: this column can not be used, {table.set_aside[name]}")
+    if not table.headed and name.isdigit() and 1 <= int(name) <= len(columns):
+        return columns[int(name) - 1]
+    raise DataRefused(f"{flag} {name[:80]!r}: there is no such column; {nearest(name, table.names)}")
+
+
+def _wanted_texts(table: Table, columns: list[Column], wanted: str) -> list[Column]:
+    if wanted in table.names or "," not in wanted:
+        return [find(table, columns, wanted, "--text")]
+    found = [find(table, columns, part, "--text") for part in wanted.split(",") if part.strip()]
+    return [column for position, column in enumerate(found) if column not in found[:position]]
+
+
+def _texts(others: list[Column]) -> list[Column]:
+    """The columns of texts, or none when the table is better taken as columns."""
+    texts = [column for column in others if column.role is Role.TEXT]
+    features = [column for column in others if column.role in (Role.NUMBERS, Role.CATEGORY)]
+    if texts and (len(features) < 2 or max(column.words for column in texts) >= _SENTENCE_WORDS or _named(texts)):
+        return texts
+    if not texts and not features:
+        return [column for column in others if column.role in (Role.MANY, Role.IDENTIFIER) and column.numbers is None]
+    return []
+
+
+def _named(texts: list[Column]) -> bool:
+    return any(column.name.casefold() in TEXT_NAMES for column in texts)
+
+
+def _set_leaks_aside(table: Table, label: Column, others: list[Column], warnings: list[str]) -> None:
+    """A column that says the same as the label, value for value, would make the task empty."""
+    for column in others:
+        if column.role not in (Role.NUMBERS, Role.CATEGORY) or column.distinct != label.distinct:
+            continue
+        akin = any(word in column.name.casefold() for word in ("label", "class", "target", label.name.casefold()))
+        if label.distinct < 3 and not akin:
+            continue
+        pairs = (
+            pa.table({"a": table.columns[label.index], "b": table.columns[column.index]})
+            .group_by(["a", "b"])
+            .aggregate([])
+        )
+        if pairs.num_rows <= label.distinct:
+            column.role = Role.IDENTIFIER
+            warnings.append(f"column {column.name!r} says the same as the label, value for value, and was left out")
+
+
+def _check(table: Table, choice: Choice, others: list[Column]) -> None:
+    """DataRefused when there is no input; warnings about what was left out."""
+    used = [*choice.texts, *choice.numbers, *choice.categories]
+    if not used:
+        names = ", ".join(f"{column.name[:40]!r} ({column.role.value})" for column in others[:6]) or "none"
+        raise DataRefused(
+            f"beside the label {choice.label.name!r} no column can be used as input (found: {names}): expected texts, "
+            "numbers or categories; name a text column with --text"
+        )
+    empty = [column for column in choice.texts if column.role is Role.EMPTY]
+    if len(empty) == len(choice.texts) > 0:
+        raise DataRefused(f"the text column {empty[0].name!r} is empty: name another with --text")
+    choice.warnings += _left_out(table, choice, [column for column in others if column not in used])
+    for column in choice.numbers:
+        if column.numbers is not None and column.numbers.unreadable:
+            row = table.row_number(column.numbers.first_unreadable)
+            choice.warnings.append(
+                f"{column.numbers.unreadable} values of {column.name!r} are no numbers and count as missing, the "
+                f"first in row {row}"
+            )
+
+
+def _left_out(table: Table, choice: Choice, left: list[Column]) -> list[str]:
+    """One sentence for each reason why columns are no input."""
+    reasons: dict[str, list[str]] = {}
+    for column in left:
+        reason = column.role.value
+        if column.role in (Role.NUMBERS, Role.CATEGORY):
+            reason = "the input are the texts"
+        elif column.role is Role.TEXT:
+            reason = "name it with --text to use it"
+        reasons.setdefault(reason, []).append(column.name)
+    for name, reason in table.set_aside.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"left out ({reason}): {_some(names)}" for reason, names in reasons.items()]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(repr(name[:40]) for name in names[:6]) + more

@@ -1,0 +1,187 @@
+"""What is this path? A cheap look at the beginning of a file, with the standard library only.
+
+Used twice: at the door, so that `run` refuses a wrong path at once with one sentence, and by the readers to choose the
+format. It reads at most a few kilobytes (and the names in a folder); it does not promise that the whole file is good.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesh.errors import DataRefused
+
+HEAD_BYTES = 64 * 1024
+"""Bytes looked at: enough to tell text from rubbish."""
+
+ENTRIES_MAX = 100_000
+"""Names in a folder that are looked at."""
+
+BUILTINS = ("digits", "python-docs")
+
+
+class Format(enum.StrEnum):
+    """What a reader can make a table of."""
+
+    DELIMITED = "delimited"
+    """CSV, TSV and their like: rows of fields with one separator."""
+    JSON_LINES = "json lines"
+    """One JSON object per line, or one array of objects."""
+    PARQUET = "parquet"
+    """Apache Parquet."""
+    FOLDER = "folder"
+    """A folder of text files, one sub-folder per label."""
+
+
+SUFFIXES = {
+    ".csv": Format.DELIMITED,
+    ".tsv": Format.DELIMITED,
+    ".tab": Format.DELIMITED,
+    ".psv": Format.DELIMITED,
+    ".txt": Format.DELIMITED,
+    ".jsonl": Format.JSON_LINES,
+    ".ndjson": Format.JSON_LINES,
+    ".json": Format.JSON_LINES,
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+}
+
+FORMATS = "CSV, TSV, JSON lines, Parquet, or a folder of text files with one sub-folder per label"
+
+_SIGNATURES = (
+    (b"PK\x03\x04", "a ZIP archive or an Excel workbook: save the sheet as CSV, or unpack the archive"),
+    (b"\x1f\x8b", "gzip-compressed: unpack it first (gunzip)"),
+    (b"BZh", "bzip2-compressed: unpack it first (bunzip2)"),
+    (b"\xfd7zXZ", "xz-compressed: unpack it first (unxz)"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed: unpack it first (unzstd)"),
+    (b"%PDF", "a PDF document: export its table as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook: save the sheet as CSV"),
+    (b"SQLite format 3", "an SQLite database: export the table as CSV"),
+    (b"\x89PNG", "an image; only tables and texts can be read"),
+    (b"\xff\xd8\xff", "an image; only tables and texts can be read"),
+    (b"GIF8", "an image; only tables and texts can be read"),
+    (b"\x7fELF", "a program; only tables and texts can be read"),
+    (b"ARROW1", "an Arrow file: write it as Parquet"),
+    (b"\x80\x04\x95", "a Python pickle, which is never loaded: write it as CSV or Parquet"),
+    (b"\x80\x05\x95", "a Python pickle, which is never loaded: write it as CSV or Parquet"),
+)
+
+_BOMS = (
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+
+_CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\r\x0b\x0c\x1b\x1c\x1d\x1e\x1f\x1a")
+
+
+def quick_look(path: Path) -> None:
+    """Raise DataRefused with one sentence when `path` can not be a dataset; return when it may be one."""
+    format_of(path)
+
+
+def format_of(path: Path, name: str = "") -> Format:
+    """The format of the file or folder at `path`; `name` gives the suffix where the path has lost it. DataRefused if
+    none."""
+    shown = name or str(path)
+    try:
+        if path.is_dir():
+            return _look_into(path, shown)
+        if not path.exists():
+            raise DataRefused(f"--data expects a file or folder, and there is nothing at {shown!r}: check the path")
+        if not path.is_file():
+            raise DataRefused(
+                f"--data expects a file or folder, and {shown!r} is neither: save the data to a file first"
+            )
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError as error:
+        raise DataRefused(f"{shown!r} can not be read ({error.strerror or error}): check its permissions") from None
+    return _format_of_head(head, shown, Path(name or path.name).suffix.lower())
+
+
+def _format_of_head(head: bytes, shown: str, suffix: str) -> Format:
+    if not head.strip(b"\x00\r\n\t \xef\xbb\xbf\xff\xfe"):
+        raise DataRefused(f"{shown!r} is empty: expected a table with a header row and examples below it")
+    if head.startswith(b"PAR1"):
+        return Format.PARQUET
+    if SUFFIXES.get(suffix) is Format.PARQUET:
+        raise DataRefused(f"{shown!r} is named like Parquet but does not begin like it: check how the file was written")
+    for signature, what in _SIGNATURES:
+        if head.startswith(signature):
+            raise DataRefused(f"{shown!r} is {what}")
+    if binary(head):
+        raise DataRefused(f"{shown!r} is not text: expected {FORMATS}")
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    start = head.decode(encoding_of_head(head) or "utf-8", "replace").lstrip("\ufeff \t\r\n")
+    return Format.JSON_LINES if start.startswith(("{", "[{")) else Format.DELIMITED
+
+
+def encoding_of_head(head: bytes) -> str | None:
+    """The encoding that a byte order mark or the pattern of zero bytes gives away; None when nothing does."""
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return encoding
+    even, odd = head[0::2], head[1::2]
+    if len(head) >= 4 and odd.count(0) > 0.4 * len(odd) and even.count(0) < 0.05 * len(even):
+        return "utf-16-le"
+    if len(head) >= 4 and even.count(0) > 0.4 * len(even) and odd.count(0) < 0.05 * len(odd):
+        return "utf-16-be"
+    return None
+
+
+def binary(head: bytes) -> bool:
+    """True when the bytes are no text in any encoding that is read here: more than one control character in a
+    hundred."""
+    encoding = encoding_of_head(head)
+    if encoding is not None and encoding != "utf-8-sig":
+        text = head[: len(head) // 4 * 4].decode(encoding, "replace")
+        bad = text.count("\ufffd") + sum(text.count(chr(code)) for code in _CONTROL)
+        return bad > max(1, 0.02 * len(text))
+    return sum(head.count(code) for code in _CONTROL) > 0.01 * len(head)
+
+
+def _look_into(folder: Path, shown: str) -> Format:
+    """A folder of texts by label, or a folder that holds just one data file."""
+    names = list(_names(folder))
+    if not names:
+        raise DataRefused(f"the folder {shown!r} is empty: expected one sub-folder per label with text files in it")
+    folders = [name for name in names if (folder / name).is_dir()]
+    if not folders:
+        if len(names) == 1:
+            return format_of(folder / names[0])
+        raise DataRefused(
+            f"the folder {shown!r} holds {len(names)} files and no sub-folders: expected one sub-folder per label with "
+            "text files in it, or the path of a single CSV, TSV, JSON lines or Parquet file"
+        )
+    if len(folders) == 1:
+        raise DataRefused(
+            f"the folder {shown!r} has one sub-folder only ({folders[0]!r}): its sub-folders are the labels, and at "
+            "least "
+            "two are needed; give the folder one level deeper, or add the other labels"
+        )
+    if not any(True for sub in folders for _ in _names(folder / sub)):
+        raise DataRefused(f"the sub-folders of {shown!r} are empty: expected text files in them")
+    return Format.FOLDER
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Visible names in a folder, sorted, at most ENTRIES_MAX."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry, _ in zip(entries, range(ENTRIES_MAX), strict=False)]
+    return iter(sorted(name for name in names if not name.startswith(".") and name != "__MACOSX"))
+
+
+def single_file(path: Path) -> Path:
+    """The data file itself: `path`, or the only visible file of the folder `path`."""
+    if not path.is_dir():
+        return path
+    names = list(_names(path))
+    if len(names) != 1:
+        raise DataRefused(f"expected one data file in {str(path)!r}, found {len(names)}")
+    return path / names[0]

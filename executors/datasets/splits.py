@@ -1,0 +1,185 @@
+"""The four splits: who goes where, and their files.
+
+An example goes by the SHA-256 of salt and normalised input, read as a number in [0, 1):
+
+    0              0.70        0.85       0.95   1
+    |    train      | validation | holdout  | audit |
+
+so that one input is always on one side, whatever its label, its place in the file or the rest of the data. Two repairs,
+for small or lopsided sets only: a label that train lacks gets its nearest input moved into train, and an empty split
+gets the train inputs nearest to it (never the last one of a label). Both depend on the data alone. What can not be
+repaired is refused. The files of a split have the same bytes for the same input every time.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from safetensors.numpy import save_file
+
+from executors.datasets import bounds
+from executors.datasets.examples import Array, Category, Examples
+from mesh.errors import DataRefused
+
+SPLITS = ("train", "validation", "holdout", "audit")
+EDGES = (0.70, 0.85, 0.95)
+TRAIN, VALIDATION, HOLDOUT, AUDIT = range(4)
+
+HOLDOUT_FEW = 50
+"""Holdout examples below which a warning says that differences will be hard to prove."""
+
+
+def assign(examples: Examples) -> Array:
+    """The split (0 to 3) of every example; DataRefused when the set is too small."""
+    inputs, first, group = np.unique(examples.ids, return_index=True, return_inverse=True)
+    if len(inputs) < bounds.INPUTS_MIN:
+        raise DataRefused(
+            f"the data has {len(inputs)} different examples, and at least {bounds.INPUTS_MIN} are needed for train, "
+            "validation, "
+            "holdout and audit: add some"
+        )
+    points = examples.points[first]
+    split = np.searchsorted(np.array(EDGES), points, side="right")
+    pairs = np.unique(np.stack([group, examples.y]), axis=1)
+    _fill_train(split, points, pairs, len(examples.labels))
+    _fill_empty(split, points, pairs, len(examples.labels))
+    return np.asarray(split[group])
+
+
+def _fill_train(split: Array, points: Array, pairs: Array, labels: int) -> None:
+    """Every label has an input in train: where it lacks one, the one nearest to train moves there."""
+    group, label = pairs
+    present = np.bincount(label[split[group] == TRAIN], minlength=labels)
+    if present.all():
+        return
+    order = np.lexsort((points[group], label))
+    ordered_label, ordered_group = label[order], group[order]
+    nearest = ordered_group[np.searchsorted(ordered_label, np.flatnonzero(present == 0))]
+    split[nearest] = TRAIN
+
+
+def _fill_empty(split: Array, points: Array, pairs: Array, labels: int) -> None:
+    """Every split has an input: an empty one gets train's nearest whose labels all keep another one in train."""
+    group, label = pairs
+    for empty in (VALIDATION, HOLDOUT, AUDIT):
+        if (split == empty).any():
+            continue
+        in_train = split[group] == TRAIN
+        counts = np.bincount(label[in_train], minlength=labels)
+        needed = np.zeros(len(split), dtype=bool)
+        needed[group[in_train & (counts[label] <= 1)]] = True
+        free = np.flatnonzero((split == TRAIN) & ~needed)
+        if len(free) == 0:
+            raise DataRefused(
+                f"the data has too few examples per label to fill the {SPLITS[empty]} split: at least two different "
+                "examples of "
+                "most labels are needed; add some, or group rare labels"
+            )
+        split[free[int(np.argmax(points[free]))]] = empty
+
+
+class Encoding:
+    """How the columns of a table become numbers; the values of a category are those of train."""
+
+    def __init__(self, examples: Examples, train: Array) -> None:
+        self.numbers = examples.number_names
+        self.values = [_frequent(category, train) for category in examples.categories]
+        self.categories = [category.name for category in examples.categories]
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the input features, in order."""
+        names = list(self.numbers)
+        for name, values in zip(self.categories, self.values, strict=True):
+            names += [f"{name}={value}" for value in values]
+        return names
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The encoding as the schema tells it."""
+        numbers = [{"column": name, "kind": "number"} for name in self.numbers]
+        return numbers + [
+            {"column": name, "kind": "category", "values": values}
+            for name, values in zip(self.categories, self.values, strict=True)
+        ]
+
+    def encode(self, examples: Examples, rows: Array) -> Array:
+        """float32 [rows, features]: numbers as they are, one column per category's value, NaN where missing."""
+        assert examples.numbers is not None
+        x = np.zeros((len(rows), len(self.features)), dtype=np.float32)
+        x[:, : len(self.numbers)] = examples.numbers[rows]
+        start = len(self.numbers)
+        for category, values in zip(examples.categories, self.values, strict=True):
+            position = {value: index for index, value in enumerate(values)}
+            places = np.array([position.get(value, -2) for value in category.values] + [-1], dtype=np.int64)
+            place = places[category.codes[rows]]
+            known = np.flatnonzero(place >= 0)
+            x[known, start + place[known]] = 1.0
+            x[place == -1, start : start + len(values)] = np.nan
+            start += len(values)
+        return x
+
+
+def _frequent(category: Category, train: Array) -> list[str]:
+    """The most frequent values of a category in train, in the order of their code points."""
+    codes = category.codes[train]
+    counts = np.bincount(codes[codes >= 0], minlength=len(category.values))
+    order = np.lexsort((np.arange(len(counts)), -counts))[: bounds.CATEGORIES_MAX]
+    return [category.values[index] for index in sorted(int(index) for index in order if counts[index] > 0)]
+
+
+def write(
+    folder: Path,
+    examples: Examples,
+    rows: Array,
+    *,
+    split: str,
+    salt: str,
+    encoding: Encoding | None,
+    text_columns: list[str],
+) -> None:
+    """Write one split into `folder` (made here): examples.safetensors and schema.json."""
+    folder.mkdir(parents=True)
+    tensors: dict[str, Array] = {
+        "y": np.ascontiguousarray(examples.y[rows], dtype=np.int64),
+        "id": np.ascontiguousarray(examples.ids[rows]).view(np.int64),
+        "cluster": np.ascontiguousarray(examples.clusters[rows], dtype=np.int32),
+    }
+    schema: dict[str, Any] = {
+        "task": "classify",
+        "modality": examples.modality,
+        "labels": examples.labels,
+        "salt": salt,
+        "split": split,
+    }
+    if encoding is None:
+        assert examples.texts is not None
+        tensors["text"], tensors["text_offsets"] = _bytes_of(examples.texts.take(pa.array(rows)))
+        schema["text_columns"] = text_columns
+    else:
+        tensors["x"] = encoding.encode(examples, rows)
+        schema["features"], schema["encoding"] = encoding.features, encoding.describe()
+    save_file(tensors, folder / "examples.safetensors")
+    (folder / "schema.json").write_text(
+        json.dumps(schema, ensure_ascii=False, sort_keys=True, indent=1) + "\n", encoding="utf-8", newline="\n"
+    )
+
+
+def _bytes_of(texts: pa.ChunkedArray) -> tuple[Array, Array]:
+    """(UTF-8 bytes of all texts, one after another; offsets of each and of the end)."""
+    parts: list[Array] = []
+    ends: list[Array] = [np.zeros(1, dtype=np.int64)]
+    total = 0
+    for chunk in texts.chunks:
+        if len(chunk) == 0:
+            continue
+        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        data = chunk.buffers()[2]
+        if data is not None:
+            parts.append(np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]])
+        ends.append(offsets[1:] - offsets[0] + total)
+        total = int(ends[-1][-1])
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8), np.concatenate(ends)

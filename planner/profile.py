@@ -1,0 +1,87 @@
+"""What a profile told about a dataset, checked once: the planner's view of the facts of a finished `profile` task.
+
+The facts cross the wire as plain values from a worker, so nothing in them is trusted before it passed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mesh.errors import Malformed
+from mesh.messages.base import Part
+from mesh.messages.tasks import Needs
+
+SPLITS = ("train", "validation", "holdout", "audit")
+
+
+class Profile(Part, frozen=True, kw_only=True):
+    """A profiled dataset.
+
+    Invariants: every split holds examples and together they hold all; two labels or more; a digest of 64 hex digits;
+    names of all labels, or of the first hundred.
+    """
+
+    task: str
+    """Executor kind that can learn it: 'classify'."""
+    modality: str
+    """'text' or 'tabular'."""
+    rows: int
+    """Rows of the table, usable or not."""
+    examples: int
+    labels: int
+    label_names: tuple[str, ...]
+    """The first 100, in the order of the classes."""
+    label_digest: str
+    """SHA-256 (hex) of the sorted label names with line feeds between them: the label set's identity."""
+    label_column: str
+    text_columns: tuple[str, ...] = ()
+    features: int = 0
+    """Input numbers per example; 0 for texts."""
+    splits: dict[str, int]
+    """Examples by split."""
+    duplicates: int = 0
+    """Examples whose input occurred before."""
+    conflicting: int = 0
+    """Inputs that occur with more than one label."""
+    dropped: dict[str, int] = msgspec.field(default_factory=dict)
+    """Rows left out, by reason."""
+    imbalance: float = 1.0
+    """Examples of the most frequent label per example of the rarest."""
+    warnings: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    """At most twelve, the most telling first."""
+    bytes: int = 0
+    """Size of the data as it was given."""
+    needs: dict[str, Needs] = msgspec.field(default_factory=dict)
+    """By executor kind."""
+
+    def __post_init__(self) -> None:
+        if self.modality not in ("text", "tabular"):
+            raise ValueError(f"a profile's modality is 'text' or 'tabular', got {self.modality[:40]!r}")
+        if tuple(sorted(self.splits)) != tuple(sorted(SPLITS)) or min(self.splits.values()) < 1:
+            raise ValueError(
+                f"a profile has examples in each of {', '.join(SPLITS)}, got {dict(list(self.splits.items())[:8])}"
+            )
+        if sum(self.splits.values()) != self.examples or self.examples > self.rows:
+            raise ValueError("a profile's splits hold all of its examples, and these are no more than its rows")
+        if self.labels < 2 or len(self.label_names) != min(self.labels, 100):
+            raise ValueError(f"a profile has two labels or more and names the first hundred, got {self.labels}")
+        if len(self.label_digest) != 64 or set(self.label_digest) - set("0123456789abcdef"):
+            raise ValueError("a profile's label digest is 64 hex digits")
+        if (self.modality == "tabular") != (self.features > 0):
+            raise ValueError("a profile counts features when it is tabular, and only then")
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Profile:
+        """The profile in a task's facts; Malformed with the reason when they are none."""
+        try:
+            return msgspec.convert(dict(facts), cls)
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            raise Malformed(f"these facts are no profile: {str(error)[:300]}") from None
+
+    def needs_of(self, kind: str) -> Needs:
+        """What a task of this kind takes on this data; the default where the profile did not say."""
+        return self.needs.get(kind, Needs())
