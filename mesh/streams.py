@@ -80,6 +80,11 @@ def is_bucket(spec: StreamSpec) -> bool:
     return spec.name.startswith("KV_")
 
 
+def names(subjects: Subjects) -> tuple[str, ...]:
+    """Names of every stream of the mesh, as the broker knows them."""
+    return tuple(spec.name for spec in table(subjects, artifact_bytes_max=-1))
+
+
 async def ensure_all(log: Log, specs: Iterable[StreamSpec]) -> list[str]:
     """Make every stream as declared; what was found to differ, in words. Doing it twice changes nothing."""
     found: list[str] = []

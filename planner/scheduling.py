@@ -56,6 +56,7 @@ from mesh.messages.ledger import (
 from mesh.messages.tasks import OnDisconnect, TaskState
 from planner.ledger import Ledger, Task
 from planner.matching import Matcher
+from planner.projection import Decided, project
 from planner.receipts import Receipts, answer_to
 from planner.workers import Worker, WorkerState
 
@@ -93,7 +94,7 @@ class Scheduler:
         self.ignored: list[str] = []
         """Sentences about inputs that changed nothing and deserve a log line; the agent empties it."""
         self.receipts = Receipts(ledger)
-        self._events: list[AnyEvent] = []
+        self._decided: list[Decided] = []
         self._incarnation_of: dict[str, str] = {}
         self._past: OrderedDict[str, None] = OrderedDict()
         self._began = now
@@ -360,10 +361,10 @@ class Scheduler:
 
     # -- out ----------------------------------------------------------------------------------------------------------
 
-    def take(self) -> tuple[AnyEvent, ...]:
-        """The events decided since the last call, in order: they must be committed before any answer is given."""
-        events, self._events = tuple(self._events), []
-        return events
+    def take(self) -> list[Decided]:
+        """What was decided since the last call, in order: it must be committed before any answer is given."""
+        decided, self._decided = self._decided, []
+        return decided
 
     def answers(self, ledger_seq: int) -> list[tuple[str, Answer]]:
         """Answers that are due, each with the subject on which it is heard; true at `ledger_seq`."""
@@ -382,8 +383,8 @@ class Scheduler:
         before = self.ledger.tasks.get(name)
         was_leased = before is not None and before.state is TaskState.LEASED
         waiting = sorted(self.ledger.dependents.get(name, ())) if isinstance(event, TaskSucceeded) else []
-        self._events.append(event)
         task = self.ledger.apply(event)
+        self._decided.append(Decided(event, project(event, task)))
         if isinstance(event, TopicPlanned):
             waiting = [spec.id for spec in event.tasks]
         if task is not None:

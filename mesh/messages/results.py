@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
 from mesh.messages.base import Epoch, Facts, Record
 from mesh.messages.judgement import Recommendation
-from mesh.messages.ledger import AnyEvent
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 
 
@@ -104,12 +105,10 @@ class Progress(Record, frozen=True, kw_only=True):
     """'fetching', 'training', 'evaluating', 'uploading' …"""
 
 
-__all__ = [
-    "AnyEvent",
-    "Planned",
-    "Progress",
-    "RecommendationMade",
-    "TaskEnded",
-    "TaskMoved",
-    "TopicTurnedDown",
-]
+Projected = Planned | TopicTurnedDown | TaskMoved | TaskEnded | RecommendationMade
+"""What the leader projects from the ledger; the gate's verdicts stand beside it on the same stream."""
+
+
+def stamped(record: Projected, ledger_seq: int, at_ms: int) -> Projected:
+    """The record with the sequence of its ledger entry (and the leader's wall clock, for people)."""
+    return msgspec.structs.replace(record, ledger_seq=ledger_seq, at_ms=at_ms)

@@ -1,0 +1,79 @@
+"""What waits for the scheduler's next turn: commands, beats, reports and questions, in one bounded queue.
+
+Commands are never dropped: their reader waits while the queue is full (the stream keeps them). Beats and questions are
+repeated by their senders, so the queue refuses new ones when it is full, and counts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections import deque
+
+from mesh import limits
+from mesh.messages.base import Record
+from mesh.messages.leases import Beat, Gone
+from mesh.messages.services import OwedQuestion
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HeardCommand:
+    """One command of the stream; `record` is None when its bytes were no valid command."""
+
+    seq: int
+    writer: str
+    record: Record | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """A question about receipts: answered after the turn's commit, so that the answer is true."""
+
+    owed: OwedQuestion
+    reply: str
+
+
+Input = HeardCommand | Beat | Gone | Question
+
+
+class Inputs:
+    """The queue between what arrives and the turn that takes it all."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Input] = deque()
+        self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
+        self.dropped = 0
+
+    def offer(self, item: Input) -> None:
+        """Add what its sender repeats anyway; dropped and counted when the queue is full."""
+        if len(self._waiting) >= limits.INPUTS_PENDING_MAX:
+            self.dropped += 1
+            return
+        self._waiting.append(item)
+        self._arrived.set()
+
+    async def put(self, item: Input) -> None:
+        """Add a command; waits while the queue is full."""
+        while len(self._waiting) >= limits.INPUTS_PENDING_MAX:
+            self._taken.clear()
+            await self._taken.wait()
+        self._waiting.append(item)
+        self._arrived.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Until something arrives, at most `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+
+    def drain(self) -> list[Input]:
+        """Everything that waits, in the order of arrival."""
+        items = list(self._waiting)
+        self._waiting.clear()
+        self._arrived.clear()
+        self._taken.set()
+        return items
+
+    def __len__(self) -> int:
+        return len(self._waiting)
