@@ -116,7 +116,7 @@ def compare(
     if metric == ACCURACY:
         wins, losses = differences.signs
         exact = ", McNemar's exact test" if differences.single else ""
-        method += f"{exact} ({wins} items only {a[0]} right, {losses} only {b[0]})"
+        method += f"{exact} ({wins} items only {a[0]} right, {losses} only {b[0]}); {_bet_told(differences, alpha)}"
     return Comparison(
         a=a[0],
         b=b[0],
@@ -129,6 +129,13 @@ def compare(
         alpha=alpha,
         method=method,
     )
+
+
+def _bet_told(differences: Differences, alpha: float) -> str:
+    bet = betting(cluster_means(differences), alpha=alpha)
+    if bet.stopped_after is None:
+        return f"betting e-value {bet.peak:.3g}"
+    return f"betting e-value {bet.peak:.3g}, enough after {bet.stopped_after} of {len(differences.clusters)} clusters"
 
 
 def better(comparison: Comparison) -> bool:

@@ -1,0 +1,134 @@
+"""Candidates: from what a line brought and what was measured of it to a record that can be weighed, or the reason why
+not.
+
+    claims (validation, by the trainer)  ─┐
+                                          ├─ evidence
+    check  (validation, by another)      ─┘
+    holdout outcomes                     ─── accuracy, loss, what chance would reach
+
+A candidate that was not checked, or not enough of whose claims were reproduced, is listed with what is known of it
+and is never chosen: `fault` says why. Its numbers on the holdout come from the per-item outcomes, not from what a
+worker says about them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+from consensus import evidence
+from consensus.evidence import Items
+from consensus.rounds import Round, Run
+from mesh.messages.judgement import Candidate, Evidence
+from mesh.messages.tasks import Line
+
+KPIS_MAX = 48
+"""KPIs kept of one candidate: a recommendation is one message."""
+
+Read = Mapping[str, Items | str]
+"""Outcomes by digest, as far as they could be read; a sentence where they could not."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Judged:
+    """One run, judged by itself."""
+
+    name: str
+    candidate: Candidate | None
+    """None when the line brought no model."""
+    items: Items | None
+    """Its outcomes on the holdout, when they are usable."""
+    fault: str
+    """Why it can not be chosen; '' when it can."""
+
+    @property
+    def size_bytes(self) -> float:
+        """Size of the model; infinite when nobody said."""
+        return self.candidate.kpis.get("size_bytes", math.inf) if self.candidate is not None else math.inf
+
+
+def judge(run: Run, round_: Round, read: Read) -> Judged:
+    """A line's candidate with its evidence and its numbers, or why there is none."""
+    items, holdout_fault = holdout_items(run, round_, read)
+    if not run.model:
+        return Judged(run.name, None, None, run.missing)
+    found, check_fault = _evidence(run, round_, read)
+    fault = run.missing or holdout_fault or check_fault
+    fault = fault or evidence.sufficient(found, independent_required=round_.independent_required)
+    candidate = Candidate(
+        line=Line(run.name),
+        task=run.task,
+        incarnation=run.incarnation,
+        model=run.model,
+        kpis=_kpis(run, items, read),
+        evidence=found,
+        holdout=run.holdout,
+        stopped_by=run.stopped_by,
+        settings=run.settings,
+        changed=run.changed,
+    )
+    return Judged(run.name, candidate, items, fault)
+
+
+def holdout_items(run: Run, round_: Round, read: Read) -> tuple[Items | None, str]:
+    """The run's outcomes on the round's holdout, or why they can not be used."""
+    items, fault = _read(run.holdout, read)
+    if items is None:
+        return None, run.missing or fault
+    fault = evidence.fault_of(items, model=run.model, split=round_.holdout)
+    return (None, f"its outcomes on the holdout can not be used: {fault}") if fault else (items, "")
+
+
+def aligned(judged: Judged, reference: Items | None) -> Judged:
+    """The same, without its outcomes when they are not of the reference's items: they can not be compared then."""
+    if judged.items is None or reference is None:
+        return judged
+    fault = evidence.mismatch_of(reference, judged.items)
+    if not fault:
+        return judged
+    return dataclasses.replace(judged, items=None, fault=judged.fault or f"its outcomes can not be compared: {fault}")
+
+
+def _evidence(run: Run, round_: Round, read: Read) -> tuple[Evidence | None, str]:
+    claim, fault = _read(run.claims, read)
+    if claim is None:
+        return None, f"its claims can not be read: {fault}"
+    again, fault = _read(run.check, read)
+    if again is None:
+        return None, f"its claims could not be checked: {run.missing or fault}"
+    return evidence.check(
+        claim,
+        again,
+        model=run.model,
+        split=round_.validation,
+        independent=bool(run.checked_by) and run.checked_by != run.incarnation,
+        checked_by=run.checked_by,
+    )
+
+
+def _kpis(run: Run, items: Items | None, read: Read) -> dict[str, float]:
+    """What the workers measured, and over it what follows from the per-item outcomes."""
+    kpis: dict[str, float] = {}
+    claim, _ = _read(run.claims, read)
+    if claim is not None:
+        kpis |= {"validation_accuracy": claim.accuracy, "validation_loss": claim.mean_loss}
+    if items is not None:
+        kpis |= {
+            "accuracy": items.accuracy,
+            "loss": items.mean_loss,
+            "majority_accuracy": items.majority_accuracy,
+            "chance_loss": items.chance_loss,
+            "items": float(len(items)),
+        }
+    measured = {name: value for name, value in run.kpis.items() if name not in ("accuracy", "loss", "items")}
+    merged = {**measured, **kpis}
+    kept = sorted(merged, key=lambda name: (name not in kpis, name))[:KPIS_MAX]
+    return {name: float(merged[name]) for name in kept if math.isfinite(merged[name])}
+
+
+def _read(digest: str, read: Read) -> tuple[Items | None, str]:
+    if not digest:
+        return None, "there are none"
+    found = read.get(digest, f"the outcomes {digest[:12]} were not read")
+    return (None, found) if isinstance(found, str) else (found, "")

@@ -1,0 +1,266 @@
+"""Gate: the verdict on a recommendation, KPI by KPI.
+
+Policies are data: a table of what must hold, with its bound or margin and the reason for it. A candidate is promoted
+when every policy passes and every KPI that its topic names does; each check carries its number, its bound and a
+sentence. The gate looks only at the recommendation and at the champion of now, so a verdict can be computed again
+from its record.
+
+    evidence              claims reproduced by another worker: Wilson lower end independence          of the check,
+    where the topic requires it better than chance    accuracy above that of the most frequent label; equal accuracy
+    with less loss than chance will do accuracy, loss        not worse than the champion by more than a margin, on the
+    same items latency, size         bounds that only a runaway model reaches champion unchanged    the champion that
+    was compared is still the champion the topic's KPIs      as they were published
+
+`accepted` says that the recommendation is carried out. To keep a champion is accepted; to keep nothing is not, and the
+checks say what each candidate lacked. Not covered: price, and latency under load (it is measured item by item).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+from consensus import evidence
+from consensus.comparison import ACCURACY, LOSS
+from mesh.messages.base import derived_id
+from mesh.messages.judgement import Candidate, Champion, Check, Choice, Comparison, Recommendation, Verdict
+from mesh.messages.tasks import Line
+
+
+class Rule(enum.Enum):
+    """How a policy judges."""
+
+    EVIDENCE = "evidence"
+    """The Wilson lower end of the evidence rate reaches the bound, or what so few claims can prove at best."""
+    INDEPENDENCE = "independence"
+    """Another incarnation did the check, where the topic requires it."""
+    CHANCE = "better than chance"
+    """Accuracy above the majority label's; or within the margin of it, with less loss than chance."""
+    REGRESSION = "no regression"
+    """At most the margin worse than the champion on the same items."""
+    AT_MOST = "at most"
+    """The measured value is at most the bound; a value that nobody measured fails."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Policy:
+    """One condition of a promotion."""
+
+    name: str
+    rule: Rule
+    metric: str
+    bound: float
+    """Bound or margin, in the metric's unit."""
+    unit: str
+    why: str
+
+
+POLICIES = (
+    Policy("evidence", Rule.EVIDENCE, "evidence_lower", evidence.RATE_WANTED, "", "claims must be reproducible"),
+    Policy("independence", Rule.INDEPENDENCE, "independent", 1.0, "", "who claims does not also check"),
+    Policy("better than chance", Rule.CHANCE, ACCURACY, 0.01, "", "a model must know more than the label frequencies"),
+    Policy("accuracy", Rule.REGRESSION, ACCURACY, 0.005, "", "a new champion must not answer fewer items right"),
+    Policy("loss", Rule.REGRESSION, LOSS, 0.05, "nats", "a new champion must not be surer of wrong answers"),
+    Policy(
+        "latency p95", Rule.AT_MOST, "latency_p95_ms", 1_000.0, "ms", "an answer within a second for 19 of 20 items"
+    ),
+    Policy("size", Rule.AT_MOST, "size_bytes", 8e9, "bytes", "a model must fit on the machines of the mesh"),
+)
+"""Defaults for every specialization; a topic's own KPIs come on top. The loss margin is what two equally accurate
+models of different make differ by in calibration; a champion's lead in accuracy weighs more."""
+
+CHAMPION_UNCHANGED = "champion unchanged"
+
+
+def verdict(recommendation: Recommendation, champion: Champion | None, revision: int, *, decided_at_ms: int) -> Verdict:
+    """The gate's word on a recommendation. `champion`, `revision`: the specialization's newest record, None and 0
+    without."""
+    if recommendation.choice is Choice.KEEP:
+        checks, accepted = _keep_checks(recommendation), bool(recommendation.champion_before)
+    else:
+        candidate = chosen(recommendation)
+        checks = (*judge(recommendation, candidate), _unchanged(recommendation, champion, revision))
+        accepted = all(check.passed for check in checks)
+    promoted = accepted and recommendation.choice is not Choice.KEEP
+    version = champion.version_number if champion is not None else 0
+    stays = champion.model if champion is not None else ""
+    return Verdict(
+        id=verdict_id(recommendation),
+        topic=recommendation.topic,
+        specialization=recommendation.specialization,
+        accepted=accepted,
+        choice=recommendation.choice,
+        checks=checks,
+        why=_why(recommendation, checks, accepted),
+        recommendation=recommendation,
+        champion=chosen(recommendation).model if promoted else stays,
+        champion_version=version + 1 if promoted else version,
+        decided_at_ms=decided_at_ms,
+    )
+
+
+def verdict_id(recommendation: Recommendation) -> str:
+    """Derived from the recommendation's id: one verdict for each."""
+    return derived_id(recommendation.id.removesuffix("-recommendation"), "verdict")
+
+
+def chosen(recommendation: Recommendation) -> Candidate:
+    """The candidate that a recommendation other than KEEP takes."""
+    line = Line(recommendation.choice.value)
+    found = next((candidate for candidate in recommendation.candidates if candidate.line is line), None)
+    if found is None:
+        raise ValueError(f"the recommendation {recommendation.id} takes the {line.value} and lists no such candidate")
+    return found
+
+
+def judge(recommendation: Recommendation, candidate: Candidate) -> tuple[Check, ...]:
+    """Every policy and every KPI of the topic, for one candidate."""
+    checks = [_JUDGES[policy.rule](policy, recommendation, candidate) for policy in POLICIES]
+    own = [_own_check(candidate, *kpi) for kpi in recommendation.kpis]
+    return (*checks, *own)
+
+
+def _keep_checks(recommendation: Recommendation) -> tuple[Check, ...]:
+    """Keeping a champion needs none to pass; keeping nothing says what every candidate lacked."""
+    if recommendation.champion_before:
+        why = f"no candidate is better, so the champion stays: {recommendation.champion_before[:12]}"
+        return (Check(name="champion", passed=True, value=recommendation.effect, bound=None, why=why),)
+    lacking = [
+        Check(name=f"{line.line.value}: {c.name}", passed=c.passed, value=c.value, bound=c.bound, why=c.why)
+        for line in recommendation.candidates
+        for c in judge(recommendation, line)
+    ]
+    none = Check(name="candidate", passed=False, value=None, bound=None, why="no candidate can be promoted")
+    return (none, *lacking)
+
+
+def _unchanged(recommendation: Recommendation, champion: Champion | None, revision: int) -> Check:
+    same_model = (champion.model if champion is not None else "") == recommendation.champion_before
+    passed = same_model and revision == recommendation.champion_revision
+    why = (
+        "the champion that was compared is the champion of now"
+        if passed
+        else "the champion's record was written after the comparison: publish the topic again to challenge the new one"
+    )
+    bound = float(recommendation.champion_revision)
+    return Check(name=CHAMPION_UNCHANGED, passed=passed, value=float(revision), bound=bound, why=why)
+
+
+# -- the rules --------------------------------------------------------------------------------------------------------
+
+
+def _evidence(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    found = candidate.evidence
+    if found is None or found.claims < 1:
+        return _check(policy, False, None, policy.bound, "nobody has checked its claims")
+    bound = evidence.lower_wanted(found.claims, policy.bound)
+    proves = f"{found.reproduced} of {found.claims} claims were reproduced, which proves a rate of {found.lower:.3f}"
+    few = f" (so few claims can prove {bound:.3f} at best)" if bound < policy.bound else ""
+    return _check(policy, found.lower >= bound, found.lower, bound, f"{proves}; wanted {bound:.3f}{few}")
+
+
+def _independence(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    independent = candidate.evidence is not None and candidate.evidence.independent
+    required = recommendation.independent_required
+    who = (
+        "another incarnation did the check"
+        if independent
+        else "the incarnation that trained it did the check, or nobody"
+    )
+    need = "required" if required else "not required"
+    return _check(
+        policy, independent or not required, float(independent), float(required), f"{who}; {need} by the topic"
+    )
+
+
+def _chance(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    kpis = candidate.kpis
+    accuracy, majority = kpis.get("accuracy"), kpis.get("majority_accuracy")
+    if accuracy is None or majority is None:
+        return _check(policy, False, accuracy, majority, "it was not measured on the holdout")
+    told = f"accuracy {accuracy:.4f}, always the most frequent label {majority:.4f}"
+    if accuracy > majority:
+        return _check(policy, True, accuracy, majority, told)
+    loss, chance = kpis.get("loss"), kpis.get("chance_loss")
+    informed = loss is not None and chance is not None and loss < chance
+    passed = informed and accuracy >= majority - policy.bound
+    if loss is not None and chance is not None:
+        told += f"; loss {loss:.4f} nats, label frequencies alone {chance:.4f}"
+    return _check(policy, passed, accuracy, majority, told)
+
+
+def _regression(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    if not recommendation.champion_before:
+        value = candidate.kpis.get(policy.metric)
+        return _check(policy, value is not None, value, None, "there is no champion yet to fall behind")
+    found = against_champion(recommendation, candidate, policy.metric)
+    if found is None:
+        return _check(policy, False, None, -policy.bound, "it was not compared with the champion")
+    what = "higher" if policy.metric == ACCURACY else "lower"
+    unit = f" {policy.unit}" if policy.unit else ""
+    why = (
+        f"{policy.metric} {what} than the champion's by {found.effect:+.4f}{unit} "
+        f"[{found.low:+.4f}, {found.high:+.4f}]; at most {policy.bound:g}{unit} worse is allowed"
+    )
+    return _check(policy, found.effect >= -policy.bound, found.effect, -policy.bound, why)
+
+
+def _at_most(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    value = candidate.kpis.get(policy.metric)
+    if value is None:
+        return _check(policy, False, None, policy.bound, f"nobody measured {policy.metric}")
+    why = f"{value:.6g} {policy.unit}, at most {policy.bound:.6g} {policy.unit} wanted"
+    return _check(policy, value <= policy.bound, value, policy.bound, why)
+
+
+_JUDGES = {
+    Rule.EVIDENCE: _evidence,
+    Rule.INDEPENDENCE: _independence,
+    Rule.CHANCE: _chance,
+    Rule.REGRESSION: _regression,
+    Rule.AT_MOST: _at_most,
+}
+
+
+def _own_check(candidate: Candidate, metric: str, minimum: float | None, maximum: float | None) -> Check:
+    """One condition that the topic named: at least the minimum, at most the maximum."""
+    value = _value(candidate, metric)
+    name = f"topic: {metric}"
+    bound = minimum if minimum is not None else maximum
+    if value is None:
+        known = ", ".join(sorted(candidate.kpis)) or "nothing"
+        return Check(
+            name=name, passed=False, value=None, bound=bound, why=f"nobody measured {metric}; measured: {known}"
+        )
+    passed = (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
+    wanted = f"at least {minimum:g}" if minimum is not None else f"at most {maximum:g}"
+    return Check(name=name, passed=passed, value=value, bound=bound, why=f"{value:.6g}, {wanted} wanted by the topic")
+
+
+def _value(candidate: Candidate, metric: str) -> float | None:
+    found = candidate.evidence
+    if found is not None and metric in ("evidence_rate", "evidence_lower"):
+        return found.rate if metric == "evidence_rate" else found.lower
+    return candidate.kpis.get(metric)
+
+
+def against_champion(recommendation: Recommendation, candidate: Candidate, metric: str) -> Comparison | None:
+    """The recommendation's comparison of this candidate with the champion."""
+    pairs = (
+        c for c in recommendation.comparisons if (c.a, c.b, c.metric) == (candidate.line.value, "champion", metric)
+    )
+    return next(pairs, None)
+
+
+def _check(policy: Policy, passed: bool, value: float | None, bound: float | None, why: str) -> Check:
+    reason = why if passed else f"{why} ({policy.why})"
+    return Check(name=policy.name, passed=passed, value=value, bound=bound, why=reason)
+
+
+def _why(recommendation: Recommendation, checks: tuple[Check, ...], accepted: bool) -> str:
+    if recommendation.choice is Choice.KEEP:
+        return recommendation.why
+    failed = [f"{check.name}: {check.why}" for check in checks if not check.passed]
+    if accepted:
+        return f"All {len(checks)} checks passed. {recommendation.why}"
+    return f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}."
