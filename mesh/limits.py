@@ -56,6 +56,9 @@ MANIFEST_BYTES_MAX = 900 * 1024
 ARTIFACT_FILES_MAX = 10_000
 """Files of one artifact."""
 
+OUTCOMES_BYTES_MAX = 64 * 1024 * 1024
+"""Per-item outcomes of one model on one split: some 2.7 million items."""
+
 # -- the agents -------------------------------------------------------------------------------------------------------
 
 HANDLE_ATTEMPTS_MAX = 8
@@ -98,3 +101,36 @@ WAITING_BYTES_MAX = 64 * 1024 * 1024
 
 HANDLER_END_S = 5.0
 """How long closing a subscription waits for the handler that is running, before it is cancelled."""
+
+UNSENT_BYTES_MAX = 8 * 1024 * 1024
+"""Bytes handed to the broker's client and not yet written to the socket; beyond it a publisher waits."""
+
+PING_S = 10.0
+"""How often a silent connection is checked: twice in vain, and the client reconnects."""
+
+WATCH_S = 5.0
+"""How often we look whether the client still hears: its reader can die while it believes to be connected."""
+
+RECONNECT_PAUSE_S_MAX = 2.0
+"""Longest pause between two attempts to reconnect. Jitter below it keeps a thousand agents from coming at once."""
+
+PULL_MESSAGES_MAX = 256
+"""Messages asked of a stream at once; a few hundred already reach the client's full speed."""
+
+PULL_BYTES_MAX = 8 * 1024 * 1024
+"""The same in bytes: far below the 64 MiB of unread data at which the server drops a client as too slow."""
+
+PULL_EXPIRES_S = 5.0
+"""Life of one request for messages; the server forgets it then, and so do we."""
+
+PULL_HEARTBEAT_S = 1.0
+"""The server says this often that a request still waits; three times nothing means that it does not."""
+
+TAIL_CONSUMER_IDLE_S = 30.0
+"""The server removes a reader's consumer after this time without a request, should we not have."""
+
+IN_FLIGHT_MAX = 10_000
+"""Unacknowledged messages of one durable consumer, over all that share it."""
+
+WAITING_PULLS_MAX = 4_096
+"""Requests for messages that may wait at one durable consumer; the server's own default is 512."""
