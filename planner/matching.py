@@ -100,12 +100,11 @@ class Matcher:
             yield Match(task, worker, self._why(task, worker))
 
     def _room(self, worker: Worker) -> Room:
-        """The offer less what was granted on it and is not yet part of the worker's own account."""
+        """The offer less what was leased on it."""
         room = Room.of(worker.beat.offer)
         room.leases = min(room.leases, limits.LEASES_PER_ANSWER_MAX)
-        for name, epoch in worker.granted:
-            if self._ledger.holds(name, epoch, worker.incarnation):
-                room.take(self._ledger.tasks[name].spec.needs)
+        for needs in worker.spent:
+            room.take(needs)
         return room
 
     def _first(self, hopeless: set[Shape]) -> tuple[Shape, Task] | None:

@@ -79,7 +79,6 @@ def _moved(event: TaskLeased | LeaseEnded | CheckpointRecorded, task: Task) -> T
 
 
 def _ended(event: TaskSucceeded | TaskParked | TaskCanceled, task: Task) -> TaskEnded:
-    succeeded = isinstance(event, TaskSucceeded)
     return TaskEnded(
         topic=task.spec.topic,
         specialization=task.spec.specialization,
@@ -88,7 +87,7 @@ def _ended(event: TaskSucceeded | TaskParked | TaskCanceled, task: Task) -> Task
         epoch=task.epoch if task.attempts else None,
         incarnation=task.incarnation,
         outcome=event.outcome if isinstance(event, TaskSucceeded) else None,
-        reason="" if succeeded else event.reason,
+        reason="" if isinstance(event, TaskSucceeded) else event.reason,
         attempts=task.attempts,
         ledger_seq=0,
         at_ms=0,

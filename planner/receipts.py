@@ -78,9 +78,17 @@ def answer_to(worker: Worker, ledger: Ledger, receipts: Receipts, ledger_seq: in
         ledger_seq=ledger_seq,
         term=ledger.term,
         leases=tuple(leases[: limits.LEASES_PER_ANSWER_MAX]),
-        orders=tuple(_order(held, worker, ledger, receipts) for held in worker.beat.held),
+        orders=tuple(
+            _order(held, worker, ledger, receipts) for held in worker.beat.held if not _finished(ledger, held)
+        ),
         receipts=tuple(known),
     )
+
+
+def _finished(ledger: Ledger, held: Held) -> bool:
+    """True when the task ended by this very lease: the receipt says so, an order would only repeat it."""
+    line = ledger.ended.get(held.task)
+    return line is not None and line.key is not None and line.key.epoch == held.epoch
 
 
 def _order(held: Held, worker: Worker, ledger: Ledger, receipts: Receipts) -> Order:

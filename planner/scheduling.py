@@ -151,10 +151,11 @@ class Scheduler:
 
     def _cancel(self, cancel: Cancel, now: float) -> None:
         names = [cancel.task] if cancel.task else sorted(self.ledger.by_topic.get(cancel.topic, ()))
+        names = [name for name in names if name in self.ledger.tasks]
         for name in names:
-            if name in self.ledger.tasks:
-                self._decide(TaskCanceled(task=name, reason=cancel.reason), now)
-                self._park_dependents(name, "was canceled", now)
+            self._decide(TaskCanceled(task=name, reason=cancel.reason), now)
+        for name in names:
+            self._park_dependents(name, "was canceled", now)
 
     def _owed(self, writer: str, row: ResultFound | CheckpointMade | FailureFound | GiveBack, now: float) -> None:
         """An outbox row of a worker: record it, or refuse it with the reason that its receipt will say."""
@@ -261,7 +262,7 @@ class Scheduler:
             self._incarnation_of[beat.worker] = beat.incarnation
         elif beat.number <= worker.beat.number:
             return
-        worker.beat, worker.beat_at, worker.answer_due = beat, now, True
+        worker.hear(beat, now)
         worker.state = WorkerState.WEDGED if beat.loop_age_s > self.policy.wedge_s else WorkerState.LIVE
         self._hear_declined(worker, now)
         self._hear_named(worker, now)
@@ -309,8 +310,7 @@ class Scheduler:
         self._matcher.wake(now)
         for match in self._matcher.matches(now):
             self._lease(match.task, match.worker.incarnation, match.why, now)
-            match.worker.granted[(match.task.spec.id, match.task.epoch)] = match.worker.beat.offer.number
-            match.worker.answer_due = True
+            match.worker.grant(match.task.spec.id, match.task.epoch, match.task.spec.needs)
 
     def _expire(self, now: float) -> None:
         policy = self.policy

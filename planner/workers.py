@@ -37,6 +37,8 @@ class Worker:
     granted: dict[tuple[str, Epoch], int] = dataclasses.field(default_factory=dict)
     """Leases given and not yet named in a beat, with the number of the offer that they answer."""
     unnamed_beats: dict[tuple[str, Epoch], int] = dataclasses.field(default_factory=dict)
+    spent: list[Needs] = dataclasses.field(default_factory=list)
+    """What was leased on the current offer. Never refunded: only the worker's next offer says what is free again."""
 
     @property
     def name(self) -> str:
@@ -47,6 +49,18 @@ class Worker:
     def incarnation(self) -> str:
         """This life."""
         return self.beat.incarnation
+
+    def grant(self, task: str, epoch: Epoch, needs: Needs) -> None:
+        """A lease was given on the current offer; it is due in the next answer."""
+        self.granted[(task, epoch)] = self.beat.offer.number
+        self.spent.append(needs)
+        self.answer_due = True
+
+    def hear(self, beat: Beat, now: float) -> None:
+        """Its newest beat; a new offer replaces what was spent on the last."""
+        if beat.offer.number != self.beat.offer.number:
+            self.spent.clear()
+        self.beat, self.beat_at, self.answer_due = beat, now, True
 
     def named(self) -> set[tuple[str, Epoch]]:
         """Leases that the last beat names, as held or as owed."""

@@ -1,0 +1,291 @@
+"""A stage for transcripts of the scheduler's mind: workers that behave, a clock that is turned by hand.
+
+Commands (one a line; names are free):
+
+    plan TOPIC TASK [key=value …]        one task: cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind
+    offer W leases=N [cores=] [memory=] [kinds=a,b] [labels=x]      a new offer, sent with a beat
+    beat W [loop=SECONDS] [owed=TASK]    a beat as the worker stands
+    advance SECONDS [W …]                time passes in steps of one second; the named workers beat every two seconds
+    result W TASK [epoch=G-C]            and: checkpoint … number= step=; failure … class= reason=; give-back …
+    as W WRITER result …                 the same, but written under another writer's name
+    cancel task=T | topic=T
+    gone W code=N | restart W
+    receipt W TASK kind=result [epoch=] [number=]
+    state                                open tasks and counts
+
+A worker takes every lease that an answer gives it, as a real one does: it holds it and withdraws that much of its offer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mesh.messages.base import Epoch, Key
+from mesh.messages.commands import (
+    Cancel,
+    CheckpointMade,
+    FailureClass,
+    FailureFound,
+    GiveBack,
+    ResultFound,
+    Submit,
+)
+from mesh.messages.leases import Answer, Beat, Gone, Held, Offer, OrderKind
+from mesh.messages.ledger import (
+    AnyEvent,
+    CheckpointRecorded,
+    LeaseEnded,
+    TaskCanceled,
+    TaskLeased,
+    TaskParked,
+    TaskSucceeded,
+    TopicPlanned,
+)
+from mesh.messages.tasks import Avoid, Needs, OnDisconnect, Outcome, TaskSpec
+from planner.ledger import Ledger
+from planner.scheduling import Policy, Scheduler
+
+MIB = 1024 * 1024
+
+
+@dataclasses.dataclass
+class StagedWorker:
+    """A worker that keeps the rules."""
+
+    name: str
+    life: int = 1
+    beats: int = 0
+    offer: Offer = Offer(number=0, leases_max=0, cores=0, memory_bytes=0, disk_bytes=10**12)  # noqa: RUF009
+    held: dict[str, Epoch] = dataclasses.field(default_factory=dict)
+    needs: dict[str, Needs] = dataclasses.field(default_factory=dict)
+
+    @property
+    def incarnation(self) -> str:
+        return f"{self.name}.{self.life}"
+
+    def renew(self, **changes: object) -> None:
+        fields = {name: getattr(self.offer, name) for name in self.offer.__struct_fields__}
+        self.offer = Offer(**{**fields, **changes, "number": self.offer.number + 1})
+
+    def use(self, needs: Needs, sign: int) -> None:
+        offer = self.offer
+        self.renew(
+            leases_max=offer.leases_max - sign,
+            cores=offer.cores - sign * needs.cores,
+            memory_bytes=offer.memory_bytes - sign * needs.memory_bytes,
+        )
+
+
+class Stage:
+    """The mind, its clock and its workers."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.now = 0.0
+        self.seq = 0
+        self.ledger_seq = 0
+        self.events: list[AnyEvent] = []
+        self.mind = Scheduler(Ledger(), policy or Policy(), self.now)
+        self.workers: dict[str, StagedWorker] = {}
+
+    def run(self, line: str) -> list[str]:
+        """Carry out one command; what was decided and answered, a line each."""
+        verb, *words = line.split()
+        named = dict(word.split("=", 1) for word in words if "=" in word)
+        plain = [word for word in words if "=" not in word]
+        return list(getattr(self, "do_" + verb.replace("-", "_"))(plain, named))
+
+    # -- commands -----------------------------------------------------------------------------------------------------
+
+    def do_plan(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        topic, task = plain
+        spec = TaskSpec(
+            id=task,
+            topic=topic,
+            executor=named.get("kind", "noop"),
+            needs=Needs(
+                cores=float(named.get("cores", 1)), memory_bytes=int(named.get("memory", 100)) * MIB, disk_bytes=0
+            ),
+            priority=int(named.get("priority", 5)),
+            after=tuple(filter(None, named.get("after", "").split(","))),
+            avoid=tuple(filter(None, named.get("avoid", "").split(","))),
+            avoid_mode=Avoid(named.get("mode", "prefer")),
+            attempts_max=int(named.get("attempts", 4)),
+            on_disconnect=OnDisconnect.WAIT if "wait" in named else OnDisconnect.REPLACE,
+            wait_s=float(named.get("wait", 600)),
+        )
+        return self._command("planner", Submit(id=f"plan-{task}", topic=topic, tasks=(spec,)))
+
+    def do_offer(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers.setdefault(plain[0], StagedWorker(plain[0]))
+        worker.renew(
+            leases_max=int(named["leases"]),
+            cores=float(named.get("cores", 4)),
+            memory_bytes=int(named.get("memory", 4096)) * MIB,
+            kinds={kind: 1 for kind in named.get("kinds", "noop,classify").split(",")},
+            labels=tuple(filter(None, named.get("labels", "").split(","))),
+        )
+        return self._beat(worker)
+
+    def do_beat(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        owed = ()
+        worker = self.workers[plain[0]]
+        if "owed" in named:
+            owed = (self._key(worker, named["owed"], "result", named),)
+        return self._beat(worker, float(named.get("loop", 0)), owed)
+
+    def do_advance(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        said = []
+        for second in range(1, int(plain[0]) + 1):
+            self.now += 1.0
+            for name in plain[1:]:
+                if second % 2 == 0:
+                    said += self._beat(self.workers[name])
+            said += self._turn()
+        return said
+
+    def do_result(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers[plain[0]]
+        key = self._key(worker, plain[1], "result", named)
+        record = ResultFound(key=key, incarnation=worker.incarnation, outcome=Outcome(kpis={"accuracy": 1.0}))
+        return self._command(named.get("writer", worker.name), record)
+
+    def do_checkpoint(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers[plain[0]]
+        key = self._key(worker, plain[1], "checkpoint", named)
+        record = CheckpointMade(
+            key=key, incarnation=worker.incarnation, manifest="c" * 64, step=int(named.get("step", 100))
+        )
+        return self._command(worker.name, record)
+
+    def do_failure(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers[plain[0]]
+        key = self._key(worker, plain[1], "failure", named)
+        record = FailureFound(
+            key=key,
+            incarnation=worker.incarnation,
+            failure=FailureClass(named.get("class", "retry")),
+            reason=named.get("reason", "broken"),
+        )
+        self._leave(worker, plain[1])
+        return self._command(worker.name, record)
+
+    def do_give_back(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers[plain[0]]
+        key = self._key(worker, plain[1], "give-back", named)
+        self._leave(worker, plain[1])
+        return self._command(worker.name, GiveBack(key=key, incarnation=worker.incarnation, reason="stopping"))
+
+    def do_cancel(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        record = Cancel(id="c1", topic=named.get("topic", ""), task=named.get("task", ""))
+        return self._command("cli", record)
+
+    def do_gone(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers[plain[0]]
+        gone = Gone(worker=worker.name, incarnation=worker.incarnation, exit_code=int(named["code"]))
+        self.mind.gone(gone, self.now)
+        return self._turn()
+
+    def do_restart(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        old = self.workers[plain[0]]
+        self.workers[plain[0]] = StagedWorker(old.name, life=old.life + 1)
+        return []
+
+    def do_receipt(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        worker = self.workers[plain[0]]
+        receipt = self.mind.receipts.of(self._key(worker, plain[1], named["kind"], named))
+        if receipt is None:
+            return ["unknown"]
+        return ["recorded" if receipt.recorded else f"refused: {receipt.reason}"]
+
+    def do_state(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        ledger = self.mind.ledger
+        rows = [
+            f"{name} {task.state} epoch {task.epoch} attempts {task.attempts}"
+            for name, task in sorted(ledger.tasks.items())
+        ]
+        counts = " ".join(f"{state}={count}" for state, count in ledger.counts.items() if count)
+        return [*rows, counts or "nothing", f"stale writes {self.mind.stale_writes}"]
+
+    # -- pieces -------------------------------------------------------------------------------------------------------
+
+    def _key(self, worker: StagedWorker, task: str, kind: str, named: dict[str, str]) -> Key:
+        epoch = Epoch.parse(named["epoch"]) if "epoch" in named else worker.held.get(task, Epoch(0, 0))
+        return Key(task, epoch, kind, int(named.get("number", 1)))
+
+    def _command(self, writer: str, record: object) -> list[str]:
+        self.seq += 1
+        self.mind.command(self.seq, writer, record, self.now)  # type: ignore[arg-type]
+        return self._turn()
+
+    def _beat(self, worker: StagedWorker, loop_age_s: float = 0.0, owed: tuple[Key, ...] = ()) -> list[str]:
+        worker.beats += 1
+        beat = Beat(
+            worker=worker.name,
+            incarnation=worker.incarnation,
+            number=worker.beats,
+            reply=worker.name,
+            loop_age_s=loop_age_s,
+            offer=worker.offer,
+            held=tuple(Held(task=task, epoch=epoch) for task, epoch in worker.held.items()),
+            owed=owed,
+        )
+        self.mind.beat(beat, self.now)
+        return self._turn()
+
+    def _turn(self) -> list[str]:
+        self.mind.tick(self.now)
+        decided = self.mind.take()
+        self.ledger_seq += bool(decided)
+        self.events += [item.event for item in decided]
+        said = [_tell(item.event) for item in decided]
+        for _, answer in self.mind.answers(self.ledger_seq):
+            said += self._hear(answer)
+        said += [f"note: {sentence}" for sentence in self.mind.ignored]
+        self.mind.ignored.clear()
+        return said
+
+    def _hear(self, answer: Answer) -> list[str]:
+        worker = self.workers[answer.incarnation.partition(".")[0]]
+        said = []
+        for order in answer.orders:
+            if order.order is not OrderKind.KEEP:
+                said.append(f"{worker.name} <- {order.order} {order.task} {order.epoch}: {order.reason}")
+                self._leave(worker, order.task)
+        for receipt in answer.receipts:
+            word = "recorded" if receipt.recorded else f"refused: {receipt.reason}"
+            said.append(f"{worker.name} <- {receipt.key} {word}")
+            if receipt.key.kind == "result":
+                self._leave(worker, receipt.key.task)
+        if answer.offer == worker.offer.number:
+            for lease in answer.leases:
+                resume = f" resume from {lease.checkpoint_number}" if lease.resume else ""
+                said.append(f"{worker.name} <- lease {lease.task.id} {lease.epoch}{resume}")
+                worker.held[lease.task.id] = lease.epoch
+                worker.needs[lease.task.id] = lease.task.needs
+                worker.use(lease.task.needs, +1)
+        return said
+
+    def _leave(self, worker: StagedWorker, task: str) -> None:
+        if worker.held.pop(task, None) is not None:
+            worker.use(worker.needs.pop(task), -1)
+
+
+def _tell(event: AnyEvent) -> str:
+    match event:
+        case TopicPlanned():
+            return f"planned {', '.join(spec.id for spec in event.tasks)}"
+        case TaskLeased():
+            return f"leased {event.task} to {event.incarnation} epoch {event.epoch} attempt {event.attempt}"
+        case CheckpointRecorded():
+            return f"checkpoint {event.number} of {event.task} at step {event.step}"
+        case TaskSucceeded():
+            earned = f", earned under {event.earned_under}" if event.earned_under else ""
+            return f"succeeded {event.task} by {event.incarnation} epoch {event.epoch}{earned}"
+        case LeaseEnded():
+            again = f", again after {event.again_after_s:g} s" if event.again_after_s else ""
+            return f"lease of {event.task} {event.epoch} ended ({event.cause}): {event.reason}{again}"
+        case TaskParked():
+            return f"parked {event.task}: {event.reason}"
+        case TaskCanceled():
+            return f"canceled {event.task}: {event.reason}"
+    return type(event).__name__
