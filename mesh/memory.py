@@ -447,7 +447,7 @@ class MemoryBroker:
             if self.connected and not self.cut:
                 source = self._server.stream(name)
                 if source.created != created or (source.last_seq < seen and seen >= next_seq):
-                    raise older_stream(name, seen, source.last_seq)
+                    raise streams.other_history(name, seen, source.last_seq)
                 stored = source.following(subject, seen + 1)
             if stored is None:
                 await self._server.bell.wait()
@@ -544,14 +544,6 @@ class MemoryDelivery:
     async def _settle(self, again_s: float | None) -> None:
         self._open_ones.pop(self.message.seq, None)
         await self._broker.settle(self._stream, self._durable, self.message.seq, again_s)
-
-
-def older_stream(name: str, seen: int, last_seq: int) -> Conflict:
-    """The error of a reader whose stream is not the one that it has read so far."""
-    return Conflict(
-        f"stream {name} is not the one that was read up to {seen}: it ends at {last_seq} now; read it from its start",
-        stream=name, seen=seen, last_seq=last_seq,
-    )  # fmt: skip
 
 
 def closed(name: str) -> BusUnavailable:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 
 from mesh import limits
 from mesh.bus import Log, StreamSpec
-from mesh.errors import BrokerRefused
+from mesh.errors import BrokerRefused, Conflict
 from mesh.subjects import Subjects
 
 SCHEMA = 1
@@ -108,6 +108,16 @@ def compare(declared: StreamSpec, found: StreamSpec | None) -> list[str]:
         for name in fields
         if getattr(found, name) != getattr(declared, name)
     ]
+
+
+def other_history(name: str, seen: int, last_seq: int) -> Conflict:
+    """The error of a reader whose stream is not the one that it has read so far: the store came back older, or anew."""
+    return Conflict(
+        f"stream {name} is not the one that was read up to {seen}: it ends at {last_seq} now; read it from its start",
+        stream=name,
+        seen=seen,
+        last_seq=last_seq,
+    )
 
 
 def _words(value: object) -> str:

@@ -14,6 +14,7 @@ PAYLOAD_BYTES_MAX = 1024 * 1024
 
 _ERASED_BY = {"DEL", "PURGE"}
 _BROKERS_OWN = "nats-"
+_STATUS_LINE = {"status", "description"}  # names under which the client hands out the broker's own word
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -62,7 +63,7 @@ def check_message(data: bytes, headers: dict[str, str] | None, *, payload_max: i
     size = len(data)
     for key, value in (headers or {}).items():
         if not _is_header(key, value):
-            raise Malformed(f"a header is a line of text under a name that does not start with Nats-, got {key[:40]!r}")
+            raise Malformed(f"a header is a line of text under a name not taken by the broker, got {key[:40]!r}")
         size += len(key) + len(value.encode()) + 4
     allowed = payload_max - limits.PAYLOAD_HEADROOM_BYTES
     if size > allowed:
@@ -72,7 +73,7 @@ def check_message(data: bytes, headers: dict[str, str] | None, *, payload_max: i
 def _is_header(key: str, value: str) -> bool:
     name_fine = bool(key) and key.isascii() and key.isprintable() and not set(key) & {":", " "}
     value_fine = value.isprintable() and value == value.strip()
-    return name_fine and value_fine and not key.lower().startswith(_BROKERS_OWN)
+    return name_fine and value_fine and not key.lower().startswith(_BROKERS_OWN) and key.lower() not in _STATUS_LINE
 
 
 def own_headers(headers: dict[str, str] | None) -> dict[str, str]:
