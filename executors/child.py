@@ -1,0 +1,301 @@
+"""The child: a fresh interpreter that runs one executor kind at a time and talks to its worker in frames.
+
+    python -P -m executors.child RUNTIME PARENT_PID
+
+Its frames travel over copies of stdin and stdout that only this file holds; then descriptor 0 reads nothing and 1 is
+stderr, so whatever a library prints lands in the worker's log and never between two frames. It ends with its worker, at
+once, however that dies. Light children serve many tasks; the others one, because only a fresh process is sure to have
+given its memory back. Importing heavy libraries before the task arrives is the point of a runtime.
+
+Not covered: a kind that writes to descriptors by number, or leaves its process group, does so at the machine's cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import platform as python_platform
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from executors import frames, kinds
+from executors.frames import Frame, KindRow, Start
+from executors.port import Allotment, Job, Made, Runtime, Stopped
+from mesh import limits, platform
+from mesh.errors import ChildBroke, OutOfMemory, Reject, TaskRefused
+from mesh.messages.commands import FailureClass
+
+PROGRESS_S = 0.1
+"""Shortest time between two progress frames of one phase: enough for any eye, cheap for a loop of microseconds."""
+
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "std::bad_alloc")
+"""How libraries that know no MemoryError word it (torch on the CPU, CUDA, the C++ runtime)."""
+
+
+PRELOADED = {
+    Runtime.LIGHT: (),
+    Runtime.SCIENCE: ("numpy", "sklearn.linear_model", "pyarrow", "safetensors.numpy"),
+    Runtime.TORCH: ("numpy", "torch", "safetensors.torch"),
+}
+"""What each runtime imports before its task is there."""
+
+
+class Channel:
+    """Frames out, from any thread; frames in, read by one thread that also notices when the worker is gone."""
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source, self._sink = source, sink
+        self._lock = threading.Lock()
+        self._halts: dict[int, str] = {}
+        self.tasks: queue.Queue[Start | None] = queue.Queue()
+        threading.Thread(target=self._listen, name="frames", daemon=True).start()
+
+    def send(self, frame: Frame) -> None:
+        """Write a frame. A worker that is gone ends this process."""
+        data = frames.encode(frame)
+        try:
+            with self._lock:
+                self._sink.write(data)
+                self._sink.flush()
+        except OSError:
+            os._exit(1)
+
+    def halt(self, run: int) -> str:
+        """Why this run should stop, or ''."""
+        return self._halts.get(run, "")
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                frame = frames.read(self._source, frames.TO_CHILD)
+                if isinstance(frame, Start):
+                    self.tasks.put(frame)
+                elif isinstance(frame, frames.Halt):
+                    self._halts[frame.run] = frame.reason
+                else:
+                    break
+        except (ChildBroke, OSError):
+            traceback.print_exc()
+        if frame is None:  # the pipe was closed: whatever runs has nobody to report to
+            os._exit(0)
+        self.tasks.put(None)
+
+
+class TaskContext:
+    """What a running kind may ask of its child process (executors.port.Context)."""
+
+    def __init__(self, channel: Channel, run: int) -> None:
+        self._channel = channel
+        self._run = run
+        self._said: tuple[float, str] = (0.0, "")
+
+    def progress(self, step: int, done: float, metrics: Mapping[str, float], phase: str = "") -> None:
+        """Report where the work stands; at most every PROGRESS_S within a phase."""
+        now = time.monotonic()
+        if phase == self._said[1] and now - self._said[0] < PROGRESS_S:
+            return
+        self._said = (now, phase)
+        plain = {name: float(value) for name, value in metrics.items()}
+        self._channel.send(
+            frames.Progressed(run=self._run, step=int(step), done=float(done), metrics=plain, phase=phase)
+        )
+
+    def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:
+        """Hand over a finished checkpoint folder."""
+        self._channel.send(
+            frames.Checkpointed(
+                run=self._run, folder=str(folder), number=number, step=step, best=best, trained_s=trained_s
+            )
+        )
+
+    def stop_requested(self) -> str:
+        """'' or why the work should stop now."""
+        return self._channel.halt(self._run)
+
+    def log(self, text: str) -> None:
+        """A line for the worker's log."""
+        self._channel.send(frames.Logged(run=self._run, text=text[: limits.CHILD_LOG_LINE_CHARS_MAX]))
+
+
+def main(arguments: list[str]) -> None:
+    """Serve tasks until told to leave; never returns by falling off the end of the interpreter."""
+    runtime = Runtime(arguments[0])
+    platform.die_with_parent(int(arguments[1]))
+    channel = Channel(*_take_streams())
+    _import_for(runtime)
+    usable, broken = survey()
+    channel.send(
+        frames.Ready(pid=os.getpid(), runtime=runtime, kinds=usable, broken=broken, fingerprint=fingerprint(runtime))
+    )
+    while (start := channel.tasks.get()) is not None:
+        channel.send(_run(start, runtime, TaskContext(channel, start.run)))
+    sys.stderr.flush()
+    os._exit(0)  # threads that a library left behind must not hold the process
+
+
+def _take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Keep private copies of stdin and stdout for frames; leave nothing to read and stderr to write to."""
+    source = os.fdopen(os.dup(0), "rb")
+    sink = os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return source, sink
+
+
+def _import_for(runtime: Runtime) -> None:
+    """Import what tasks of this runtime will need, before they come."""
+    for name in PRELOADED[runtime]:
+        with contextlib.suppress(ImportError):  # a kind that needs it is listed as broken, with this as its reason
+            importlib.import_module(name)
+
+
+def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
+    """Run one task; the frame that ends it. Nothing that a kind raises gets further than here."""
+    try:
+        with _memory_errors():
+            made = _work(start, runtime, context)
+        return _finished(start, made)
+    except Stopped:
+        return frames.Halted(run=start.run)
+    except Reject as error:
+        return frames.Failed(run=start.run, failure=FailureClass.REJECT, reason=_sentence(error))
+    except OutOfMemory as error:
+        return frames.Failed(run=start.run, failure=FailureClass.MEMORY, reason=_sentence(error))
+    except BaseException as error:  # SystemExit and the like end the task, not the protocol
+        traceback.print_exc()
+        return frames.Failed(run=start.run, failure=FailureClass.RETRY, reason=_sentence(error))
+
+
+def _work(start: Start, runtime: Runtime, context: TaskContext) -> Made:
+    """Look up the kind, read its settings, run it. TaskRefused when this installation can not."""
+    kind = kinds.load(start.kind)
+    if kind.version != start.kind_version:
+        raise TaskRefused(
+            f"Kind {start.kind!r} was asked for in version {start.kind_version}, here it is {kind.version}: "
+            "update the older machine."
+        )
+    try:
+        settings = msgspec.convert(start.settings, kind.Settings)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise TaskRefused(f"The settings of kind {start.kind!r} are not valid: {error}") from None
+    allotment = Allotment(cores=start.cores, memory_bytes=start.memory_bytes, gpus=len(start.gpus))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, start.gpus))  # read when CUDA starts, so not too late
+    os.chdir(start.scratch)
+    with _threads(runtime, allotment.threads):
+        return kind.run(_job(start, settings, allotment), context)
+
+
+def _job(start: Start, settings: Any, allotment: Allotment) -> Job:
+    return Job(
+        task=start.task,
+        kind=start.kind,
+        settings=settings,
+        inputs=start.inputs,
+        scratch=Path(start.scratch),
+        allotment=allotment,
+        budget_s=start.budget_s,
+        trained_s=start.trained_s,
+        resume=Path(start.resume) if start.resume else None,
+        checkpoint_number=start.checkpoint_number,
+        memory_attempts=start.memory_attempts,
+        seed=seed_of(start.task),
+    )
+
+
+def seed_of(task: str) -> int:
+    """The task's seed, 0 to 2^32 - 1: the same on every attempt and machine, and a size that every library takes."""
+    return int.from_bytes(hashlib.sha256(task.encode()).digest()[:4], "big")
+
+
+@contextlib.contextmanager
+def _threads(runtime: Runtime, count: int) -> Iterator[None]:
+    """Compute with `count` threads in the libraries of this runtime, which were loaded before the count was known."""
+    if runtime is Runtime.TORCH:
+        import torch
+
+        torch.set_num_threads(count)
+    if runtime is Runtime.LIGHT:
+        yield
+    else:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(count):
+            yield
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Translate every library's way to say 'out of memory' into ours; the traceback, which holds memory, is dropped."""
+    try:
+        yield
+    except MemoryError:
+        raise OutOfMemory() from None
+    except RuntimeError as error:
+        if any(word in str(error).lower() for word in MEMORY_WORDS):
+            raise OutOfMemory(f"The task did not fit into memory: {str(error)[:300]}") from None
+        raise
+
+
+def _finished(start: Start, made: Made) -> Frame:
+    """The frame for what a kind gave back. TaskRefused when an output is not below the scratch folder or not there."""
+    scratch = Path(start.scratch).resolve()
+    for name, path in made.outputs.items():
+        if not path.exists() or not path.resolve().is_relative_to(scratch):
+            raise TaskRefused(f"Output {name!r} of kind {start.kind!r} must lie below {scratch}, got {path}.")
+    return frames.Finished(
+        run=start.run,
+        outputs={name: str(path) for name, path in made.outputs.items()},
+        media=dict(made.media),
+        facts_of={name: dict(facts) for name, facts in made.facts_of.items()},
+        kpis={name: float(value) for name, value in made.kpis.items()},
+        stopped_by=made.stopped_by,
+        facts=dict(made.facts),
+        exact=made.exact,
+    )
+
+
+def survey() -> tuple[dict[str, KindRow], dict[str, str]]:
+    """(kinds that can be run here, those that can not and why)."""
+    usable, broken = {}, {}
+    for name, info in kinds.kind_infos().items():
+        if lacking := kinds.missing(info):
+            broken[name] = ", ".join(lacking)
+        else:
+            usable[name] = KindRow(info.version, info.runtime)
+    return usable, broken
+
+
+def fingerprint(runtime: Runtime) -> dict[str, str]:
+    """Versions and capabilities on which the bits of a result depend."""
+    found = {"python": python_platform.python_version(), "machine": python_platform.machine(), "system": sys.platform}
+    if runtime is Runtime.TORCH:
+        import torch
+
+        found |= {"torch": str(torch.__version__), "cpu": str(torch.backends.cpu.get_cpu_capability())}
+    if runtime is not Runtime.LIGHT:
+        import numpy as np
+
+        found["numpy"] = np.__version__
+    return found
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    text = text if isinstance(error, Reject | OutOfMemory) else f"{type(error).__name__}: {text}"
+    return text[: limits.TEXT_CHARS_MAX]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

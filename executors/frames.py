@@ -1,0 +1,236 @@
+"""Frames between a worker and its child: length-prefixed msgpack over the child's own descriptors.
+
+    | 4 bytes length, big-endian | msgpack map {"frame": name, field: value, …} |
+
+    child:  ready                                             once, when its imports are done
+    worker: start(run 1)     -> child: progress … checkpoint … log … finished | failed | halted
+    worker: halt(run 1)         asks the running task to stop ('stop') or to checkpoint and stop ('checkpoint')
+    worker: start(run 2)        light children only
+    worker: end                 leave; closing the pipe says the same
+
+`run` numbers the tasks of one child, so that a late frame of one task is not taken for the next one's. A frame that is
+too long, no msgpack, or unknown raises ChildBroke: the pair can not trust each other any more. Frames carry no tensors;
+those travel as files below the task's scratch folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any, BinaryIO, ClassVar
+
+import msgspec
+
+from executors.port import Runtime
+from mesh import codec, limits
+from mesh.errors import ChildBroke, Malformed
+from mesh.messages.base import Facts
+from mesh.messages.commands import FailureClass
+
+_LENGTH = struct.Struct(">I")
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all frames."""
+
+    name: ClassVar[str] = ""
+
+
+class KindRow(msgspec.Struct, frozen=True, array_like=True):
+    """What a child says of one installed kind."""
+
+    version: int
+    runtime: Runtime
+
+
+class Ready(Frame, frozen=True, kw_only=True):
+    """The child has imported what its runtime needs."""
+
+    name: ClassVar[str] = "ready"
+
+    pid: int
+    runtime: Runtime
+    kinds: dict[str, KindRow]
+    """Installed kinds by name."""
+    broken: dict[str, str] = {}
+    """Kinds that could not be loaded, and why."""
+    fingerprint: dict[str, str] = {}
+    """Versions and capabilities on which bits depend."""
+
+
+class Progressed(Frame, frozen=True, kw_only=True):
+    """Where the task stands."""
+
+    name: ClassVar[str] = "progress"
+
+    run: int
+    step: int
+    done: float
+    metrics: dict[str, float] = {}
+    phase: str = ""
+
+
+class Checkpointed(Frame, frozen=True, kw_only=True):
+    """A checkpoint lies complete in a folder; the worker uploads and removes it."""
+
+    name: ClassVar[str] = "checkpoint"
+
+    run: int
+    folder: str
+    number: int
+    step: int
+    best: bool
+    trained_s: float
+
+
+class Logged(Frame, frozen=True, kw_only=True):
+    """A line for the worker's log."""
+
+    name: ClassVar[str] = "log"
+
+    run: int
+    text: str
+
+
+class Finished(Frame, frozen=True, kw_only=True):
+    """The task is done; the outputs are local paths."""
+
+    name: ClassVar[str] = "finished"
+
+    run: int
+    outputs: dict[str, str]
+    media: dict[str, str]
+    facts_of: dict[str, Facts]
+    kpis: dict[str, float]
+    stopped_by: str
+    facts: Facts
+    exact: bool
+
+
+class Failed(Frame, frozen=True, kw_only=True):
+    """The task failed with a reason."""
+
+    name: ClassVar[str] = "failed"
+
+    run: int
+    failure: FailureClass
+    reason: str
+
+
+class Halted(Frame, frozen=True, kw_only=True):
+    """The task stopped because it was asked to."""
+
+    name: ClassVar[str] = "halted"
+
+    run: int
+
+
+class Start(Frame, frozen=True, kw_only=True):
+    """One task for the child: the fields of `executors.port.Job`, before the kind has read its settings."""
+
+    name: ClassVar[str] = "start"
+
+    run: int
+    task: str
+    kind: str
+    kind_version: int
+    settings: Facts
+    inputs: dict[str, str]
+    scratch: str
+    cores: float
+    memory_bytes: int
+    gpus: tuple[int, ...] = ()
+    """Indices of the GPUs that the task may see."""
+    budget_s: float
+    trained_s: float = 0.0
+    resume: str = ""
+    checkpoint_number: int = 0
+    memory_attempts: int = 0
+
+
+class Halt(Frame, frozen=True, kw_only=True):
+    """Ask a task to stop."""
+
+    name: ClassVar[str] = "halt"
+
+    run: int
+    reason: str
+    """'stop', or 'checkpoint' for a last checkpoint first."""
+
+
+class End(Frame, frozen=True, kw_only=True):
+    """Leave."""
+
+    name: ClassVar[str] = "end"
+
+
+FROM_CHILD: dict[str, type[Frame]] = {
+    frame.name: frame for frame in (Ready, Progressed, Checkpointed, Logged, Finished, Failed, Halted)
+}
+TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Halt, End)}
+
+
+def encode(frame: Frame) -> bytes:
+    """The bytes of a frame with its length. Malformed when its values can not be packed or are too many."""
+    body = codec.pack({"frame": frame.name, **msgspec.to_builtins(frame)})
+    if len(body) > limits.FRAME_BYTES_MAX:
+        raise Malformed(f"a {frame.name!r} frame may have {limits.FRAME_BYTES_MAX} bytes, this one has {len(body)}")
+    return _LENGTH.pack(len(body)) + body
+
+
+def decode(body: bytes, known: dict[str, type[Frame]]) -> Frame:
+    """The frame in `body`, one of the `known`; ChildBroke for anything else."""
+    try:
+        value = codec.unpack(body, bytes_max=limits.FRAME_BYTES_MAX)
+        wanted = known[value.pop("frame")]
+        return msgspec.convert(value, wanted)
+    except (Malformed, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ChildBroke(f"A frame was expected between worker and child; found {str(error)[:200]}.") from None
+
+
+def read(stream: BinaryIO, known: dict[str, type[Frame]]) -> Frame | None:
+    """The next frame of a blocking stream; None at its end. ChildBroke when it is torn or no frame."""
+    prefix = _read_exactly(stream, _LENGTH.size)
+    if not prefix:
+        return None
+    body = _read_exactly(stream, _length(prefix))
+    if body is None:
+        raise ChildBroke("The other side went away in the middle of a frame.")
+    return decode(body, known)
+
+
+async def read_async(stream: asyncio.StreamReader, known: dict[str, type[Frame]]) -> Frame | None:
+    """The next frame of an asyncio stream; None at its end. ChildBroke when it is torn or no frame."""
+    try:
+        prefix = await stream.readexactly(_LENGTH.size)
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise ChildBroke("The other side went away in the middle of a frame.") from None
+        return None
+    try:
+        body = await stream.readexactly(_length(prefix))
+    except asyncio.IncompleteReadError:
+        raise ChildBroke("The other side went away in the middle of a frame.") from None
+    return decode(body, known)
+
+
+def _length(prefix: bytes) -> int:
+    length: int = _LENGTH.unpack(prefix)[0]
+    if length > limits.FRAME_BYTES_MAX:
+        raise ChildBroke(f"A frame may have {limits.FRAME_BYTES_MAX} bytes, this one announces {length}.")
+    return length
+
+
+def _read_exactly(stream: BinaryIO, size: int) -> bytes | None:
+    """`size` bytes; None at a clean end before the first, ChildBroke at an end after it."""
+    parts: list[bytes] = []
+    missing = size
+    while missing:
+        part: Any = stream.read(missing)
+        if not part:
+            if parts:
+                raise ChildBroke("The other side went away in the middle of a frame.")
+            return None
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)
