@@ -2,7 +2,7 @@
 
 Commands (one a line; names are free):
 
-    plan TOPIC TASK [key=value …]        one task: cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind
+    plan TOPIC TASK [key=value …]        cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind
     offer W leases=N [cores=] [memory=] [kinds=a,b] [labels=x]      a new offer, sent with a beat
     beat W [loop=SECONDS] [owed=TASK]    a beat as the worker stands
     advance SECONDS [W …]                time passes in steps of one second; the named workers beat every two seconds
@@ -13,7 +13,8 @@ Commands (one a line; names are free):
     receipt W TASK kind=result [epoch=] [number=]
     state                                open tasks and counts
 
-A worker takes every lease that an answer gives it, as a real one does: it holds it and withdraws that much of its offer.
+A worker takes every lease that an answer gives it, as a real one does: it holds it and withdraws that much of its
+offer.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Stage:
             leases_max=int(named["leases"]),
             cores=float(named.get("cores", 4)),
             memory_bytes=int(named.get("memory", 4096)) * MIB,
-            kinds={kind: 1 for kind in named.get("kinds", "noop,classify").split(",")},
+            kinds=dict.fromkeys(named.get("kinds", "noop,classify").split(","), 1),
             labels=tuple(filter(None, named.get("labels", "").split(","))),
         )
         return self._beat(worker)
