@@ -257,7 +257,7 @@ class _Fold:
             priority=min(PRIORITY_MAX, self._priority() + 1),
             wall_s_max=EVALUATE_WALL_S_MAX,
             avoid=tuple(avoid),
-            avoid_mode=Avoid.REQUIRE if self._required() else Avoid.PREFER,
+            avoid_mode=Avoid.REQUIRE if self._required() and line in CANDIDATES else Avoid.PREFER,
             on_disconnect=self._plan.tasks[0].on_disconnect,
         )
 
@@ -296,9 +296,10 @@ class _Fold:
 
 def _how_ended(ended: TaskEnded) -> str:
     """One sentence about a task that brought nothing."""
-    what = ended.task.purpose or ended.task.executor
-    reason = ended.reason.strip() or "it brought no outcome"
-    return f"its task {ended.task.id} ({what}) was {ended.state.value}: {reason}"[:600]
+    what = f"its task {ended.task.id} ({ended.task.purpose or ended.task.executor})"
+    if ended.state is TaskState.SUCCEEDED:
+        return f"{what} ended without outcomes"
+    return f"{what} was {ended.state.value}: {ended.reason.strip() or 'no reason was given'}"[:600]
 
 
 def _map(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:

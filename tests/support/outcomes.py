@@ -21,7 +21,7 @@ def outcomes(
     split: str = "",
     first_id: int = 1_000,
 ) -> Outcomes:
-    """Outcomes of as many items as `right` has: 0.2 nats for a right one, 1.5 for a wrong one, unless `loss` says else."""
+    """Outcomes of `right`, item by item: 0.2 nats for a right one, 1.5 for a wrong one, unless `loss` says else."""
     n = len(right)
     true = list(label) if label is not None else [i % LABELS for i in range(n)]
     predicted = [t if ok else (t + 1) % LABELS for t, ok in zip(true, right, strict=True)]

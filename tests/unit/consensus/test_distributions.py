@@ -32,7 +32,7 @@ def test_quantile_and_p_value_of_t_are_inverse(degrees: int) -> None:
 def test_the_p_value_of_t_is_the_area_under_its_density() -> None:
     def density(x: float, degrees: int) -> float:
         front = math.gamma((degrees + 1) / 2) / (math.sqrt(degrees * math.pi) * math.gamma(degrees / 2))
-        return front * (1 + x * x / degrees) ** (-(degrees + 1) / 2)
+        return front * math.pow(1 + x * x / degrees, -(degrees + 1) / 2)
 
     step = 1e-3
     inside = sum(density((i + 0.5) * step, 7) * step for i in range(1_800))

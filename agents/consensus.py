@@ -1,0 +1,173 @@
+"""Consensus: has every candidate checked and measured, weighs the lines, recommends.
+
+In:    plans and ended tasks (RESULTS), the champion's record (KV), per-item outcomes (ARTIFACTS) Out:   evaluate
+tasks and one recommendation per topic (COMMANDS, put if absent under ids derived from the topic) Keeps: nothing: each
+input makes it read the topic's records again, so any number of them may run and any of them may die Loses: nothing:
+an input is acknowledged after its commands are stored; handled twice, it changes nothing Not:   decides nothing
+itself (consensus/), promotes nothing (the gate does), never loads a model
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from agents.handling import handle
+from agents.runtime import Agent
+from consensus.candidates import Read
+from consensus.evidence import Items, items_of
+from consensus.recommendation import recommend
+from consensus.rounds import Round, next_step, specialization_of
+from mesh import codec, limits
+from mesh.bus import Stored
+from mesh.errors import ArtifactCorrupt, ArtifactMissing, Conflict, Malformed, NotFound
+from mesh.messages.base import Record
+from mesh.messages.commands import Recommend, Submit
+from mesh.messages.judgement import Champion, Outcomes, Recommendation
+from mesh.messages.results import Planned, RecommendationMade, TaskEnded
+
+WRITER = "consensus"
+"""Commands carry the role's name, not the incarnation's: two that weigh one topic put the same command."""
+
+OUTCOMES_FILE = "outcomes.msgpack"
+
+RECORDS_PAGE = 500
+"""Records of a topic that are read at once."""
+
+RECORDS_MAX = 20_000
+"""Plans and ended tasks of one topic that are considered: a topic is some ten tasks, a large one some thousand."""
+
+_READ: tuple[type[Record], ...] = (Planned, TaskEnded, RecommendationMade)
+"""Kinds of results that the mind looks at; leases and checkpoints, the bulk of a topic's records, are never read."""
+
+
+class Consensus:
+    """The handlers of one consensus agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._log = agent.broker
+        self._subjects = agent.subjects
+
+    async def run(self) -> None:
+        """Handle plans and ended tasks until the agent stops."""
+        results, subjects = self._agent.stream("RESULTS"), self._subjects
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(
+                handle(
+                    self._agent,
+                    results,
+                    subjects.results("*", Planned.kind),
+                    subjects.durable("consensus-plans"),
+                    (Planned,),
+                    self.on_planned,
+                ),
+                name="plans",
+            )
+            loops.create_task(
+                handle(
+                    self._agent,
+                    results,
+                    subjects.results("*", TaskEnded.kind),
+                    subjects.durable("consensus-ended"),
+                    (TaskEnded,),
+                    self.on_task_ended,
+                ),
+                name="ended tasks",
+            )
+
+    async def on_planned(self, planned: Planned, _: Stored) -> None:
+        """A plan with lines opens a round: the champion may have to be measured on its holdout."""
+        if "lines" in planned.facts:
+            await self._advance(planned.topic)
+
+    async def on_task_ended(self, ended: TaskEnded, _: Stored) -> None:
+        """A training or an evaluation brings its round forward; any other task is none of our business."""
+        if ended.task.line is not None or ended.task.executor == "evaluate":
+            await self._advance(ended.topic)
+
+    async def _advance(self, topic: str) -> None:
+        """Do what the mind says that comes next for this topic."""
+        records = await self._records(topic)
+        champion, revision = await self._champion(specialization_of(records))
+        step = next_step(records, champion, revision)
+        for submit in step.submits:
+            await self._put(submit.id, submit)
+        if step.weigh is not None and not await self._is_put(step.weigh.id):
+            recommendation = await self._weigh(step.weigh)
+            await self._put(recommendation.id, Recommend(recommendation=recommendation))
+        self._agent.log.debug("topic %s: %s", topic, step.why)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def _records(self, topic: str) -> list[Record]:
+        """The topic's plans, ended tasks and recommendation, in the order of the stream."""
+        found: list[Stored] = []
+        for kind in _READ:
+            found += await self._pages(self._subjects.results(topic, kind.kind))
+        return [codec.decode(stored.data, *_READ) for stored in sorted(found, key=lambda stored: stored.seq)]
+
+    async def _pages(self, subject: str) -> list[Stored]:
+        found: list[Stored] = []
+        from_seq = 1
+        while len(found) < RECORDS_MAX:
+            page = await self._log.read(
+                self._agent.stream("RESULTS"), subject, from_seq=from_seq, messages_max=RECORDS_PAGE
+            )
+            found += page
+            if len(page) < RECORDS_PAGE:
+                break
+            from_seq = page[-1].seq + 1
+        return found
+
+    async def _champion(self, specialization: str) -> tuple[Champion | None, int]:
+        if not specialization:
+            return None, 0
+        subject = self._subjects.key("champions", specialization)
+        stored = await self._log.last(self._subjects.bucket("champions"), subject)
+        return (codec.decode(stored.data, Champion), stored.seq) if stored is not None else (None, 0)
+
+    # -- weighing -----------------------------------------------------------------------------------------------------
+
+    async def _weigh(self, round_: Round) -> Recommendation:
+        """Fetch the outcomes and weigh them, in a thread: seconds of arithmetic must not stop the loop."""
+        read = await self._outcomes(round_)
+        recommendation = await asyncio.to_thread(recommend, round_, read)
+        self._agent.log.info("topic %s: %s. %s", round_.topic, recommendation.choice.value, recommendation.why)
+        return recommendation
+
+    async def _outcomes(self, round_: Round) -> Read:
+        found: dict[str, Items | str] = {}
+        for digest in round_.digests:
+            found[digest] = await self._items(digest)
+        return found
+
+    async def _items(self, digest: str) -> Items | str:
+        """Per-item outcomes, or a sentence when what was stored is not usable; a broker that is away raises Retry."""
+        try:
+            data = await self._agent.store().read_file(digest, OUTCOMES_FILE, bytes_max=limits.OUTCOMES_BYTES_MAX)
+            return items_of(codec.decode(data, Outcomes, bytes_max=limits.OUTCOMES_BYTES_MAX))
+        except (ArtifactMissing, ArtifactCorrupt, Malformed, NotFound) as error:
+            self._agent.failed("outcomes", f"the outcomes {digest[:12]} can not be read: {error}")
+            return f"the outcomes {digest[:12]} can not be read: {error}"
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    async def _is_put(self, id_: str) -> bool:
+        """Was this recommendation put before? Then its arithmetic need not be done again."""
+        subject = self._subjects.command(WRITER, Recommend.kind, id_)
+        return await self._log.last(self._agent.stream("COMMANDS"), subject) is not None
+
+    async def _put(self, id_: str, command: Submit | Recommend) -> None:
+        """Put a command; that it is there already means that it was handled before."""
+        subject = self._subjects.command(WRITER, command.kind, id_)
+        try:
+            await self._log.append(subject, codec.encode(command), subject_seq=0)
+        except Conflict:
+            self._agent.log.debug("%s is stored already", subject)
+        else:
+            self._agent.log.info("%s", subject)
+
+
+async def body(agent: Agent) -> None:
+    """The role's life, for agents.runtime.run."""
+    await Consensus(agent).run()

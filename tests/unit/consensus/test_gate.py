@@ -1,0 +1,170 @@
+"""The verdict, KPI by KPI, and that each policy can fail."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+import pytest
+
+from consensus.gate import POLICIES, verdict, verdict_id
+from consensus.recommendation import recommend
+from mesh.messages.judgement import Champion, Check, Choice, Recommendation, Verdict
+from tests.support import rounds
+from tests.support.outcomes import first, items
+from tests.support.weighing import Bench, Kpis
+
+
+def said(bench: Bench, champion: Champion | None = None, *, revision: int | None = None, **more: object) -> Verdict:
+    recommendation = recommend(bench.round(champion=champion, **more), bench.read)  # type: ignore[arg-type]
+    now = recommendation.champion_revision if revision is None else revision
+    return verdict(recommendation, champion, now, decided_at_ms=5)
+
+
+def by_name(found: Verdict) -> dict[str, Check]:
+    return {check.name: check for check in found.checks}
+
+
+def good(**more: object) -> Bench:
+    bench = Bench()
+    bench.line("evolver", first(180, 200), **more)  # type: ignore[arg-type]
+    return bench
+
+
+def test_a_good_first_candidate_is_accepted_with_every_number() -> None:
+    found = said(good())
+    assert found.accepted
+    assert (found.id, found.choice, found.champion, found.champion_version) == (
+        "t1-verdict",
+        Choice.EVOLVER,
+        "model-evolver",
+        1,
+    )
+    assert [check.name for check in found.checks] == [*(policy.name for policy in POLICIES), "champion unchanged"]
+    assert all(check.why for check in found.checks)
+    assert by_name(found)["evidence"].value == pytest.approx(0.9398, abs=1e-4)
+    assert by_name(found)["better than chance"].bound == pytest.approx(67 / 200)
+    assert by_name(found)["latency p95"].value == 3.0
+    assert found.why.startswith("All 8 checks passed. There is no champion yet")
+    assert found.decided_at_ms == 5
+
+
+@pytest.mark.parametrize(
+    ("more", "failed"),
+    [({"latency_p95_ms": 1_001.0}, "latency p95"), ({"size_bytes": 9e9}, "size")],
+)
+def test_a_runaway_model_is_rejected(more: dict[str, object], failed: str) -> None:
+    found = said(good(**more))
+    assert not found.accepted
+    assert [check.name for check in found.checks if not check.passed] == [failed]
+    assert found.champion == ""
+    assert found.why.startswith(f"1 of 8 checks failed: {failed}: ")
+
+
+def test_what_nobody_measured_fails() -> None:
+    bench = good()
+    kpis = {name: value for name, value in bench.lines[0].kpis.items() if name != "size_bytes"}
+    bench.lines[0] = dataclasses.replace(bench.lines[0], kpis=kpis)
+    assert by_name(said(bench))["size"].why.startswith("nobody measured size_bytes")
+    assert not said(bench).accepted
+
+
+def test_a_model_that_always_says_the_same_is_no_better_than_chance() -> None:
+    label = [0] * 150 + [1] * 50
+    bench = Bench()
+    bench.line("evolver", first(150, 200), label=label, loss=[0.6] * 200)
+    found = said(bench)
+    assert not found.accepted
+    assert not by_name(found)["better than chance"].passed
+    informed = Bench()
+    informed.line("evolver", first(150, 200), label=label, loss=[0.4] * 200)
+    assert said(informed).accepted, "the same answers, but it knows how sure to be"
+    worse = Bench()
+    worse.line("evolver", first(147, 200), label=label, loss=[0.4] * 200)
+    assert not said(worse).accepted
+
+
+def test_a_topics_own_kpis_are_judged_with_the_rest() -> None:
+    kpis: Kpis = (("accuracy", 0.95, None), ("loss", None, 2.0), ("evidence_rate", 1.0, None), ("bleu", 0.1, None))
+    found = by_name(said(good(), kpis=kpis))
+    assert (found["topic: accuracy"].passed, found["topic: accuracy"].bound) == (False, 0.95)
+    assert found["topic: accuracy"].why == "0.9, at least 0.95 wanted by the topic"
+    assert found["topic: loss"].passed
+    assert found["topic: evidence_rate"].passed
+    assert found["topic: bleu"].value is None
+    assert found["topic: bleu"].why.startswith("nobody measured bleu; measured: accuracy, ")
+
+
+def forced(recommendation: Recommendation, **changes: object) -> Recommendation:
+    return msgspec.structs.replace(recommendation, **changes)
+
+
+def test_the_gate_does_not_trust_the_recommendation_about_evidence() -> None:
+    bench = good(reproduced=50, checked_by="w1.aa")
+    recommendation = recommend(bench.round(required=True), bench.read)
+    assert recommendation.choice is Choice.KEEP
+    pressed = verdict(forced(recommendation, choice=Choice.EVOLVER), None, 0, decided_at_ms=0)
+    assert [check.name for check in pressed.checks if not check.passed] == ["evidence", "independence"]
+
+
+def test_a_small_validation_set_has_to_prove_what_it_can() -> None:
+    bench = good()
+    for name, right in (("claims-evolver", 12), ("check-evolver", 12)):
+        bench.read[name] = items(first(right, 12))
+    check = by_name(said(bench))["evidence"]
+    assert check.passed
+    assert check.why.endswith("(so few claims can prove 0.758 at best)")
+
+
+def test_regression_against_the_champion_has_margins() -> None:
+    bench = Bench()
+    bench.line("evolver", first(180, 200), loss=[0.2] * 180 + [9.0] * 20)
+    champion = rounds.champion()
+    found = said(bench, champion, old=first(150, 200))
+    assert found.choice is Choice.EVOLVER
+    assert not found.accepted
+    assert not by_name(found)["loss"].passed
+    assert by_name(found)["accuracy"].passed
+    assert (found.champion, found.champion_version) == ("model-old", 1), "the champion stays"
+    recommendation = recommend(bench.round(champion=champion, old=first(150, 200)), bench.read)
+    alone = verdict(forced(recommendation, comparisons=()), champion, 7, decided_at_ms=0)
+    assert by_name(alone)["accuracy"].why.startswith("it was not compared with the champion")
+
+
+def test_a_better_challenger_becomes_the_next_version() -> None:
+    found = said(good(), rounds.champion(), old=first(150, 200))
+    assert found.accepted
+    assert (found.champion, found.champion_version) == ("model-evolver", 2)
+
+
+@pytest.mark.parametrize("now", [8, 0])
+def test_a_champion_that_moved_since_the_comparison_rejects(now: int) -> None:
+    found = said(good(), rounds.champion(), revision=now, old=first(150, 200))
+    assert not found.accepted
+    assert not by_name(found)["champion unchanged"].passed
+    recommendation = recommend(good().round(), good().read)
+    other = verdict(recommendation, rounds.champion(), 9, decided_at_ms=0)
+    assert not by_name(other)["champion unchanged"].passed
+
+
+def test_to_keep_a_champion_is_accepted_and_to_keep_nothing_is_not() -> None:
+    bench = Bench()
+    bench.line("evolver", first(150, 200))
+    kept = said(bench, rounds.champion(), old=first(150, 200))
+    assert (kept.accepted, kept.choice, kept.champion, kept.champion_version) == (True, Choice.KEEP, "model-old", 1)
+    nothing = said(good(reproduced=10))
+    assert (nothing.accepted, nothing.choice, nothing.champion, nothing.champion_version) == (False, Choice.KEEP, "", 0)
+    assert [check.name for check in nothing.checks if not check.passed] == ["candidate", "evolver: evidence"]
+
+
+def test_verdict_ids_follow_from_recommendation_ids() -> None:
+    recommendation = recommend(good().round(), good().read)
+    assert verdict_id(recommendation) == "t1-verdict"
+    assert verdict_id(forced(recommendation, id="something")) == "something-verdict"
+    assert len(verdict_id(forced(recommendation, id="x" * 96))) == 96
+
+
+def test_a_recommendation_without_its_candidate_is_a_defect_that_names_itself() -> None:
+    recommendation = forced(recommend(good().round(), good().read), candidates=())
+    with pytest.raises(ValueError, match="takes the evolver and lists no such candidate"):
+        verdict(recommendation, None, 0, decided_at_ms=0)
