@@ -16,6 +16,7 @@ from agents.runtime import Agent
 from mesh import codec
 from mesh.bus import Stored
 from mesh.errors import Conflict, NotFound, Retry
+from mesh.messages.base import derived_id
 from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
@@ -74,7 +75,7 @@ class Planner:
 
     async def on_task_ended(self, ended: TaskEnded, _: Stored) -> None:
         """A profile becomes the plan of its topic; any other task is none of the planner's business."""
-        if ended.task.executor != "profile" or ended.task.id != plans.derived_id(ended.topic, "profile"):
+        if ended.task.executor != "profile" or ended.task.id != derived_id(ended.topic, "profile"):
             return
         if ended.state is TaskState.SUCCEEDED and ended.outcome is not None:
             await self._plan(ended)
@@ -145,7 +146,7 @@ class Planner:
 
     async def _command(self, command: Submit | Refuse) -> None:
         """Put a command; that it is there already means that it was handled before."""
-        id_ = command.id if isinstance(command, Submit) else plans.derived_id(command.topic, "refused")
+        id_ = command.id if isinstance(command, Submit) else derived_id(command.topic, "refused")
         subject = self._subjects.command(WRITER, command.kind, id_)
         try:
             await self._log.append(subject, codec.encode(command), subject_seq=0)

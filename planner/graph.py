@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mesh.messages.graph import Specialization
 from mesh.messages.topics import DataRef, Topic
+from planner.profile import Profile
 
 ROOT = "root"
 """Id of the node above all others."""
@@ -87,18 +88,6 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Profiled:
-    """What placing needs to know of a topic's data."""
-
-    task: str
-    """Executor kind that will train it."""
-    label_digest: str
-    labels: int
-    examples: int
-    keywords: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Placement:
     """Where a topic belongs: its node, and what has to be written for that, parents first."""
 
@@ -108,16 +97,16 @@ class Placement:
     why: str
 
 
-def place(nodes: Mapping[str, Specialization], topic: Topic, source: Source, profiled: Profiled) -> Placement:
+def place(nodes: Mapping[str, Specialization], topic: Topic, source: Source, profile: Profile) -> Placement:
     """Put `topic` under the node that a person named, else where its specialization stands, else under the root.
 
     nodes: the graph as read, by id. The answer rests on nothing else, so a lost compare-and-set is repaired by reading
     again and placing again.
     """
-    id_ = node_id(topic.text, profiled.task, profiled.label_digest)
+    id_ = node_id(topic.text, profile.task, profile.label_digest)
     known = nodes.get(id_)
     parent, why = _parent(nodes, id_, known, topic.node)
-    node = _touched(known, id_, parent, why, topic, source, profiled)
+    node = _touched(known, id_, parent, why, topic, source, profile)
     wanted = [*_missing_above(nodes, parent), node]
     return Placement(node, tuple(one for one in wanted if nodes.get(one.id) != one), why)
 
@@ -143,7 +132,7 @@ def _touched(
     why: str,
     topic: Topic,
     source: Source,
-    profiled: Profiled,
+    profile: Profile,
 ) -> Specialization:
     """The topic's node with this topic's data and facts; its first reason stays."""
     before = () if known is None else known.topics
@@ -152,11 +141,11 @@ def _touched(
         id=id_,
         name=known.name if known is not None else topic.text.strip(),
         parent=parent,
-        task=profiled.task,
-        labels=profiled.labels,
-        keywords=profiled.keywords[:KEYWORDS_PER_NODE_MAX],
+        task=profile.task,
+        labels=profile.labels,
+        keywords=profile.keywords[:KEYWORDS_PER_NODE_MAX],
         topics=topics[-TOPICS_PER_NODE_MAX:],
-        examples=profiled.examples,
+        examples=profile.examples,
         data=source.data.source,
         data_name=source.data.name,
         text_column=source.text_column,

@@ -13,12 +13,11 @@ Not here: who runs a task and when (planner/scheduling.py), evaluation (consensu
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 from mesh import limits
-from mesh.messages.base import Facts
+from mesh.errors import Malformed
+from mesh.messages.base import Facts, derived_id
 from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
@@ -26,11 +25,10 @@ from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
 from planner import graph, proposals
 from planner.graph import Source
+from planner.profile import SPLITS, Profile
 
-SALT = "ramify-1"
+SALT = "ramify"
 """Fixed salt of the split: the same example falls into the same split in every topic. Part of the protocol."""
-
-SPLITS = ("train", "validation", "holdout", "audit")
 
 PROFILE_BUDGET_S = 600.0
 """A profile stops by itself long before; the kill comes with wall_s_max."""
@@ -50,15 +48,6 @@ class Plan:
 
     submit: Submit
     placement: graph.Placement
-
-
-def derived_id(topic: str, purpose: str) -> str:
-    """`<topic>-<purpose>`; a topic's id that leaves no room is cut and keeps eight hex digits of itself."""
-    id_ = f"{topic}-{purpose}"
-    if len(id_) <= limits.NAME_CHARS_MAX:
-        return id_
-    tail = hashlib.sha256(topic.encode()).hexdigest()[:8]
-    return f"{topic[: limits.NAME_CHARS_MAX - len(purpose) - 10]}-{tail}-{purpose}"
 
 
 # -- the profile ------------------------------------------------------------------------------------------------------
@@ -140,25 +129,27 @@ def refusal_of(topic: str, reason: str) -> Refuse:
 def plan(
     topic: Topic,
     source: Source,
-    profile: Outcome,
+    outcome: Outcome,
     nodes: Mapping[str, Specialization],
     champion: Champion | None,
     champion_revision: int,
 ) -> Plan | Refuse:
     """The training plan of a profiled topic.
 
-    profile: the outcome of its profile task; champion: the record of the topic's specialization as read, with its
-    revision (0: none). See `specialization_id` for what to read.
+    outcome: that of its profile task; champion: the record of the topic's specialization as read, with its revision
+    (0: none). See `specialization_id` for what to read.
     """
-    missing = [name for name in SPLITS if not profile.outputs.get(name)]
-    profiled = profiled_of(profile.facts)
-    if missing or profiled is None:
-        what = f"without the split {missing[0]!r}" if missing else "without task, labels or examples"
-        return refusal_of(topic.id, f"The profile of {topic.id} ended {what}: update the worker, publish again.")
-    if profiled.task not in proposals.SPACES:
-        return refusal_of(topic.id, f"The data of {topic.id} asks for {profiled.task!r}, which no line can train.")
-    placement = graph.place(nodes, topic, source, profiled)
-    shaped = _Shaped(topic, placement.node, profile, profiled, champion)
+    missing = [name for name in SPLITS if not outcome.outputs.get(name)]
+    if missing:
+        return refusal_of(topic.id, f"The profile of {topic.id} made no split {missing[0]!r}: publish the topic again.")
+    try:
+        profile = Profile.of(outcome.facts)
+    except Malformed as error:
+        return refusal_of(topic.id, f"The profile of {topic.id} can not be used ({error}): publish the topic again.")
+    if profile.task not in proposals.SPACES:
+        return refusal_of(topic.id, f"The data of {topic.id} asks for {profile.task!r}, which no line can train.")
+    placement = graph.place(nodes, topic, source, profile)
+    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion)
     tasks = (shaped.evolver(), shaped.reinventor(), shaped.baseline())
     submit = Submit(
         id=derived_id(topic.id, "plan"),
@@ -170,22 +161,13 @@ def plan(
     return Plan(submit, placement)
 
 
-def specialization_id(topic: Topic, profile: Outcome) -> str:
-    """Id of the specialization that a profiled topic belongs to; '' when the profile does not say enough."""
-    profiled = profiled_of(profile.facts)
-    return graph.node_id(topic.text, profiled.task, profiled.label_digest) if profiled is not None else ""
-
-
-def profiled_of(facts: Facts) -> graph.Profiled | None:
-    """What placing needs from a profile's facts; None when the necessary ones are missing or of another type."""
-    task, digest, labels = facts.get("task"), facts.get("label_digest"), facts.get("labels")
-    examples = facts.get("examples", facts.get("rows"))
-    if not (isinstance(task, str) and isinstance(digest, str)):
-        return None
-    if not (isinstance(labels, int) and isinstance(examples, int)):
-        return None
-    keywords = facts.get("keywords") or ()
-    return graph.Profiled(task, digest, labels, examples, tuple(str(word) for word in keywords))
+def specialization_id(topic: Topic, outcome: Outcome) -> str:
+    """Id of the specialization that a profiled topic belongs to; '' when its profile can not be used."""
+    try:
+        profile = Profile.of(outcome.facts)
+    except Malformed:
+        return ""
+    return graph.node_id(topic.text, profile.task, profile.label_digest)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -194,8 +176,8 @@ class _Shaped:
 
     topic: Topic
     node: Specialization
-    profile: Outcome
-    profiled: graph.Profiled
+    splits: Mapping[str, str]
+    profile: Profile
     champion: Champion | None
 
     def evolver(self) -> TaskSpec:
@@ -203,12 +185,12 @@ class _Shaped:
         inputs = self._inputs()
         if self.champion is not None:
             inputs["champion"] = self.champion.model
-        return self._task(Line.EVOLVER, self.profiled.task, self._evolved().settings, inputs, self.topic.budget_s)
+        return self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
 
     def reinventor(self) -> TaskSpec:
         """Starts from zero with drawn settings."""
         return self._task(
-            Line.REINVENTOR, self.profiled.task, self._reinvented().settings, self._inputs(), self.topic.budget_s
+            Line.REINVENTOR, self.profile.task, self._reinvented().settings, self._inputs(), self.topic.budget_s
         )
 
     def baseline(self) -> TaskSpec:
@@ -218,44 +200,41 @@ class _Shaped:
 
     def facts(self, placement: graph.Placement, champion_revision: int) -> Facts:
         """What consensus, gate and subscribers should know about the plan (docs/protocol.md)."""
-        topic, splits = self.topic, self.profile.outputs
+        topic = self.topic
         return {
             "stage": "lines",
             "parent": self.node.parent,
             "name": self.node.name,
             "why": placement.why,
-            "examples": self.profiled.examples,
+            "examples": self.profile.examples,
             "lines": {line.value: self._id(line) for line in (Line.EVOLVER, Line.REINVENTOR)},
             "baseline": self._id(Line.BASELINE),
-            "splits": {name: splits[name] for name in SPLITS},
+            "splits": {name: self.splits[name] for name in SPLITS},
             "kpis": [[kpi.metric, kpi.minimum, kpi.maximum] for kpi in topic.kpis],
             "champion": self.champion.model if self.champion is not None else "",
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
-            "needs": self.profile.facts.get("needs", {}),
+            "needs": {kind: _plain(needs) for kind, needs in self.profile.needs.items()},
             "budget_s": topic.budget_s,
             "changed": {
                 Line.EVOLVER.value: self._evolved().changed,
                 Line.REINVENTOR.value: self._reinvented().changed,
             },
-            "profile": short_profile(self.profile.facts),
+            "profile": short_profile(self.profile),
         }
 
     def _evolved(self) -> proposals.Proposal:
         champion_settings = self.champion.settings if self.champion is not None else None
-        return proposals.evolver(self.topic.id, self.profiled.task, self._modality(), champion_settings)
+        return proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, champion_settings)
 
     def _reinvented(self) -> proposals.Proposal:
-        return proposals.reinventor(self.topic.id, self.profiled.task, self._modality())
-
-    def _modality(self) -> str:
-        return str(self.profile.facts.get("modality", ""))
+        return proposals.reinventor(self.topic.id, self.profile.task, self.profile.modality)
 
     def _id(self, line: Line) -> str:
         return derived_id(self.topic.id, line.value)
 
     def _inputs(self) -> dict[str, str]:
-        return {name: self.profile.outputs[name] for name in ("train", "validation")}
+        return {name: self.splits[name] for name in ("train", "validation")}
 
     def _task(self, line: Line, executor: str, settings: Facts, inputs: dict[str, str], budget_s: float) -> TaskSpec:
         return TaskSpec(
@@ -267,7 +246,7 @@ class _Shaped:
             purpose="baseline" if line is Line.BASELINE else "train",
             settings=settings,
             inputs=inputs,
-            needs=needs_of(self.profile.facts, executor),
+            needs=self.profile.needs_of(executor),
             priority=self.topic.priority,
             budget_s=budget_s,
             wall_s_max=max(3_600.0, 2.0 * self.topic.budget_s + WALL_S_OVERHEAD),
@@ -275,36 +254,21 @@ class _Shaped:
         )
 
 
-def needs_of(facts: Facts, executor: str) -> Needs:
-    """What the profile says that a kind takes on this data; the defaults where it says nothing usable."""
-    stated: Any = facts.get("needs")
-    stated = stated.get(executor) if isinstance(stated, dict) else None
-    if not isinstance(stated, dict):
-        return Needs()
-    default = Needs()
-    return Needs(
-        cores=_positive(stated.get("cores"), default.cores),
-        memory_bytes=int(_positive(stated.get("memory_bytes"), default.memory_bytes)),
-        disk_bytes=int(_positive(stated.get("disk_bytes"), default.disk_bytes)),
-    )
-
-
-def _positive(value: object, default: float) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else default
+def _plain(needs: Needs) -> Facts:
+    return {"cores": needs.cores, "memory_bytes": needs.memory_bytes, "disk_bytes": needs.disk_bytes}
 
 
 SHORT_PROFILE = (
-    "task", "modality", "rows", "examples", "labels", "features", "splits", "duplicates", "dropped", "imbalance",
-    "text_columns", "label_column", "warnings", "bytes",
+    "task", "modality", "rows", "examples", "labels", "features", "splits", "duplicates", "conflicting", "dropped",
+    "imbalance", "text_columns", "label_column", "bytes",
 )  # fmt: skip
 """Facts of a profile that subscribers see in the plan; label names stay in the splits."""
 
-WARNINGS_MAX = 20
+WARNINGS_MAX, WARNING_CHARS_MAX = 20, 300
+"""Most warnings in a plan's facts, and their length."""
 
 
-def short_profile(facts: Facts) -> Facts:
-    """The part of a profile's facts that every subscriber gets, bounded."""
-    short = {name: facts[name] for name in SHORT_PROFILE if name in facts}
-    if isinstance(short.get("warnings"), list | tuple):
-        short["warnings"] = [str(warning)[:300] for warning in short["warnings"][:WARNINGS_MAX]]
-    return short
+def short_profile(profile: Profile) -> Facts:
+    """The part of a profile that every subscriber gets, bounded."""
+    warnings = [warning[:WARNING_CHARS_MAX] for warning in profile.warnings[:WARNINGS_MAX]]
+    return {**{name: getattr(profile, name) for name in SHORT_PROFILE}, "warnings": warnings}

@@ -8,8 +8,23 @@ from mesh.messages.base import NAME
 from mesh.messages.graph import Specialization
 from mesh.messages.topics import DataRef, Topic
 from planner import graph
+from planner.profile import Profile
 
-PROFILED = graph.Profiled("classify", "ab" * 32, 10, 1_797, ("digit",))
+PROFILED = Profile(
+    task="classify",
+    modality="tabular",
+    rows=1_797,
+    examples=1_797,
+    labels=10,
+    label_names=tuple("0123456789"),
+    label_digest="ab" * 32,
+    label_column="digit",
+    features=64,
+    splits={"train": 1_260, "validation": 268, "holdout": 179, "audit": 90},
+    dropped={},
+    keywords=("digit",),
+    needs={},
+)
 SOURCE = graph.Source(DataRef(source="builtin:digits", name="digits"), None, "label")
 
 

@@ -7,12 +7,12 @@ from mesh.messages.base import Facts
 from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
-from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
+from mesh.messages.tasks import Line, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Independent, Kpi, Topic
-from planner import plans, proposals
+from planner import plans, profile, proposals
 from planner.graph import Source
 
-SPLITS = {name: name[0] * 64 for name in plans.SPLITS}
+SPLITS = {name: name[0] * 64 for name in profile.SPLITS}
 FACTS: Facts = {
     "task": "classify",
     "modality": "tabular",
@@ -21,6 +21,10 @@ FACTS: Facts = {
     "labels": 10,
     "label_digest": "ab" * 32,
     "label_names": [str(digit) for digit in range(10)],
+    "label_column": "digit",
+    "features": 64,
+    "splits": {"train": 1_253, "validation": 268, "holdout": 179, "audit": 90},
+    "dropped": {"empty": 7},
     "keywords": ["digit"],
     "needs": {"classify": {"cores": 2, "memory_bytes": 900_000_000, "disk_bytes": 1_000_000}},
     "warnings": ["w" * 1_000],
@@ -115,11 +119,11 @@ def test_the_plans_facts_say_what_consensus_needs() -> None:
 
 
 def test_with_a_champion_the_evolver_continues_it_and_says_what_changed() -> None:
-    before = champion(learning_rate=0.01, width=64)
+    before = champion(learning_rate=0.005, hidden=[64])
     submit = planned(champion=before, revision=7)
     task = by_line(submit)[Line.EVOLVER]
     assert task.inputs["champion"] == "c" * 64
-    assert task.settings["width"] == 64
+    assert task.settings["hidden"] == [64]
     different = {name for name in task.settings if task.settings[name] != before.settings.get(name)}
     assert 1 <= len(different) <= 2
     assert all(name in submit.facts["changed"]["evolver"] for name in different)
@@ -151,7 +155,8 @@ def test_a_profile_that_says_too_little_is_refused() -> None:
     for outcome in (Outcome(outputs={"train": "t" * 64}, facts=FACTS), Outcome(outputs=SPLITS, facts={"labels": 3})):
         refused = plans.plan(TOPIC, SOURCE, outcome, {}, None, 0)
         assert isinstance(refused, Refuse)
-        assert refused.reason.count(".") == 1
+        assert TOPIC.id in refused.reason
+        assert plans.specialization_id(TOPIC, Outcome(facts={"labels": 3})) == ""
 
 
 def test_a_task_that_no_line_can_train_is_refused() -> None:
@@ -163,18 +168,6 @@ def test_a_task_that_no_line_can_train_is_refused() -> None:
 def test_a_refusal_always_has_a_reason_of_bounded_length() -> None:
     assert plans.refusal_of("t-1", " ").reason
     assert len(plans.refusal_of("t-1", "x" * 9_999).reason) == limits.TEXT_CHARS_MAX
-
-
-def test_derived_ids_fit_even_for_the_longest_topic_id() -> None:
-    longest, other = "x" * limits.NAME_CHARS_MAX, "x" * (limits.NAME_CHARS_MAX - 1) + "y"
-    ids = {plans.derived_id(topic, purpose) for topic in (longest, other) for purpose in ("profile", "reinventor")}
-    assert len(ids) == 4
-    assert all(len(id_) <= limits.NAME_CHARS_MAX for id_ in ids)
-
-
-def test_the_needs_of_a_profile_that_says_nothing_are_the_defaults() -> None:
-    for facts in ({}, {"needs": 3}, {"needs": {"classify": None}}, {"needs": {"classify": {"cores": "two"}}}):
-        assert plans.needs_of(facts, "classify") == Needs()
 
 
 def test_a_plan_fits_into_one_command_even_with_long_texts() -> None:
