@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from mesh.errors import Malformed
-from mesh.messages.base import Part
+from mesh.messages.base import Part, read_facts
 from mesh.messages.tasks import Needs
 
 SPLITS = ("train", "validation", "holdout", "audit")
@@ -46,7 +44,7 @@ class Profile(Part, frozen=True, kw_only=True):
     """Examples whose input occurred before."""
     conflicting: int = 0
     """Inputs that occur with more than one label."""
-    dropped: dict[str, int] = msgspec.field(default_factory=dict)
+    dropped: dict[str, int]
     """Rows left out, by reason."""
     imbalance: float = 1.0
     """Examples of the most frequent label per example of the rarest."""
@@ -55,7 +53,7 @@ class Profile(Part, frozen=True, kw_only=True):
     """At most twelve, the most telling first."""
     bytes: int = 0
     """Size of the data as it was given."""
-    needs: dict[str, Needs] = msgspec.field(default_factory=dict)
+    needs: dict[str, Needs]
     """By executor kind."""
 
     def __post_init__(self) -> None:
@@ -78,8 +76,8 @@ class Profile(Part, frozen=True, kw_only=True):
     def of(cls, facts: Mapping[str, Any]) -> Profile:
         """The profile in a task's facts; Malformed with the reason when they are none."""
         try:
-            return msgspec.convert(dict(facts), cls)
-        except (msgspec.ValidationError, ValueError, TypeError) as error:
+            return read_facts(facts, cls)
+        except ValueError as error:
             raise Malformed(f"these facts are no profile: {str(error)[:300]}") from None
 
     def needs_of(self, kind: str) -> Needs:

@@ -1,9 +1,10 @@
 """Which column is the label, which are the input: looked up where the user said it, inferred where not.
 
-Label: the column that is called so (names.LABEL_NAMES); else, of the columns with few values, the last one, else the
-first one, else the only one. Input: the columns of texts if there are any (joined); else numbers and categories. A
-table that has both is taken as texts when the texts are sentences or little else is there, and as columns otherwise.
-What is left out is named in a warning, and every choice can be overridden with --label and --text.
+Label: the column that is called so (names.LABEL_NAMES); else, of the columns with few values, the last one (or the
+first, if that holds words and the last numbers), else the only one. Input: the columns of texts if there are any
+(joined); else numbers and categories. A table that has both is taken as texts when the texts are sentences, are called
+so, or little else is there, and as columns otherwise. What is left out is named in a warning, and every choice can be
+overridden with --label and --text.
 """
 
 from __future__ import annotations
@@ -178,9 +179,8 @@ def _label(table: Table, columns: list[Column], wanted: str, warnings: list[str]
     if table.label is not None:
         return columns[table.names.index(table.label)]
     named = [column for name in LABEL_NAMES for column in columns if column.name.casefold().strip() == name]
-    usable = [column for column in named if column.role is not Role.EMPTY]
-    if usable:
-        return usable[0]
+    if named:
+        return next((column for column in named if column.role is not Role.EMPTY), named[0])
     chosen = _label_by_position(table, columns)
     warnings.append(
         f"took column {chosen.name!r} as the label, because it has {chosen.distinct} different values; name another "
@@ -192,10 +192,13 @@ def _label(table: Table, columns: list[Column], wanted: str, warnings: list[str]
 def _label_by_position(table: Table, columns: list[Column]) -> Column:
     fitting = [column for column in columns if _label_like(column)]
     words = [column for column in fitting if column.role is Role.CATEGORY]
+    first, last = columns[0], columns[-1]
+    if first in words and last not in words:
+        return first
+    for column in (last, first):
+        if column in fitting:
+            return column
     for group in (words, fitting):
-        for column in (columns[-1], columns[0]):
-            if column in group:
-                return column
         if len(group) == 1:
             return group[0]
     names = ", ".join(repr(column.name[:60]) for column in (fitting or columns)[:8])

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from executors.datasets import bounds, numerals
 from executors.datasets.decoding import Source, open_text
-from executors.datasets.names import LABEL_NAMES, TEXT_NAMES
+from executors.datasets.names import LABEL_NAMES, TEXT_NAMES, unique_names
 from executors.datasets.table import Columns, Progress, Table
 from mesh.errors import DataRefused
 
@@ -234,22 +234,13 @@ def _names(rows: list[list[str]], headed: bool) -> tuple[list[str], int]:
         width = widths.most_common(1)[0][0]
         return [f"column {index + 1}" for index in range(width)], width
     names = [cell.strip() for cell in rows[0]]
-    if len(rows) > 1 and widths.most_common(1)[0][0] == width + 1 and all(row[-1:] != [""] for row in rows[1:]):
+    if widths.most_common(1)[0][0] == width + 1 and _row_numbers([row[0] for row in rows[1:]]):
         names.insert(0, "")
     while len(names) > 2 and names[-1] == "" and widths.most_common(1)[0][0] < len(names):
         names.pop()
     return unique_names(names), len(names)
 
 
-def unique_names(names: list[str]) -> list[str]:
-    """Names without gaps and repetitions: an empty one becomes its position, a repeated one gets a number."""
-    made: list[str] = []
-    seen: set[str] = set()
-    for index, name in enumerate(names):
-        base = name or f"column {index + 1}"
-        candidate, number = base, 2
-        while candidate in seen:
-            candidate, number = f"{base} ({number})", number + 1
-        seen.add(candidate)
-        made.append(candidate)
-    return made
+def _row_numbers(cells: list[str]) -> bool:
+    """Different whole numbers: the names that R gives to rows, without a header of their own."""
+    return len(cells) > 1 and all(cell.isdigit() for cell in cells) and len(set(cells)) == len(cells)

@@ -14,6 +14,7 @@ from typing import Any
 
 from executors.datasets import bounds
 from executors.datasets.decoding import Source, open_text
+from executors.datasets.names import unique_names
 from executors.datasets.table import Columns, Progress, Table
 from mesh.errors import DataRefused
 
@@ -48,7 +49,11 @@ def read(path: Path, shown: str, progress: Progress) -> Table:
     _extend(columns, positions, nested, block)
     if not columns.rows:
         raise DataRefused(f"{shown!r} holds no objects: expected one JSON object per line")
-    table = Table(names=columns.names, columns=columns.arrays(), set_aside=nested, bytes_read=source.size_bytes)
+    kept = [(name, values) for name, values in zip(columns.names, columns.arrays(), strict=True) if name not in nested]
+    if not kept:
+        raise DataRefused(f"the objects in {shown!r} hold lists and maps only: expected texts and numbers")
+    table = Table(names=[name for name, _ in kept], columns=[values for _, values in kept], set_aside=nested)
+    table.bytes_read = source.size_bytes
     if blank:
         table.dropped["blank row"] = blank
     if source.warning:
@@ -110,8 +115,15 @@ def _extend(columns: Columns, positions: dict[str, int], nested: dict[str, str],
     for record in block:
         for key in record:
             if key not in positions:
-                positions[key] = columns.add(key.encode("utf-8", "replace").decode()[: bounds.LABEL_CHARS_MAX])
-    columns.extend([[_text(record.get(key), key, nested) for record in block] for key in positions])
+                positions[key] = columns.add(_name(key, columns.names))
+    columns.extend(
+        [[_text(record.get(key), columns.names[at], nested) for record in block] for key, at in positions.items()]
+    )
+
+
+def _name(key: str, taken: list[str]) -> str:
+    """A column's name from a key: real characters only, not too long, not there yet."""
+    return unique_names([*taken, key.encode("utf-8", "replace").decode()[: bounds.LABEL_CHARS_MAX]])[-1]
 
 
 def _text(value: Any, key: str, nested: dict[str, str]) -> str | None:

@@ -30,3 +30,17 @@ def nearest(name: str, known: list[str]) -> str:
         return "did you mean " + " or ".join(repr(lowered[other]) for other in near) + "?"
     more = f" and {len(known) - 8} more" if len(known) > 8 else ""
     return "there are " + ", ".join(repr(other[:60]) for other in known[:8]) + more
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """Names without gaps and repetitions: an empty one becomes its position, a repeated one gets a number."""
+    made: list[str] = []
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        base = name or f"column {index + 1}"
+        candidate, number = base, 2
+        while candidate in seen:
+            candidate, number = f"{base} ({number})", number + 1
+        seen.add(candidate)
+        made.append(candidate)
+    return made

@@ -1,14 +1,15 @@
 """What the tasks after the profile will take: cores, memory, disk, from the size of the data.
 
-    kind       base                                   plus
-    classify   450 MB: Python, torch, its threads     texts: 16 x their bytes (hashed n-grams of 8 bytes, two a
-                                                      character) + 4 states (weights, gradient, two moments) of a 64 MB
-                                                      table columns: 4 x the float32 matrix (data, standardised,
-                                                      batches, slack)
-    baseline   250 MB: Python, scikit-learn           texts: 120 x their bytes up to 300 MB of texts (sparse n-gram
-                                                      matrix, its vocabulary) + 24 bytes per label and term (weights,
-                                                      gradient, step) columns: 6 x the matrix in float64
-    evaluate   450 MB                                 the model (64 MB table) and a quarter of what classify's data take
+    kind       base (Python and its libraries)   plus, for texts               plus, for columns
+    classify   450 MB with torch                 256 MB: 4 states of a table   4 x the float32 matrix
+                                                 + 16 x the texts' bytes
+    baseline   250 MB with scikit-learn          120 x the texts' bytes        12 x the float32 matrix
+                                                 + 24 bytes a label and term
+    evaluate   450 MB with torch                 64 MB + 4 x the texts' bytes  the float32 matrix
+
+The table: 64 MB of n-gram weights, their gradient and the optimizer's two moments. 16: two hashed n-grams of 8 bytes a
+character. 120: a sparse matrix of n-grams and its vocabulary, counted for 300 MB of texts at most. 24: weights,
+gradient and step in float64, for 200,000 terms at most.
 
 Memory is an upper estimate: too little gets the child killed, too much only makes it wait for a larger worker. One core
 each: a lease of more makes a task faster, and none needs it. Disk: inputs, checkpoints and outputs of the attempt.

@@ -22,6 +22,9 @@ SHARE_MIN = 0.98
 MISSING = ("", "na", "n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing", "#n/a")
 """What people write where a number is missing (compared in lower case)."""
 
+_MINUS = "\u2212"
+"""The typographic minus sign."""
+
 _POINT = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _THOUSANDS = r"^[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?$"
 _COMMA = r"^[+-]?([0-9]+|[0-9]{1,3}(\.[0-9]{3})+)(,[0-9]+)?([eE][+-]?[0-9]+)?$"
@@ -32,7 +35,7 @@ _NUMBER = re.compile(f"{_POINT}|{_THOUSANDS}|{_COMMA}".replace("$", r"\Z"))
 
 def is_number(cell: str) -> bool:
     """Whether one cell is a number in any of the three ways."""
-    return _NUMBER.match(cell) is not None
+    return _NUMBER.match(cell.replace(_MINUS, "-")) is not None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ def parse(column: pa.ChunkedArray) -> Numbers | None:
     present = len(column) - int(pc.sum(missing).as_py() or 0)
     if present == 0:
         return None
-    trimmed = pc.replace_substring(trimmed, "\u2212", "-")
+    trimmed = pc.replace_substring(trimmed, _MINUS, "-")
     for pattern, clean in _ways(trimmed):
         matching = pc.and_(pc.fill_null(pc.match_substring_regex(trimmed, pattern), False), pc.invert(missing))
         found = int(pc.sum(matching).as_py() or 0)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from executors.datasets import bounds
-from executors.datasets.delimited import unique_names
+from executors.datasets.names import unique_names
 from executors.datasets.table import Progress, Table
 from mesh.errors import DataRefused, RamifyError
 

@@ -33,6 +33,10 @@ HOLDOUT_FEW = 50
 """Holdout examples below which a warning says that differences will be hard to prove."""
 
 
+SCHEMA_BYTES_MAX = 4 * 1024 * 1024
+"""A schema: some 10,000 columns. Readers of splits accept no more."""
+
+
 def assign(examples: Examples) -> Array:
     """The split (0 to 3) of every example; DataRefused when the set is too small."""
     inputs, first, group = np.unique(examples.ids, return_index=True, return_inverse=True)
@@ -109,6 +113,12 @@ class Encoding:
     def encode(self, examples: Examples, rows: Array) -> Array:
         """float32 [rows, features]: numbers as they are, one column per category's value, NaN where missing."""
         assert examples.numbers is not None
+        if len(examples) * len(self.features) > bounds.CELLS_MAX:
+            raise DataRefused(
+                f"the table becomes {len(examples):,} rows of {len(self.features):,} numbers, and "
+                f"{bounds.CELLS_MAX:,} numbers "
+                "are supported: keep fewer columns or rows"
+            )
         x = np.zeros((len(rows), len(self.features)), dtype=np.float32)
         x[:, : len(self.numbers)] = examples.numbers[rows]
         start = len(self.numbers)
@@ -163,9 +173,15 @@ def write(
         tensors["x"] = encoding.encode(examples, rows)
         schema["features"], schema["encoding"] = encoding.features, encoding.describe()
     save_file(tensors, folder / "examples.safetensors")
-    (folder / "schema.json").write_text(
-        json.dumps(schema, ensure_ascii=False, sort_keys=True, indent=1) + "\n", encoding="utf-8", newline="\n"
-    )
+    data = (json.dumps(schema, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    if len(data) > SCHEMA_BYTES_MAX:
+        raise DataRefused(
+            f"the names of the data's {len(examples.labels):,} labels and {len(schema.get('features', [])):,} input "
+            "features "
+            f"take {len(data):,} bytes, and {SCHEMA_BYTES_MAX:,} are supported: shorten the names, or keep fewer "
+            "columns"
+        )
+    (folder / "schema.json").write_bytes(data)
 
 
 def _bytes_of(texts: pa.ChunkedArray) -> tuple[Array, Array]:

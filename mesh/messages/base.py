@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
@@ -91,3 +92,14 @@ class Key(msgspec.Struct, frozen=True, order=True, array_like=True):
 
 Facts = dict[str, Any]
 """Small JSON-like facts (numbers, texts, lists, maps) that a kind reports; bounded by the record's size."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+def read_facts(facts: Mapping[str, Any], wanted: type[P]) -> P:
+    """Facts as a typed part; ValueError with the reason when they do not fit. Unknown names are ignored."""
+    try:
+        return msgspec.convert(dict(facts), wanted)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ValueError(str(error)[:300]) from None

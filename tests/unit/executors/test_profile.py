@@ -1,0 +1,74 @@
+"""The kind `profile`: its facts, its manners, what it says of the tasks after it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from executors.datasets.needs import estimate
+from executors.kinds.profile import Profile, ProfileSettings
+from executors.port import Stopped
+from planner.profile import Profile as PlannersProfile
+from tests.support.datasets import Watching, job, profile, questions, table, written
+
+
+def test_the_facts(tmp_path: Path) -> None:
+    path = written(tmp_path / "data.csv", table(questions(600)))
+    facts = profile(path, tmp_path).facts
+    assert (facts["task"], facts["modality"], facts["rows"], facts["labels"]) == ("classify", "text", 600, 3)
+    assert facts["label_digest"] == hashlib.sha256(b"card\nfees\nloan").hexdigest()
+    assert facts["label_names"] == ["card", "fees", "loan"]
+    assert sum(facts["splits"].values()) == facts["examples"] == 600
+    assert set(facts["keywords"][:3]) == {"card", "fees", "loan"}
+    assert (facts["imbalance"], facts["warnings"], facts["bytes"]) == (1.0, [], path.stat().st_size)
+    checked = PlannersProfile.of(facts)
+    assert checked.needs_of("classify").memory_bytes > checked.needs_of("evaluate").memory_bytes > 400 * 1024 * 1024
+
+
+def test_facts_are_bounded(tmp_path: Path) -> None:
+    rows = [
+        (f"{text} {'long ' * 50}", f"{label} {k % 300} {'x' * 150}") for k, (text, label) in enumerate(questions(3_000))
+    ]
+    facts = profile(written(tmp_path / "data.csv", table(rows)), tmp_path).facts
+    assert (facts["labels"], len(facts["label_names"])) == (300, 100)
+    assert len(msgpack.packb(facts)) < 48 * 1024
+    assert PlannersProfile.of(facts).labels == 300
+
+
+def test_label_names_that_are_numbers_are_in_their_order(tmp_path: Path) -> None:
+    rows = [(text, str(k % 12)) for k, (text, _) in enumerate(questions())]
+    facts = profile(written(tmp_path / "data.csv", table(rows)), tmp_path).facts
+    assert facts["label_names"] == [str(k) for k in range(12)]
+
+
+def test_unbalanced_labels_are_told(tmp_path: Path) -> None:
+    rows = [(text, "yes" if k % 50 == 0 else "no") for k, (text, _) in enumerate(questions(1_000))]
+    facts = profile(written(tmp_path / "data.csv", table(rows)), tmp_path).facts
+    assert facts["imbalance"] == 49.0
+    assert any("98 % of the examples have the label 'no'" in warning for warning in facts["warnings"])
+
+
+def test_it_reports_and_stops_when_asked(tmp_path: Path) -> None:
+    path = written(tmp_path / "data.csv", table(questions(600)))
+    watching = Watching()
+    Profile().run(job(tmp_path / "a", ProfileSettings(), inputs={"data": str(path)}), watching)
+    done = [share for _, share, _ in watching.reports]
+    assert done == sorted(done)
+    assert [phase for _, _, phase in watching.reports][:: len(done) - 1] == ["reading", "splits"]
+    with pytest.raises(Stopped):
+        Profile().run(job(tmp_path / "b", ProfileSettings(), inputs={"data": str(path)}), Watching(stop_after=2))
+
+
+def test_settings_and_needs() -> None:
+    with pytest.raises(ValueError, match="salt"):
+        ProfileSettings(salt="")
+    small, large = (Profile().needs(ProfileSettings(), {"bytes": size}) for size in (0, 1 << 30))
+    assert small.memory_bytes < 320 * 1024 * 1024
+    assert large.memory_bytes < 6 * (1 << 30)
+    texts = estimate(modality="text", rows=10_000, features=0, labels=77, data_bytes=700_000)
+    assert all(400 << 20 < texts[kind].memory_bytes < 1 << 30 for kind in ("classify", "baseline", "evaluate"))
+    numbers = estimate(modality="tabular", rows=1_000_000, features=100, labels=2, data_bytes=400_000_000)
+    assert numbers["classify"].memory_bytes > 1_600_000_000
