@@ -32,6 +32,16 @@ async def connect(nats: NatsLike, subjects: Subjects, *, name: str) -> NatsBroke
     return NatsBroker(link, JetStream(link, nats.js_domain))
 
 
+@contextlib.asynccontextmanager
+async def connection(nats: NatsLike, subjects: Subjects, *, name: str) -> AsyncIterator[NatsBroker]:
+    """`connect`, closed at the end."""
+    broker = await connect(nats, subjects, name=name)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
 class NatsSubscription:
     """A live subscription."""
 

@@ -28,6 +28,7 @@ from mesh.errors import (
     NotFound,
     RamifyError,
 )
+from mesh.subjects import is_key
 
 WRONG_SEQUENCE = {10071, 10164}
 NAME_TAKEN = 10058
@@ -83,7 +84,7 @@ class JetStream:
 
     def storing(self, subject: str) -> str:
         """Where to publish so that the stream of `subject` stores it: keys of a domain's buckets need its prefix."""
-        return self._prefix + subject if self._domain and subject.startswith("$KV.") else subject
+        return self._prefix + subject if self._domain and is_key(subject) else subject
 
     async def call(self, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask, and read the answer; every error in our words."""

@@ -212,7 +212,7 @@ class Link:
             failing.cancel()
 
     def _callbacks(self, client: Client) -> dict[str, Any]:
-        """They run inside the library's reader, so they never raise and never wait; an abandoned client says nothing."""
+        """They run inside the library's reader, so they never raise or wait; an abandoned client says nothing."""
 
         async def lost() -> None:
             client._pending, client._pending_data_size = [], 0

@@ -1,7 +1,7 @@
 """Readers of a stream on a real server: `tail` (a log, in order, to its end and beyond), `consume` (a shared queue).
 
-Both stand on one loop of requests for messages, because the client library's own waits blindly through a restart, leaves
-requests behind when it is cancelled, and is slower:
+Both stand on one loop of requests for messages, because the client library's own waits blindly through a restart,
+leaves requests behind when it is cancelled, and is slower:
 
       ask for n ──────────>  server ── messages ──> queue ──> the reader
          ^                      |── heartbeat ──> the request is alive

@@ -149,6 +149,11 @@ class Subjects:
         return f"$SRV.{verb}", f"$SRV.{verb}.{name}", f"$SRV.{verb}.{name}.{id_}"
 
 
+def is_key(subject: str) -> bool:
+    """Does this subject name a key of a bucket?"""
+    return subject.startswith("$KV.")
+
+
 def key_of(subject: str) -> Key | None:
     """The outbox key that a worker's command subject spells; None when it spells none."""
     tokens = subject.split(".")

@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 async def until(condition: Callable[[], object]) -> None:
     """Wait for a condition. It is looked at, never hoped for: the deadline is far beyond what it takes."""
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - the condition may lie in another process
             await asyncio.sleep(0.005)
 
 

@@ -1,4 +1,4 @@
-"""A real nats-server for tests: on a free port of the loopback, syncing on every write, killed and restarted at will."""
+"""A real nats-server for tests: on a free loopback port, syncing on every write, killed and restarted at will."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class NatsServer:
             time.sleep(0.005)
         raise AssertionError(f"nats-server did not listen within {START_S} s")
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to the process."""
         assert self._process is not None
         self._process.send_signal(number)
