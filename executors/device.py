@@ -1,0 +1,138 @@
+"""Where a task computes and with which precision, each with its reason; and what it means to run out of memory.
+
+The lease decides: without a leased GPU a task stays on the CPU even if the machine has one. fp32 is the default; bf16
+autocast has to be asked for and is granted only where the hardware computes in it (fp16 on a CPU is 19 times slower and
+never chosen). Threads are the leased cores: more of them waste half the machine when it is busy.
+
+CUDA paths are written after torch's documentation; `docs/executors.md` says what was tried on which machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from executors.port import Allotment
+from mesh.errors import OutOfMemory, TaskRefused
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Device:
+    """A place to compute."""
+
+    name: str
+    """As torch writes it: cpu, cuda:0."""
+    precision: str
+    threads: int
+    reason: str
+
+    @property
+    def torch(self) -> torch.device:
+        """For tensors and modules."""
+        return torch.device(self.name)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Around the forward pass."""
+        if self.precision == "bf16":
+            return torch.autocast(self.torch.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+
+def choose(allotment: Allotment, precision: str = "auto") -> Device:
+    """The device for a lease. Sets this process's compute threads. TaskRefused for a precision that it can not do."""
+    torch.set_num_threads(allotment.threads)
+    keep_freed_memory()
+    if allotment.gpus > 0 and torch.cuda.is_available():
+        return _checked("cuda:0", precision, allotment.threads, f"{allotment.gpus} GPU leased and usable")
+    if allotment.gpus > 0:
+        return _checked("cpu", precision, allotment.threads, "a GPU is leased, but torch can not use it")
+    return _checked("cpu", precision, allotment.threads, "no GPU leased")
+
+
+def _checked(name: str, precision: str, threads: int, why: str) -> Device:
+    if precision not in PRECISIONS:
+        raise TaskRefused(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "bf16":
+        return Device(name, "fp32", threads, f"{why}; fp32 unless bf16 is asked for")
+    if _computes_bf16(name):
+        return Device(name, "bf16", threads, f"{why}; bf16 as asked")
+    return Device(
+        name, "fp32", threads, f"{why}; bf16 was asked for, but this {name.split(':')[0]} does not compute in it"
+    )
+
+
+def _computes_bf16(name: str) -> bool:
+    if name.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported())
+    flags = torch.backends.cpu.get_cpu_capability()
+    return flags == "AVX512" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def fingerprint(device: Device) -> dict[str, Any]:
+    """What decides the last bit of a computation. Two runs with equal fingerprints give equal bits."""
+    hardware = torch.backends.cpu.get_cpu_capability()
+    if device.name.startswith("cuda"):
+        hardware += f", {torch.cuda.get_device_name(device.torch)}, CUDA {torch.version.cuda}"
+    return {
+        "torch": str(torch.__version__),
+        "numpy": str(np.__version__),
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "machine": platform.machine(),
+        "hardware": hardware,
+        "device": device.name.split(":")[0],
+        "precision": device.precision,
+        "threads": device.threads,
+    }
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two fingerprints, each as 'name: before, now'."""
+    names = sorted(before.keys() | now.keys())
+    return [f"{name}: {before.get(name)}, now {now.get(name)}" for name in names if before.get(name) != now.get(name)]
+
+
+def micro_batch(batch: int, memory_attempts: int) -> int:
+    """Examples computed at once: halved for every time that memory ran out. The step still takes `batch` of them."""
+    return max(1, -(-batch // 2 ** min(memory_attempts, 60)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the ways in which torch, numpy and Python say so; a CPU allocation fails as a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in said or "out of memory" in said)
+
+
+@contextlib.contextmanager
+def memory_translated(doing: str) -> Iterator[None]:
+    """Turns every form of 'out of memory' into OutOfMemory. The child ends with it: only that surely frees the
+    memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise OutOfMemory(
+            f"memory ran out while {doing} ({said}): it will be tried again with half the batch"
+        ) from None
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks that were freed: a gradient of the size of a vocabulary is made at every step,
+    and asking the kernel for its pages anew took as long as the training itself. Other C libraries know no mallopt."""
+    trim_threshold, mmap_max = -1, -4
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, 2**31 - 1)

@@ -1,0 +1,144 @@
+"""Classify: trains a text or tabular classifier, from zero or from the champion's weights.
+
+In:    `train`, `validation` (splits); `champion` (a model of this kind or of `baseline`), when there is one to improve
+Out:   `model`; `claims`, its per-item outcomes on validation
+Keeps: a checkpoint every `checkpoint_s`, on a better validation, when asked to stop, and at the end
+Stops: 'budget', 'early stop' or 'epochs'; the answer is the best network that validation saw, the champion included
+Not:   sees no holdout; compares nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from executors import port
+from executors.port import Context, Job, Made, Runtime
+from mesh.messages.tasks import Needs
+
+if TYPE_CHECKING:
+    from executors.models.learning import Learned
+
+ARCHITECTURES = ("auto", "linear", "deep", "wide-deep")
+
+MIB = 1024 * 1024
+
+
+class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to train. None: chosen by modality and size (executors/models/choices.py), and named in the result's
+    facts."""
+
+    architecture: str = "auto"
+    """'linear' (one weight per feature and label), 'deep' (hidden layers), 'wide-deep' (both), or 'auto'."""
+    hidden: tuple[int, ...] | None = None
+    """Widths of the deep path's layers, 1 to 4 of them."""
+    learning_rate: float | None = None
+    batch: int | None = None
+    """Examples per step."""
+    epochs_max: int | None = None
+    weight_decay: float | None = None
+    dropout: float | None = None
+    """Share of hidden units left out in a training step."""
+    feature_dropout: float | None = None
+    """Share of input features left out in a training step."""
+    label_smoothing: float | None = None
+    warmup_steps: int = 50
+    patience: int = 10
+    """Validations without a better one before an early stop."""
+    clip: float = 5.0
+    """Largest norm of a step's gradient."""
+    word_max: int = 2
+    """Longest sequence of words; 0 for none. Text only, as the next four."""
+    char_min: int = 2
+    char_max: int = 5
+    """Longest sequence of characters; 0 for none."""
+    documents_min: int | None = None
+    """Training texts an n-gram must stand in."""
+    features_max: int = 100_000
+    precision: str = "auto"
+    """'fp32', 'bf16' where the hardware has it, or 'auto'."""
+    checkpoint_s: float = 30.0
+    checkpoint_steps: int = 0
+    """A checkpoint also every so many steps; 0: by time only."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"architecture is one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision is auto, fp32 or bf16, got {self.precision!r}")
+        if self.hidden is not None and not (
+            0 < len(self.hidden) <= 4 and all(0 < width <= 8192 for width in self.hidden)
+        ):
+            raise ValueError(f"hidden is one to four widths of 1 to 8192, got {self.hidden}")
+        for name, low, high in BOUNDS:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name} must be {low:g} to {high:g}, got {value}")
+        if self.char_max and self.char_min > self.char_max:
+            raise ValueError(f"char_min must not exceed char_max, got {self.char_min} and {self.char_max}")
+        if not self.word_max and not self.char_max:
+            raise ValueError("a text needs words or characters: word_max and char_max are both 0")
+
+
+BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("learning_rate", 1e-7, 10.0),
+    ("batch", 1, 65_536),
+    ("epochs_max", 1, 10_000),
+    ("weight_decay", 0.0, 10.0),
+    ("dropout", 0.0, 0.95),
+    ("feature_dropout", 0.0, 0.95),
+    ("label_smoothing", 0.0, 0.5),
+    ("warmup_steps", 1, 100_000),
+    ("patience", 1, 10_000),
+    ("clip", 1e-6, 1e6),
+    ("word_max", 0, 5),
+    ("char_min", 1, 8),
+    ("char_max", 0, 8),
+    ("documents_min", 1, 1_000),
+    ("features_max", 100, 5_000_000),
+    ("checkpoint_s", 0.1, 86_400.0),
+    ("checkpoint_steps", 0, 10_000_000),
+)
+"""Setting, least, most. Units: 1/step for rates, counts, seconds."""
+
+
+class Classify:
+    """The kind `classify`."""
+
+    name: ClassVar[str] = "classify"
+    version: ClassVar[int] = 1
+    runtime: ClassVar[Runtime] = Runtime.TORCH
+    Settings: ClassVar[type[port.Settings]] = ClassifySettings
+
+    def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
+        """One core; memory for torch, the features, and four copies of the network (weights, gradient, two moments)
+        plus the best one and a snapshot's copies."""
+        rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
+        size = int(facts.get("bytes") or rows * 200)
+        if facts.get("modality") == "tabular":
+            width, encoded = int(facts.get("features") or 100), 3 * 4 * rows * int(facts.get("features") or 100)
+        else:
+            width, encoded = min(settings.features_max, max(1_000, size // 4)), min(40 * size, 8 * 1024 * MIB)
+        hidden = settings.hidden or (256,)
+        parameters = width * (labels + hidden[0]) + sum(hidden) * max(hidden)
+        checkpoint = 16 * parameters
+        memory = 500 * MIB + encoded + 9 * 4 * parameters
+        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 3 * checkpoint + 2 * size)
+
+    def run(self, job: Job, context: Context) -> Made:
+        """Train, calibrate, claim."""
+        from executors.models import learning
+
+        return _made(job, learning.learn(job, context))
+
+
+def _made(job: Job, learned: Learned) -> Made:
+    return Made(
+        outputs={"model": learned.model, "claims": learned.claims},
+        media={"model": "model", "claims": "outcomes"},
+        facts_of={"model": {"kind": job.kind, "architecture": learned.facts["architecture"]}},
+        kpis=learned.kpis,
+        stopped_by=learned.stopped_by,
+        facts=learned.facts,
+        exact=learned.exact,
+    )

@@ -1,0 +1,150 @@
+"""Evaluate: per-item outcomes of a model on a split, and how long one answer takes.
+
+In:    `model`, `split`
+Out:   `outcomes`
+First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
+they
+       are of the modality and the columns that the model reads, it knows at least one of their labels
+Not:   compares nothing, and says nothing about who should win
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from executors import port
+from executors.port import Context, Job, Made, Runtime, Stopped
+from mesh.errors import TaskRefused
+from mesh.messages.tasks import Needs
+
+if TYPE_CHECKING:
+    from executors.data import Split
+    from executors.device import Device
+    from executors.models.classifier import Classifier
+
+MIB = 1024 * 1024
+
+
+class EvaluateSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to measure."""
+
+    latency_items: int = 200
+    """Single answers that are timed (0: none); the same example may be asked again."""
+    latency_s_max: float = 3.0
+    """Time after which no further answer is timed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.latency_items <= 100_000 or not 0 < self.latency_s_max <= 600:
+            raise ValueError("latency_items is 0 to 100000, latency_s_max up to 600")
+
+
+class Evaluate:
+    """The kind `evaluate`."""
+
+    name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+    runtime: ClassVar[Runtime] = Runtime.TORCH
+    Settings: ClassVar[type[port.Settings]] = EvaluateSettings
+
+    def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
+        """One core; memory for torch, the model twice, and the encoded split."""
+        rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
+        size = int(facts.get("bytes") or rows * 200)
+        width = int(facts.get("features") or 100) if facts.get("modality") == "tabular" else min(100_000, size // 4)
+        model = 4 * width * (labels + 256)
+        return Needs(cores=1.0, memory_bytes=450 * MIB + 2 * model + 8 * size, disk_bytes=64 * MIB + model + size)
+
+    def run(self, job: Job, context: Context) -> Made:
+        """Check, answer every item, time single answers."""
+        from executors import device as devices
+        from executors import outcomes
+        from executors.data import read_split
+        from executors.models import classifier as classifiers
+        from executors.models import store
+        from executors.models.probabilities import check_finite
+
+        place = devices.choose(job.allotment)
+        model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
+        model, split = classifiers.load(model_folder), read_split(split_folder)
+        _check_fit(model, split)
+        tick = _ticker(context)
+        with devices.memory_translated("evaluating"):
+            model.network.to(place.torch)
+            log_probabilities = model.log_probabilities(model.encode(split, tick), place.torch, tick)
+        check_finite(log_probabilities)
+        found = outcomes.outcomes_of(
+            split,
+            log_probabilities,
+            model.labels,
+            model=_digest_of(model_folder),
+            split_digest=_digest_of(split_folder),
+        )
+        kpis = {
+            "accuracy": outcomes.accuracy(found),
+            "loss": outcomes.mean_loss(found),
+            "size_bytes": float(store.size_bytes(model_folder)),
+            "items": float(found.items),
+            **_latencies(model, split, place, job.settings, tick),
+        }
+        folder = outcomes.write(found, job.scratch / "outcomes")
+        facts = {
+            "device": place.name,
+            "precision": place.precision,
+            "reason": place.reason,
+            "split": split.schema.split,
+        }
+        return Made(outputs={"outcomes": folder}, media={"outcomes": "outcomes"}, kpis=kpis, facts=facts)
+
+
+def _check_fit(model: Classifier, split: Split) -> None:
+    """Structural checks that need both sides. TaskRefused with what does not fit."""
+    if split.schema.modality != model.features.modality:
+        raise TaskRefused(f"the model reads {model.features.modality} data, the split is {split.schema.modality}")
+    if not set(model.labels) & set(split.schema.labels):
+        raise TaskRefused(
+            f"the model knows none of the split's {len(split.schema.labels)} labels: it is for other data"
+        )
+
+
+def _ticker(context: Context) -> Callable[[], None]:
+    def tick() -> None:
+        if why := context.stop_requested():
+            raise Stopped(f"stopped while evaluating as asked: {why}")
+        context.progress(0, 0.5, {}, "evaluation")
+
+    return tick
+
+
+def _digest_of(folder: Path) -> str:
+    """The artifact's digest where the folder is named by it, else ''."""
+    return folder.name if re.fullmatch(r"[0-9a-f]{64}", folder.name) else ""
+
+
+def _latencies(
+    model: Classifier, split: Split, place: Device, settings: Any, tick: Callable[[], None]
+) -> dict[str, float]:
+    """Milliseconds from raw input to probabilities, one example at a time. The examples go round in turn, after a
+    warm-up that does not count, so that no cache of one example makes it look fast."""
+    import numpy as np
+
+    from executors.data import single
+
+    if settings.latency_items == 0:
+        return {}
+    took: list[float] = []
+    warm_up, deadline = min(10, settings.latency_items), time.monotonic() + settings.latency_s_max
+    for turn in range(warm_up + settings.latency_items):
+        one = single(split, turn * 7919 % len(split))
+        started = time.perf_counter()
+        model.log_probabilities(model.encode(one), place.torch)
+        if turn >= warm_up:
+            took.append((time.perf_counter() - started) * 1000.0)
+        if turn % 50 == 0:
+            tick()
+        if took and time.monotonic() >= deadline:
+            break
+    return {f"latency_p{share}_ms": float(np.percentile(took, share)) for share in (50, 95)}

@@ -1,0 +1,97 @@
+"""What the settings leave open: numbers chosen by modality and size, each measured on several public sets.
+
+The choices are functions of the training split's size alone, so a resumed attempt chooses the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+STEPS_WANTED = 600
+"""Small sets are seen so often that a run has about this many steps: fewer leave a network half-trained."""
+
+EPOCHS_MAX = 200
+"""Beyond this even a tiny set teaches nothing new."""
+
+CONTINUED_RATE = 0.3
+"""Share of the usual learning rate when a run starts from the champion: it is to be improved, not shaken up."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choices:
+    """Every setting of a training run with a value."""
+
+    architecture: str
+    hidden: tuple[int, ...]
+    learning_rate: float
+    batch: int
+    epochs_max: int
+    weight_decay: float
+    dropout: float
+    feature_dropout: float
+    label_smoothing: float
+    documents_min: int
+    evaluate_every: int
+
+
+def choose(settings: Any, modality: str, rows: int, *, continued: bool) -> Choices:
+    """`settings` (of classify) with its gaps filled for `rows` training examples."""
+    usual = _text(rows) if modality == "text" else _tabular(rows)
+    values = dataclasses.asdict(usual)
+    for name in values:
+        asked = getattr(settings, name, None)
+        if asked is not None and asked != "auto":
+            values[name] = asked
+    if continued and settings.learning_rate is None:
+        values["learning_rate"] *= CONTINUED_RATE
+    if values["architecture"] == "linear":
+        values["hidden"] = ()
+    per_epoch = -(-rows // values["batch"])
+    if settings.epochs_max is None:
+        wanted = math.ceil(STEPS_WANTED / per_epoch)
+        values["epochs_max"] = max(values["epochs_max"], min(EPOCHS_MAX, wanted))
+    values["evaluate_every"] = _evaluate_every(per_epoch, per_epoch * values["epochs_max"])
+    return Choices(**values)
+
+
+def _text(rows: int) -> Choices:
+    return Choices(
+        architecture="wide-deep",
+        hidden=(128,),
+        learning_rate=0.005,
+        batch=_power_of_two(rows / 60, 8, 256),
+        epochs_max=12,
+        weight_decay=0.01,
+        dropout=0.5,
+        feature_dropout=0.1,
+        label_smoothing=0.0,
+        documents_min=1 if rows < 20_000 else 2,
+        evaluate_every=0,
+    )
+
+
+def _tabular(rows: int) -> Choices:
+    return Choices(
+        architecture="wide-deep",
+        hidden=(256, 128),
+        learning_rate=0.003,
+        batch=_power_of_two(rows / 20, 16, 512),
+        epochs_max=40,
+        weight_decay=0.05,
+        dropout=0.3,
+        feature_dropout=0.05,
+        label_smoothing=0.05,
+        documents_min=1,
+        evaluate_every=0,
+    )
+
+
+def _evaluate_every(per_epoch: int, steps: int) -> int:
+    """Once per epoch, but not more than some forty times in a run, and at least every 400 steps."""
+    return max(1, min(400, max(per_epoch, steps // 40)))
+
+
+def _power_of_two(wanted: float, low: int, high: int) -> int:
+    return int(min(high, max(low, 2 ** round(math.log2(max(1.0, wanted))))))

@@ -1,0 +1,74 @@
+"""A classifier as the trainer's loop sees it: batches of encoded examples, cross-entropy, accuracy on validation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from executors import features
+from executors.features import Encoded
+from executors.models.classifier import Classifier
+from executors.models.network import Rows, rows_of
+from executors.models.probabilities import log_softmax
+from executors.trainer import Evaluation
+
+Labels = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """Encoded examples and their labels; a label of -1 is one that the classifier does not know."""
+
+    encoded: Encoded
+    labels: Labels
+
+
+@dataclasses.dataclass(slots=True)
+class ClassifierLearner:
+    """What trains. Best is what answers most validation examples right; among equals the smaller loss."""
+
+    classifier: Classifier
+    train: Part
+    validation: Part
+    device: torch.device
+    label_smoothing: float = 0.0
+
+    @property
+    def network(self) -> nn.Module:
+        """The classifier's network."""
+        return self.classifier.network
+
+    @property
+    def rows(self) -> int:
+        """Training examples."""
+        return len(self.train.labels)
+
+    def build(self, rows: Labels) -> tuple[Rows, Tensor]:
+        """Features and labels of some training examples."""
+        encoded = rows_of(features.take(self.train.encoded, rows))
+        return encoded.to(self.device), torch.from_numpy(self.train.labels[rows]).to(self.device)
+
+    def targets(self, batch: tuple[Rows, Tensor]) -> int:
+        """One per example."""
+        return len(batch[1])
+
+    def loss(self, batch: tuple[Rows, Tensor]) -> Tensor:
+        """Summed cross-entropy in nats."""
+        rows, labels = batch
+        return nn.functional.cross_entropy(
+            self.network(rows), labels, reduction="sum", label_smoothing=self.label_smoothing
+        )
+
+    def evaluate(self, tick: Callable[[], None]) -> Evaluation:
+        """Accuracy and loss over the validation examples whose labels are known."""
+        known = np.flatnonzero(self.validation.labels >= 0)
+        logits = self.classifier.logits(self.validation.encoded, self.device, tick)[known]
+        labels = self.validation.labels[known]
+        loss = float(-log_softmax(logits)[np.arange(len(labels)), labels].astype(np.float64).mean())
+        accuracy = float((logits.argmax(axis=1) == labels).sum() / len(self.validation.labels))
+        return Evaluation(accuracy, loss, {"validation_accuracy": accuracy})
