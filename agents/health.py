@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +75,7 @@ class HealthServer:
             "status": "unwell" if problems else "ok",
             "role": agent.role,
             "incarnation": agent.incarnation,
-            "uptime_s": round(time.monotonic() - agent.started_monotonic, 1),
+            "uptime_s": round(agent.uptime_s(), 1),
             "problems": problems,
         }
         return web.json_response(body, status=503 if problems else 200)

@@ -20,9 +20,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agents.health import HealthServer
 from agents.service import Service
@@ -32,7 +32,7 @@ from mesh.artifacts import ArtifactStore
 from mesh.bus import Broker
 from mesh.errors import BrokerRefused, BusUnavailable, EnvironmentUnfit, NotFound, RamifyError, Stop
 from mesh.messages.services import Hello, Problem, Welcome
-from mesh.settings import Settings
+from mesh.setting_tree import Settings
 from mesh.streams import names as stream_names
 from mesh.subjects import Subjects
 from mesh.version import PROGRAM_VERSION
@@ -52,6 +52,11 @@ GRACE_S = 20.0
 """How long a role's body may take to return after the stop; then it is cancelled."""
 
 
+def now_s() -> float:
+    """The event loop's clock: monotonic seconds, or the virtual ones of a simulation."""
+    return asyncio.get_running_loop().time()
+
+
 class Agent:
     """One running agent, as its role's body sees it."""
 
@@ -65,13 +70,14 @@ class Agent:
         self.log = log.get(f"agents.{role}")
         self.metrics = metrics
         self.stopping = asyncio.Event()
-        self.started_monotonic = time.monotonic()
+        self._started = now_s()
         self.kinds: dict[str, int] = {}
         """Executor kinds for the hello; a worker fills it."""
         self.leader_term = 0
         self.loop_turned = time.monotonic()
-        """When the event loop last turned (monotonic seconds): a worker's beat thread reads it."""
+        """When the event loop last turned, by time.monotonic(): a worker's beat thread reads it."""
         self._tasks: asyncio.TaskGroup | None = None
+        self._spawned: set[asyncio.Task[None]] = set()
         self._store: ArtifactStore | None = None
         self._error: BaseException | None = None
         self._health: dict[str, Callable[[], str]] = {}
@@ -93,12 +99,14 @@ class Agent:
             )
         return self._store
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
         """Run a helper task under this agent: if it raises, the agent stops and says which helper it was."""
         if self._tasks is None:
-            work.close()
             raise EnvironmentUnfit(f"{self.role} can not start {name!r} before it runs")
-        return self._tasks.create_task(self._named(work, name), name=name)
+        task = self._tasks.create_task(self._named(work, name), name=name)
+        self._spawned.add(task)
+        task.add_done_callback(self._spawned.discard)
+        return task
 
     def stop(self, error: BaseException | None = None) -> None:
         """Begin the ordered stop; with an error, the process ends with its exit code."""
@@ -139,6 +147,10 @@ class Agent:
         """Add a check to /health: '' when well, else a sentence."""
         self._health[name] = check
 
+    def uptime_s(self) -> float:
+        """Since this agent began."""
+        return now_s() - self._started
+
     def problems(self) -> dict[str, str]:
         """What is not well now, by check."""
         found = {name: check() for name, check in self._health.items()}
@@ -157,26 +169,31 @@ class Agent:
                 await self._await_streams()
             await http.start()
             await service.start()
-            await self._work(body)
+            await self.work(body)
         finally:
             await service.close()
             await http.close()
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise what stopped this agent, if anything did."""
         if self._error is not None:
             raise self._error
 
-    async def _work(self, body: Callable[[Agent], Awaitable[None]]) -> None:
+    async def work(self, body: Callable[[Agent], Awaitable[None]]) -> None:
+        """The role's body and its helpers in one task group, until the stop; nothing is served."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            helpers = [tasks.create_task(self._watch_loop(), name="loop watch")]
+            self.spawn(self._watch_loop(), "loop watch")
             if self.role != "scheduler":
-                helpers.append(tasks.create_task(self._named(self._say_hello(), "hello"), name="hello"))
-            main = tasks.create_task(self._named(body(self), self.role), name=self.role)
+                self.spawn(self._say_hello(), "hello")
+            main = self.spawn(body(self), self.role)
             await self.stopping.wait()
             self.log.info("%s stops", self.incarnation)
             done, _ = await asyncio.wait((main,), timeout=self._grace_s())
             if not done:
                 self.log.warning("%s did not end within %.0f s and is cancelled", self.role, self._grace_s())
-            for task in (main, *helpers):
+            for task in tuple(self._spawned):
                 task.cancel()
         self._tasks = None
 
@@ -200,7 +217,7 @@ class Agent:
 
     async def _await_streams(self) -> None:
         """Wait until the mesh's streams exist; EnvironmentUnfit with a sentence after STREAMS_WAIT_S."""
-        deadline = time.monotonic() + STREAMS_WAIT_S
+        deadline = now_s() + STREAMS_WAIT_S
         missing = stream_names(self.subjects)
         while missing and not self.stopping.is_set():
             try:
@@ -209,7 +226,7 @@ class Agent:
                 continue
             except (NotFound, BusUnavailable):
                 pass
-            if time.monotonic() > deadline:
+            if now_s() > deadline:
                 raise EnvironmentUnfit(
                     f"The stream {missing[0]} was expected on the broker and is not there after "
                     f"{STREAMS_WAIT_S:.0f} s: start a scheduler (bin/agent scheduler), it makes the streams."
@@ -218,10 +235,10 @@ class Agent:
 
     async def _watch_loop(self) -> None:
         while True:
-            before = time.monotonic()
+            before = now_s()
             await asyncio.sleep(LOOP_TURN_S)
             self.loop_turned = time.monotonic()
-            self.metrics.set("mesh_loop_lag_seconds", max(0.0, self.loop_turned - before - LOOP_TURN_S), role=self.role)
+            self.metrics.set("mesh_loop_lag_seconds", max(0.0, now_s() - before - LOOP_TURN_S), role=self.role)
 
     # -- hello --------------------------------------------------------------------------------------------------------
 
@@ -292,7 +309,7 @@ async def _run(
     prepare: Callable[[Agent], None] | None,
 ) -> None:
     subjects = Subjects(settings.prefix)
-    async with mesh_broker.connection(settings.nats.options(), subjects, name=name) as broker:
+    async with mesh_broker.connection(settings.nats, subjects, name=name) as broker:
         agent = Agent(role, name, settings, broker)
         if prepare is not None:
             prepare(agent)

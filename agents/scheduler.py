@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 
-from agents.runtime import Agent
+from agents.runtime import Agent, now_s
 from agents.scheduler_inputs import HeardCommand, Inputs, Question
 from agents.scheduler_results import Projector
 from agents.scheduler_views import Views
@@ -53,7 +53,7 @@ ARTIFACTS_SHARE = 0.8
 
 async def body(agent: Agent) -> None:
     """Lead the mesh until the agent stops."""
-    artifact_bytes_max = int(store_bytes_max(agent.settings) * ARTIFACTS_SHARE)
+    artifact_bytes_max = int(store_bytes_max(agent.settings.home) * ARTIFACTS_SHARE)
     await streams.ensure_all(agent.broker, streams.table(agent.subjects, artifact_bytes_max=artifact_bytes_max))
     await _refuse_second_leader(agent)
     index = EndedIndexOnDisk(agent.settings.home / "scheduler" / agent.name / "ended.db")
@@ -88,9 +88,9 @@ class Leader:
         self._log = LedgerLog(agent.broker, agent.subjects)
         self._projector = Projector(agent)
         self._inputs = Inputs()
-        self._mind = Scheduler(ledger, _policy(agent), time.monotonic())
+        self._mind = Scheduler(ledger, _policy(agent), now_s())
         self._views = Views(agent, self._mind)
-        self._turned = time.monotonic()
+        self._turned = now_s()
         self._covered = 0
         """COMMANDS sequence that the committed ledger covers."""
 
@@ -108,7 +108,7 @@ class Leader:
                     self._projector.put(record, seq, index, entry.at_ms)
             self._covered = ledger.commands_seq = entry.commands_seq
             await self._projector.room()
-        self._mind = Scheduler(ledger, _policy(self._agent), time.monotonic())
+        self._mind = Scheduler(ledger, _policy(self._agent), now_s())
         self._views = Views(self._agent, self._mind)
         chosen = LeaderChosen(name=self._agent.incarnation, term=ledger.term + 1)
         ledger.apply(chosen)
@@ -129,7 +129,7 @@ class Leader:
             await agent.broker.subscribe(subjects.all_gone(), self._on_gone),
             await agent.broker.subscribe(subjects.ask("scheduler"), self._on_question, queue="scheduler"),
         ]
-        self._turned = time.monotonic()
+        self._turned = now_s()
         while not agent.stopping.is_set():
             await self._inputs.wait(TICK_S)
             await self._turn()
@@ -140,7 +140,7 @@ class Leader:
     # -- one turn -----------------------------------------------------------------------------------------------------
 
     async def _turn(self) -> None:
-        now = time.monotonic()
+        now = now_s()
         if now - self._turned > STALL_S + TICK_S:
             self._agent.log.warning("stood still for %.1f s: lease clocks start anew", now - self._turned)
             self._mind.clocks_anew(now)
@@ -154,7 +154,7 @@ class Leader:
         for question in questions:
             await self._send(question.reply, self._receipts(question.owed))
         self._report()
-        self._turned = time.monotonic()
+        self._turned = now_s()
 
     def _feed(self, now: float) -> list[Question]:
         """Give the mind everything that has arrived; questions about receipts wait for the commit."""
@@ -284,7 +284,7 @@ class Leader:
 
     def _on_state(self, connected: bool) -> None:
         if connected:
-            self._mind.clocks_anew(time.monotonic())
+            self._mind.clocks_anew(now_s())
 
     # -- beside the turns ---------------------------------------------------------------------------------------------
 

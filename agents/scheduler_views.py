@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterable
 
-from agents.runtime import HELLO_EVERY_S, Agent
+from agents.runtime import HELLO_EVERY_S, Agent, now_s
 from mesh import limits
 from mesh.messages.services import AgentRow, Ask, Hello, Status, TaskRow, Welcome, WorkerRow
 from mesh.messages.tasks import TaskState
@@ -42,7 +41,7 @@ class Views:
                 "update the older side."
             )
             return Welcome(accepted=False, reason=reason)
-        self._seen[hello.incarnation] = _Seen(hello, time.monotonic())
+        self._seen[hello.incarnation] = _Seen(hello, now_s())
         if len(self._seen) > AGENTS_MAX:
             del self._seen[min(self._seen, key=lambda name: self._seen[name].at)]
         ledger = self._mind.ledger
@@ -82,7 +81,7 @@ class Views:
         return sorted(tasks, key=lambda task: (task.state is not TaskState.LEASED, task.order))
 
     def _agents(self) -> list[AgentRow]:
-        now = time.monotonic()
+        now = now_s()
         fresh = [seen for seen in self._seen.values() if now - seen.at < 3 * HELLO_EVERY_S]
         self._seen = {seen.hello.incarnation: seen for seen in fresh}
         own = _Seen(self._agent.hello(), now)
@@ -105,7 +104,7 @@ class Views:
             name=worker.name,
             incarnation=worker.incarnation,
             state=str(worker.state),
-            beat_age_s=round(time.monotonic() - worker.beat_at, 2),
+            beat_age_s=round(now_s() - worker.beat_at, 2),
             cores_free=offer.cores,
             memory_free_bytes=offer.memory_bytes,
             gpus_free=offer.gpus,
