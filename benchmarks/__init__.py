@@ -1,0 +1,12 @@
+"""Benchmarks: what Ramify costs and how it does beside its peers, measured on the machine at hand.
+
+    document.py     the one form of every answer: conditions, rows, aims
+    frame.py        what a benchmark gets: rows and aims to fill, homes and deadlines that clean up after it
+    programs.py     programs that are started, timed, watched and ended
+    processes.py    memory and processor time of a family of processes
+    conditions.py   machine, versions, load
+    catalogue.py    the benchmarks there are
+    report.py       BENCHMARKS.md from the documents that were kept
+
+Every other module is a benchmark: it declares `NAME`, `WHY` and `run(frame)`. `bin/agent bench NAME` runs one.
+"""
