@@ -41,7 +41,7 @@ SERVER_VERSION_MIN = (2, 11)
 """Batched direct reads and compare-and-set per subject, which we rest on, came with it."""
 
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
-_CREDENTIALS = ("authorization violation", "authentication", "user jwt", "nkey", "expired", "revoked")
+_CREDENTIALS = ("authorization", "authentication", "user jwt", "nkey", "expired", "revoked")
 
 Take = Callable[[Message], None]
 
@@ -196,7 +196,7 @@ class Link:
         try:
             await asyncio.wait({connecting, failing}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
             if not connecting.done():
-                raise self._refusal(self._failures[-1] if self._failures else None)
+                raise self._refusal(self._telling_failure(client))
             connecting.result()
             return client
         except RamifyError:
@@ -237,14 +237,29 @@ class Link:
         }
 
     async def _until_failed(self, times: int) -> None:
-        while len(self._failures) < times:
+        """Until every address failed; a connection reset tells nothing, so it is tried three times."""
+        while len(self._failures) < 3 * times:
+            if len([error for error in self._failures if not isinstance(error, ConnectionError)]) >= times:
+                return
+            if len([error for error in self._failures if isinstance(error, ConnectionRefusedError)]) >= times:
+                return
             await self._failed.wait()
             self._failed.clear()
+
+    def _telling_failure(self, client: Client) -> Exception | None:
+        """The failure that says most. A server may reset the connection before its refusal was read."""
+        refusals = [error for error in self._failures if _is_refusal(str(error))]
+        if refusals or not self._failures:
+            return refusals[0] if refusals else None
+        reset = isinstance(self._failures[-1], ConnectionError)
+        if reset and (client._server_info or {}).get("auth_required"):
+            return nats.errors.AuthorizationError()
+        return self._failures[-1]
 
     def _refusal(self, error: Exception | None) -> RamifyError:
         """The sentence for a connection that could not be made."""
         text = str(error).removeprefix("nats: ").strip("'") if error else ""
-        if any(word in text.lower() for word in _CREDENTIALS):
+        if _is_refusal(text):
             return BrokerRefused(f"the broker at {self.address} refuses these credentials ({text}): check them")
         if isinstance(error, ValueError) or "invalid connect url" in text:
             return SettingsInvalid(f"expected addresses like nats://HOST:4222, got {self.address}: check --server")
@@ -456,6 +471,10 @@ class Link:
 def unheard(message: Message) -> bool:
     """Is this the server's answer that nobody listens on the subject?"""
     return message.headers.get("Status") == "503" and not message.data
+
+
+def _is_refusal(text: str) -> bool:
+    return any(word in text.lower() for word in _CREDENTIALS)
 
 
 def _no_answer(subject: str, timeout_s: float) -> BusUnavailable:

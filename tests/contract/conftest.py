@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,10 +53,10 @@ class World:
         """A subject of this test's own."""
         return f"{self.subjects.prefix}.{text}"
 
-    def spec(self, name: str = "S", subject: str = "s.>", **more: object) -> bus.StreamSpec:
+    def spec(self, name: str = "S", subject: str = "s.>", **more: Any) -> bus.StreamSpec:
         """A stream of this test's own."""
         return bus.StreamSpec(
-            name=f"{self.subjects.prefix}_{name}", subjects=(self.name(subject),), why="test", **more  # type: ignore[arg-type]
+            name=f"{self.subjects.prefix}_{name}", subjects=(self.name(subject),), why="test", **more
         )  # fmt: skip
 
     async def close(self) -> None:
