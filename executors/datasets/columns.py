@@ -119,23 +119,34 @@ def describe(table: Table, index: int) -> Column:
     """Measure one column and decide what it holds."""
     name, column = table.names[index], table.columns[index]
     typed = not pa.types.is_large_string(column.type)
-    values = column if typed else pc.utf8_trim_whitespace(column)
-    present = (
-        len(column) - column.null_count
-        if typed
-        else int(pc.sum(pc.fill_null(pc.not_equal(values, ""), False)).as_py() or 0)
-    )
-    found = Column(name, index, Role.EMPTY, present, 0)
+    present, distinct = _count(column, typed)
+    found = Column(name, index, Role.EMPTY, present, distinct)
     if present == 0:
         return found
-    distinct = pc.unique(values).drop_null()
-    found.distinct = len(distinct) - (0 if typed else int(pc.sum(pc.equal(distinct, "")).as_py() or 0))
     found.numbers = numerals.parse(column)
+    some = column.slice(0, bounds.STATISTICS_ROWS).drop_null()
     if not typed:
-        some = values.slice(0, bounds.STATISTICS_ROWS).drop_null()
+        some = pc.utf8_trim_whitespace(some)
         found.words = float(pc.sum(pc.count_substring_regex(some, r"\S+")).as_py() or 0) / max(1, len(some))
-    found.role = _role(found, values, table.rows)
+    found.role = _role(found, some, table.rows)
     return found
+
+
+def _count(column: pa.ChunkedArray, typed: bool) -> tuple[int, int]:
+    """(values that are there, different ones). In long columns of mostly different texts the second is an estimate from
+    the beginning: counting them all would take the column's size in memory again."""
+    some = column.slice(0, bounds.STATISTICS_ROWS)
+    blank = 0 if typed else int(pc.sum(pc.equal(column, "")).as_py() or 0)
+    present = len(column) - column.null_count - blank
+    if not typed and len(column) > len(some) and len(pc.unique(some)) > 0.5 * len(some):
+        return present, min(present, int(len(pc.unique(some)) * len(column) / len(some)))
+    unique = pc.unique(column).drop_null()
+    if typed:
+        return present, len(unique)
+    unique = pc.unique(pc.utf8_trim_whitespace(unique))
+    filled = pc.not_equal(unique, "")
+    distinct = int(pc.sum(filled).as_py() or 0)
+    return present if distinct else 0, distinct
 
 
 def _role(column: Column, values: pa.ChunkedArray, rows: int) -> Role:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from safetensors.numpy import save_file
 
 from executors.datasets import bounds
@@ -167,7 +168,7 @@ def write(
     }
     if encoding is None:
         assert examples.texts is not None
-        tensors["text"], tensors["text_offsets"] = _bytes_of(examples.texts.take(pa.array(rows)))
+        tensors["text"], tensors["text_offsets"] = _bytes_of(examples.texts, rows)
         schema["text_columns"] = text_columns
     else:
         tensors["x"] = encoding.encode(examples, rows)
@@ -184,18 +185,22 @@ def write(
     (folder / "schema.json").write_bytes(data)
 
 
-def _bytes_of(texts: pa.ChunkedArray) -> tuple[Array, Array]:
-    """(UTF-8 bytes of all texts, one after another; offsets of each and of the end)."""
-    parts: list[Array] = []
-    ends: list[Array] = [np.zeros(1, dtype=np.int64)]
-    total = 0
+def _bytes_of(texts: pa.ChunkedArray, rows: Array) -> tuple[Array, Array]:
+    """(UTF-8 bytes of the texts of `rows` (ascending), one after another; offsets of each and of the end).
+
+    Chunk by chunk into one array of the right size: taking all rows at once would copy the whole column first.
+    """
+    lengths = pc.binary_length(texts).to_numpy()[rows]
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+    data = np.empty(int(offsets[-1]), dtype=np.uint8)
+    start = done = 0
     for chunk in texts.chunks:
-        if len(chunk) == 0:
-            continue
-        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        data = chunk.buffers()[2]
-        if data is not None:
-            parts.append(np.frombuffer(data, dtype=np.uint8)[offsets[0] : offsets[-1]])
-        ends.append(offsets[1:] - offsets[0] + total)
-        total = int(ends[-1][-1])
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint8), np.concatenate(ends)
+        wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + len(chunk))] - start
+        start += len(chunk)
+        if len(wanted):
+            taken = chunk.take(pa.array(wanted)).cast(pa.large_binary())
+            size = int(pc.sum(pc.binary_length(taken)).as_py())
+            if size:
+                data[done : done + size] = np.frombuffer(taken.buffers()[2], dtype=np.uint8)[:size]
+            done += size
+    return data, offsets

@@ -67,7 +67,13 @@ def load(name: str) -> Kind:
         raise TaskRefused(f"there is no executor kind {name[:80]!r}: this worker has {', '.join(sorted(kind_infos()))}")
     if lacking := missing(info):
         raise TaskRefused(f"the kind {name!r} can not run here, it lacks {', '.join(lacking)}")
-    return _instance(getattr(importlib.import_module(info.module), info.attribute))
+    return declared(info)
+
+
+def declared(info: KindInfo) -> Kind:
+    """The kind's declaration (settings, needs), whether or not it could run here: its module imports nothing heavy."""
+    value: Any = getattr(importlib.import_module(info.module), info.attribute)
+    return cast(Kind, value() if isinstance(value, type) else value)
 
 
 def missing(info: KindInfo) -> list[str]:
@@ -99,7 +105,3 @@ def _kind_in(module: ModuleType, name: str) -> str:
         if getattr(value, "name", None) == name and callable(getattr(value, "run", None)):
             return attribute
     raise ValueError(f"the module {module.__name__!r} holds no kind called {name!r}")
-
-
-def _instance(value: Any) -> Kind:
-    return cast(Kind, value() if isinstance(value, type) else value)

@@ -30,6 +30,9 @@ DEFAULT_SALT = "ramify"
 LABEL_NAMES_MAX = 100
 """Label names in the facts; their number and digest tell the rest."""
 
+KINDS_AFTER = ("classify", "baseline", "evaluate")
+"""Kinds whose needs are estimated from the data."""
+
 _READING, _MAKING = 0.6, 0.9
 """Shares of the work that are done after reading and after making examples."""
 
@@ -82,7 +85,7 @@ class Profile:
         table.columns.clear()  # the table is no longer needed, and writing needs the memory
         encoding = splits.Encoding(made, rows["train"]) if choice.modality == "tabular" else None
         facts["features"] = len(encoding.features) if encoding else 0
-        _add_needs(facts, made)
+        facts["needs"] = needs_of_kinds(facts)
         outputs = {}
         for index, name in enumerate(splits.SPLITS):
             report.within("splits", _MAKING, 1.0)(index / len(splits.SPLITS))
@@ -186,11 +189,15 @@ def _warnings(made: Examples, rows: dict[str, Array], counts: Array, conflicting
     return found
 
 
-def _add_needs(facts: dict[str, Any], made: Examples) -> None:
-    from executors.datasets.needs import estimate
+def needs_of_kinds(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the tasks after this one take on this data (cores, memory, disk): each kind's own estimate, with its default
+    settings. The one place where a profile and the kinds meet; a kind that is not installed here is left out."""
+    from executors import kinds
 
-    size = 4 * len(made) * facts["features"] if made.texts is None else made.texts.nbytes
-    needs = estimate(
-        modality=facts["modality"], rows=len(made), features=facts["features"], labels=facts["labels"], data_bytes=size
-    )
-    facts["needs"] = {kind: msgspec.to_builtins(one) for kind, one in needs.items()}
+    found = {}
+    for name in KINDS_AFTER:
+        info = kinds.kind_infos().get(name)
+        if info is not None and not info.problem:
+            kind = kinds.declared(info)
+            found[name] = msgspec.to_builtins(kind.needs(kind.Settings(), facts))
+    return found

@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 
 import msgpack
+import msgspec
 import pytest
 
-from executors.datasets.needs import estimate
-from executors.kinds.profile import Profile, ProfileSettings
+from executors import kinds
+from executors.kinds.profile import Profile, ProfileSettings, needs_of_kinds
 from executors.port import Stopped
 from planner.profile import Profile as PlannersProfile
 from tests.support.datasets import Watching, job, profile, questions, table, written
@@ -25,7 +26,8 @@ def test_the_facts(tmp_path: Path) -> None:
     assert set(facts["keywords"][:3]) == {"card", "fees", "loan"}
     assert (facts["imbalance"], facts["warnings"], facts["bytes"]) == (1.0, [], path.stat().st_size)
     checked = PlannersProfile.of(facts)
-    assert checked.needs_of("classify").memory_bytes > checked.needs_of("evaluate").memory_bytes > 400 * 1024 * 1024
+    assert set(checked.needs) == {"classify", "baseline", "evaluate"}
+    assert all(400 << 20 < checked.needs_of(kind).memory_bytes < 1 << 30 for kind in ("classify", "evaluate"))
 
 
 def test_facts_are_bounded(tmp_path: Path) -> None:
@@ -68,7 +70,11 @@ def test_settings_and_needs() -> None:
     small, large = (Profile().needs(ProfileSettings(), {"bytes": size}) for size in (0, 1 << 30))
     assert small.memory_bytes < 320 * 1024 * 1024
     assert large.memory_bytes < 6 * (1 << 30)
-    texts = estimate(modality="text", rows=10_000, features=0, labels=77, data_bytes=700_000)
-    assert all(400 << 20 < texts[kind].memory_bytes < 1 << 30 for kind in ("classify", "baseline", "evaluate"))
-    numbers = estimate(modality="tabular", rows=1_000_000, features=100, labels=2, data_bytes=400_000_000)
-    assert numbers["classify"].memory_bytes > 1_600_000_000
+
+
+def test_needs_are_the_kinds_own(tmp_path: Path) -> None:
+    facts = {"modality": "tabular", "examples": 1_000_000, "features": 100, "labels": 2, "bytes": 400_000_000}
+    needs = needs_of_kinds(facts)
+    for name, kind in ((name, kinds.load(name)) for name in needs):
+        assert needs[name] == msgspec.to_builtins(kind.needs(kind.Settings(), facts))
+    assert needs["classify"]["memory_bytes"] > 1_000_000_000
