@@ -11,7 +11,8 @@ leaves requests behind when it is cancelled, and is slower:
 A session is one consumer (tail) or one binding to the durable one (consume). When it is over the reader begins a new
 one by itself: `tail` from the sequence after the last that it handed out, checked to be the same stream.
 
-Not covered: a store that came back older *and* was written past the old end before the reader returned looks unchanged.
+Not covered: a store that came back older *and* was written past the old end before the reader returned looks unchanged;
+and a server that is killed forgets acknowledgements of its last moments, so that acked messages are delivered again.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ async def test_everything_goes_on_after_a_restart(own_world: World, own_server: 
             await _insist(writer, own_world.name(f"s.{number}"), b"after")
         assert [(await _next_message(messages)).seq for _ in range(4)] == [2, 3, 4, 5]
         seen: set[int] = set()
-        while seen != {2, 3, 4, 5}:
+        while not seen >= {2, 3, 4, 5}:  # the first one may come again: a killed server forgets recent acks
             delivery = await _next_delivery(deliveries)
             seen.add(delivery.message.seq)
             await delivery.ack()
