@@ -46,14 +46,18 @@ class Percentiles:
 def percentiles(clusters: Sequence[Cluster], alpha: float, *, resamples: int, seed: int) -> Percentiles:
     """The 1 - alpha percentile interval of the mean over items. `clusters` must not be empty."""
     generator = random.Random(seed)
+    resamples = affordable(clusters, resamples)
     signs = _signs(clusters)
-    if signs is not None:
-        draw = _counting(len(clusters), *signs, generator)
-    else:
-        resamples = max(RESAMPLES_MIN, min(resamples, WORK_MAX // len(clusters)))
-        draw = _drawing(clusters, generator)
+    draw = _counting(len(clusters), *signs, generator) if signs is not None else _drawing(clusters, generator)
     means = sorted(draw() for _ in range(resamples))
     return Percentiles(_at(means, alpha / 2.0), _at(means, 1.0 - alpha / 2.0), resamples)
+
+
+def affordable(clusters: Sequence[Cluster], resamples: int) -> int:
+    """How many of so many resamples WORK_MAX allows; all of them where counting replaces drawing."""
+    if _signs(clusters) is not None:
+        return resamples
+    return max(min(RESAMPLES_MIN, resamples), min(resamples, WORK_MAX // len(clusters)))
 
 
 def _signs(clusters: Sequence[Cluster]) -> tuple[int, int] | None:

@@ -30,7 +30,7 @@ import math
 from array import array
 from collections.abc import Sequence
 
-from consensus.bootstrap import Cluster, percentiles
+from consensus.bootstrap import Cluster, affordable, percentiles
 from consensus.distributions import normal_quantile, sign_p_value, t_p_value, t_quantile
 from consensus.evidence import Items
 from mesh.messages.judgement import Comparison
@@ -109,8 +109,8 @@ def compare(
     differences = build(a[1], b[1])
     low, high = interval(differences, alpha)
     method = f"cluster-robust t over {len(differences.clusters)} clusters"
-    drawn = percentiles(differences.clusters, alpha, resamples=resamples, seed=seed) if resamples else None
-    if drawn is not None and drawn.resamples * alpha / 2.0 >= TAIL_RESAMPLES_MIN:
+    if affordable(differences.clusters, resamples) * alpha / 2.0 >= TAIL_RESAMPLES_MIN:
+        drawn = percentiles(differences.clusters, alpha, resamples=resamples, seed=seed)
         low, high = min(low, drawn.low), max(high, drawn.high)
         method += f", bootstrap of {drawn.resamples} resamples"
     if metric == ACCURACY:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -168,3 +169,10 @@ def test_a_recommendation_without_its_candidate_is_a_defect_that_names_itself() 
     recommendation = forced(recommend(good().round(), good().read), candidates=())
     with pytest.raises(ValueError, match="takes the evolver and lists no such candidate"):
         verdict(recommendation, None, 0, decided_at_ms=0)
+
+
+def test_the_policies_stand_in_the_documentation() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "consensus.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    listed = [row[:4] for row in rows if len(row) == 5][2:]
+    assert listed == [[policy.name, policy.metric, f"{policy.bound:g}", policy.unit] for policy in POLICIES]
