@@ -1,0 +1,204 @@
+"""How a topic's life looks: bars in a terminal, plain lines elsewhere.
+
+    Lines   one line per event; progress of a task at most every LINE_EVERY_S
+    Bars    the same events above one bar per running task: line, share done, loss, throughput
+
+Both write to one stream (stdout, or stderr when stdout carries a JSON document). `rich` is imported by Bars only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any, Protocol
+
+from agents.commands.output import number, plain
+from mesh.messages.base import Record
+from mesh.messages.judgement import Verdict
+from mesh.messages.results import Planned, Progress, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
+from mesh.messages.tasks import TaskSpec, TaskState
+
+LINE_EVERY_S = 5.0
+"""Plain progress lines of one task: often enough to see life, seldom enough for a log."""
+
+TASKS_SHOWN_MAX = 32
+"""Bars at a time; a topic has far fewer tasks, `watch` without a topic may have more."""
+
+SHOWN_METRICS = (("loss", "loss"), ("validation_loss", "validation loss"), ("examples_per_s", "examples/s"))
+
+
+class Display(Protocol):
+    """What a follower tells."""
+
+    def record(self, record: Record) -> None:
+        """A record of the result stream."""
+
+    def progress(self, progress: Progress) -> None:
+        """Where a running task stands."""
+
+    def note(self, text: str) -> None:
+        """A sentence about what the command does."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def display_for(stream: IO[str], *, bars: bool | None = None) -> Display:
+    """Bars when `stream` is a terminal (or as said), else plain lines."""
+    return Bars(stream) if (stream.isatty() if bars is None else bars) else Lines(stream)
+
+
+def task_name(task: TaskSpec) -> str:
+    """What people call a task: its line and purpose."""
+    purpose = task.purpose or task.executor
+    return f"{task.line.value} {purpose}" if task.line is not None and task.line.value not in purpose else purpose
+
+
+def sentence(record: Record) -> str:
+    """A record in one line; '' for records that only move a bar."""
+    match record:
+        case Planned() if "lines" in record.facts:
+            what = f"{record.facts.get('name') or record.topic} ({record.specialization})"
+            changed = record.facts.get("changed", {})
+            more = f"; evolver: {changed['evolver']}" if changed.get("evolver") else ""
+            return f"planned {what}: {record.facts.get('examples')} examples, {record.facts.get('why', '')}{more}"
+        case TaskMoved(state=TaskState.LEASED, checkpoint_step=None):
+            return f"{_task(record)} runs on {record.incarnation}"
+        case TaskMoved(checkpoint_step=int(step)):
+            return f"{_task(record)} has a checkpoint at step {step}"
+        case TaskMoved(state=TaskState.READY | TaskState.WAITING) if record.reason:
+            return f"{_task(record)} goes back to the queue: {record.reason}"
+        case TaskEnded(state=TaskState.SUCCEEDED):
+            return f"{task_name(record.task)} done{_outcome(record)}"
+        case TaskEnded():
+            return f"{task_name(record.task)} {record.state.value}: {record.reason}"
+        case TopicTurnedDown():
+            return f"turned down: {record.reason}"
+        case RecommendationMade():
+            found = record.recommendation
+            return f"consensus recommends {found.choice.value}: {found.why}"
+        case Verdict():
+            return f"the gate {'accepts' if record.accepted else 'rejects'}: {record.why}"
+    return ""
+
+
+def _task(moved: TaskMoved) -> str:
+    line = moved.line.value if moved.line is not None else ""
+    purpose = moved.purpose or moved.task
+    return purpose if not line or line in purpose else f"{line} {purpose}"
+
+
+def _outcome(ended: TaskEnded) -> str:
+    if ended.outcome is None:
+        return ""
+    kpis = ended.outcome.kpis
+    shown = [f"{words} {number(kpis[key])}" for key, words in _KPIS if key in kpis]
+    tail = f" ({', '.join(shown)})" if shown else ""
+    return f" in {ended.outcome.seconds:.1f} s, stopped by {ended.outcome.stopped_by}{tail}"
+
+
+_KPIS = (
+    ("validation_accuracy", "validation accuracy"),
+    ("validation_loss", "validation loss"),
+    ("accuracy", "accuracy"),
+    ("loss", "loss"),
+)
+
+
+def progress_text(metrics: Mapping[str, float]) -> str:
+    """The metrics that people look at while a task runs."""
+    return "  ".join(f"{words} {number(metrics[key])}" for key, words in SHOWN_METRICS if key in metrics)
+
+
+class Lines:
+    """Plain lines."""
+
+    def __init__(self, stream: IO[str], clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._shown_at: dict[str, float] = {}
+
+    def record(self, record: Record) -> None:
+        """One line, or none."""
+        if isinstance(record, TaskEnded):
+            self._shown_at.pop(record.task.id, None)
+        if text := sentence(record):
+            self.note(text)
+
+    def progress(self, progress: Progress) -> None:
+        """One line now and then."""
+        now = self._clock()
+        if now - self._shown_at.get(progress.task, float("-inf")) < LINE_EVERY_S:
+            return
+        self._shown_at[progress.task] = now
+        self.note(f"{_label(progress)} {progress.done:>4.0%}  {progress_text(progress.metrics)}".rstrip())
+
+    def note(self, text: str) -> None:
+        """One line."""
+        print(plain(text), file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+
+class Bars:
+    """Bars below the lines, drawn by rich."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._bars: Any = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[metrics]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._ids: dict[str, TaskID] = {}
+        self._bars.start()
+
+    def record(self, record: Record) -> None:
+        """A line above the bars; an ended task's bar goes."""
+        gone = record.task.id if isinstance(record, TaskEnded) else ""
+        if isinstance(record, TaskMoved) and record.state is not TaskState.LEASED:
+            gone = record.task
+        if gone in self._ids:
+            self._bars.remove_task(self._ids.pop(gone))
+        if text := sentence(record):
+            self.note(text)
+
+    def progress(self, progress: Progress) -> None:
+        """Move or make the task's bar."""
+        if progress.task not in self._ids:
+            if len(self._ids) >= TASKS_SHOWN_MAX:
+                return
+            self._ids[progress.task] = self._bars.add_task(plain(_label(progress)), total=1.0, metrics="")
+        self._bars.update(
+            self._ids[progress.task],
+            completed=progress.done,
+            description=plain(_label(progress)),
+            metrics=progress_text(progress.metrics),
+        )
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self._console.print(plain(text), markup=False)
+
+    def close(self) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+
+def _label(progress: Progress) -> str:
+    line = progress.line.value if progress.line is not None else ""
+    words = [line] if line and line not in progress.purpose else []
+    words += [progress.purpose or progress.task]
+    if progress.phase and progress.phase != "training":
+        words.append(f"({progress.phase})")
+    return " ".join(words)

@@ -1,0 +1,122 @@
+"""Follow a topic: its records from the result stream, in order and without gaps, and the lossy progress beside them.
+
+It ends with the topic (verdict, turned down, no line left), when it is told to stop, or with a sentence when every task
+has ended and nobody goes on: then an agent is missing, and waiting longer would not say which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from agents.commands.display import Display
+from agents.commands.reach import Reach
+from agents.commands.story import RECORDS, Ending, Story
+from mesh import codec
+from mesh.bus import Message, Stored
+from mesh.errors import BusUnavailable, Malformed
+from mesh.messages.base import Record
+from mesh.messages.results import Progress
+
+QUIET_S = 120.0
+"""Silence after which a topic without open tasks counts as left alone: checks are planned within seconds."""
+
+LOOK_EVERY_S = 1.0
+"""How often a helper process that died is noticed while nothing else happens."""
+
+
+async def follow(
+    reach: Reach,
+    story: Story,
+    display: Display,
+    *,
+    from_seq: int,
+    stop: asyncio.Event,
+    watch: Callable[[], None] = lambda: None,
+    quiet_s: float = QUIET_S,
+) -> Ending:
+    """Follow one topic to its end. `watch` is called every second and may raise (a helper has died)."""
+    loop = asyncio.get_running_loop()
+    heard_at = loop.time()
+
+    async def on_progress(message: Message) -> None:
+        nonlocal heard_at
+        heard_at = loop.time()
+        try:
+            display.progress(codec.decode(message.data, Progress))
+        except Malformed:
+            return  # lossy by its nature: the next one follows
+
+    subscription = await reach.broker.subscribe(reach.subjects.all_progress(story.topic), on_progress)
+    try:
+        async with reach.broker.tail(
+            reach.stream("RESULTS"), reach.subjects.results(story.topic), from_seq=from_seq
+        ) as stored:
+            async for item in paced(stored, stop, LOOK_EVERY_S):
+                watch()
+                if item is None:
+                    if not story.open_tasks() and loop.time() - heard_at > quiet_s:
+                        raise BusUnavailable(left_alone(story, quiet_s))
+                    continue
+                heard_at = loop.time()
+                record = record_of(item)
+                if record is not None:
+                    story.add(record)
+                    display.record(record)
+                if ending := story.ending():
+                    return ending
+        return Ending.INTERRUPTED
+    finally:
+        await subscription.close()
+
+
+def record_of(stored: Stored) -> Record | None:
+    """The record of a result, None for a kind that this program does not know."""
+    try:
+        return codec.decode(stored.data, *RECORDS)
+    except Malformed:
+        return None
+
+
+def left_alone(story: Story, quiet_s: float) -> str:
+    """Who should have gone on."""
+    if not story.tasks:
+        who, what = "planner", "planned the topic"
+    elif story.plan is None:
+        who, what = "planner", "made a plan of the profile"
+    elif story.recommendation is None:
+        who, what = "consensus agent", "weighed the lines"
+    else:
+        who, what = "gate", "decided about the recommendation"
+    return (
+        f"no {who} has {what} of {story.topic} within {quiet_s:.0f} s: check `bin/agent status`, "
+        f"start what is missing and go on with `bin/agent watch {story.topic}`."
+    )
+
+
+async def paced(items: AsyncIterator[Stored], stop: asyncio.Event, every_s: float) -> AsyncIterator[Stored | None]:
+    """The items as they come, None after every `every_s` without one; ends when `stop` is set."""
+    stopping = asyncio.ensure_future(stop.wait())
+    following: asyncio.Future[Stored] | None = None
+    try:
+        while not stopping.done():
+            following = following or asyncio.ensure_future(_next(items))
+            await asyncio.wait((following, stopping), timeout=every_s, return_when=asyncio.FIRST_COMPLETED)
+            if not following.done():
+                yield None
+                continue
+            try:
+                item = following.result()
+            except StopAsyncIteration:
+                return
+            following = None
+            yield item
+    finally:
+        stopping.cancel()
+        if following is not None:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+
+async def _next(items: AsyncIterator[Stored]) -> Stored:
+    return await anext(items)

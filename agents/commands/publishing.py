@@ -1,0 +1,146 @@
+"""From a command line to a published topic: a quick look at the data, its artifact, the topic's record.
+
+A topic's id is `slug-<8 hex>`: readable, and different for every publication. The topic is put if absent, so a publish
+that is repeated after a lost answer changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agents.commands import flags
+from agents.commands.reach import Reach
+from mesh import codec, limits
+from mesh.errors import BusUnavailable, Conflict, DataRefused, SettingsInvalid
+from mesh.messages.tasks import OnDisconnect
+from mesh.messages.topics import DataRef, Independent, Topic
+from planner.graph import slug
+
+BUILTIN = "builtin:"
+
+BUDGET_S_DEFAULT = 180.0
+
+PUBLISH_TRIES = 5
+"""Attempts to store the topic while the broker is away for a moment."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The options that describe a topic."""
+    parser.add_argument("topic", metavar="TOPIC", help="what to train specialists for: a sentence")
+    parser.add_argument(
+        "--data", metavar="D", help="CSV, TSV, JSON lines or Parquet file, folder of texts, builtin:digits …"
+    )
+    parser.add_argument("--text", metavar="COLUMN", help="column with the text; else it is inferred")
+    parser.add_argument("--label", metavar="COLUMN", help="column with the label; else it is inferred")
+    parser.add_argument("--task", metavar="KIND", help="executor kind that trains; else it is inferred from the data")
+    parser.add_argument(
+        "--budget", metavar="DURATION", type=flags.duration_s, default=BUDGET_S_DEFAULT,
+        help="training time per line, for example 5m (default: 3m)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--priority", metavar="N", type=flags.priority, default=5, help="0 (last) to 9 (first); default 5"
+    )
+    parser.add_argument("--specialization", metavar="NODE", type=flags.name, help="node of the graph to put it under")
+    parser.add_argument(
+        "--kpi", metavar="CONDITION", type=flags.kpi, action="append", default=[],
+        help="one more condition of the gate, for example 'accuracy>=0.9'; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--independent", choices=[choice.value for choice in Independent], default=Independent.PREFER.value,
+        help="must another worker check the results, or is that only preferred (default)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--on-disconnect", choices=[choice.value for choice in OnDisconnect], default=OnDisconnect.REPLACE.value,
+        help="what happens to a task whose worker is cut off (default: replace)",
+    )  # fmt: skip
+
+
+def look(given: argparse.Namespace) -> None:
+    """Refuse at once what can not become a topic; nothing is started or stored for it."""
+    text = given.topic.strip()
+    if not text or len(text) > limits.TEXT_CHARS_MAX:
+        raise SettingsInvalid(
+            f"a topic is a sentence of 1 to {limits.TEXT_CHARS_MAX} characters, got {len(text)}; "
+            'for example: bin/agent run "handwritten digits" --data builtin:digits'
+        )
+    if not 1 <= given.budget <= 30 * 86_400:
+        raise SettingsInvalid(f"--budget is 1 second to 30 days per line, got {given.budget:g} s.")
+    if given.data is None:
+        return
+    from executors.datasets import look as looking  # after the parser: a mistyped option answers faster
+
+    if given.data.startswith(BUILTIN):
+        name = given.data.removeprefix(BUILTIN)
+        if name not in looking.BUILTINS:
+            known = ", ".join(BUILTIN + one for one in looking.BUILTINS)
+            raise DataRefused(f"there is no built-in dataset {given.data!r}; the built-ins are {known}.")
+        return
+    looking.quick_look(Path(given.data).expanduser())
+
+
+async def store_data(reach: Reach, data: str | None, say: Callable[[str], None]) -> DataRef | None:
+    """Make the dataset available to every worker: as an artifact, or named by a scheme that all can resolve."""
+    if data is None:
+        return None
+    if data.startswith(BUILTIN):
+        return DataRef(source=data, name=data.removeprefix(BUILTIN))
+    path = Path(data).expanduser().resolve()
+    store = reach.store()
+    try:
+        digest = await store.put(path, media="dataset", facts={"name": path.name})
+        manifest = await store.manifest(digest)
+    except OSError as error:
+        raise DataRefused(f"{data!r} can not be read ({error.strerror or error}): check its permissions.") from None
+    say(f"stored {path.name} ({manifest.size_bytes:,} bytes) as {digest[:12]}")
+    return DataRef(source=digest, name=path.name, size_bytes=manifest.size_bytes)
+
+
+def topic_of(given: argparse.Namespace, data: DataRef | None) -> Topic:
+    """The topic's record, under a fresh id."""
+    return Topic(
+        id=f"{slug(given.topic)}-{secrets.token_hex(4)}",
+        text=given.topic.strip(),
+        data=data,
+        text_column=given.text,
+        label_column=given.label,
+        task=given.task,
+        node=given.specialization,
+        kpis=tuple(given.kpi),
+        budget_s=given.budget,
+        priority=given.priority,
+        independent=Independent(given.independent),
+        on_disconnect=OnDisconnect(given.on_disconnect),
+        publisher=publisher(),
+        published_at_ms=int(time.time() * 1_000),
+    )
+
+
+def publisher() -> str:
+    """Who publishes, for people: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"[:120]
+
+
+async def publish(reach: Reach, topic: Topic) -> int:
+    """Store the topic; the result stream's sequence from which its records come."""
+    state = await reach.broker.state(reach.stream("RESULTS"))
+    for tried in range(1, PUBLISH_TRIES + 1):
+        try:
+            await reach.broker.append(reach.subjects.topic(topic.id), codec.encode(topic), subject_seq=0)
+        except Conflict:
+            break  # an earlier attempt was stored, its answer was lost
+        except BusUnavailable:
+            if tried == PUBLISH_TRIES:
+                raise
+        else:
+            break
+    return state.last_seq + 1

@@ -1,0 +1,114 @@
+"""From settings to a connected broker: the one that is named, else the one that runs here.
+
+    named (--server, --context, NATS_URL …)   that one; away means an error, never another one in its place
+    a keeper runs for this home folder        its embedded broker
+    a context is selected in the `nats` tool  that one, for commands that only look
+    else                                      one sentence, exit code 4
+
+Nothing here starts a broker; `run` and `up` take a lease from the keeper instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+from mesh import broker as mesh_broker
+from mesh import keeper, setting_tree
+from mesh import settings as mesh_settings
+from mesh.bus import Broker
+from mesh.errors import BusUnavailable
+from mesh.setting_tree import NatsSettings, Settings
+from mesh.setting_values import mask_url
+from mesh.subjects import Subjects
+
+if TYPE_CHECKING:
+    from mesh.artifacts import ArtifactStore
+
+
+@dataclasses.dataclass(slots=True)
+class Reach:
+    """A connected broker and what belongs to it."""
+
+    settings: Settings
+    broker: Broker
+    subjects: Subjects
+
+    @property
+    def where(self) -> str:
+        """The broker's address without secrets."""
+        return mask_url(self.settings.nats.url)
+
+    def stream(self, name: str) -> str:
+        """Full name of a stream of this mesh."""
+        return self.subjects.stream(name)
+
+    def store(self) -> ArtifactStore:
+        """The artifact store, with this command's cache below the home folder."""
+        from mesh.artifacts import ArtifactStore
+
+        return ArtifactStore(
+            self.broker,
+            self.subjects,
+            cache=self.settings.home / "cache" / "commands",
+            cache_bytes_max=self.settings.worker.cache_bytes_max,
+        )
+
+
+def found(settings: Settings, selected: Settings | None = None) -> Settings:
+    """The settings with the address of the broker to use. BusUnavailable when none is named and none runs here."""
+    if settings.nats.named:
+        return settings
+    address = keeper.peek(settings)
+    if address is not None:
+        return with_nats(settings, address)
+    if selected is not None and selected.nats.named:
+        return selected
+    raise BusUnavailable(
+        f"no mesh runs here (home {settings.home}) and no broker is named: start one with `bin/agent up`, "
+        "or name one with --server nats://HOST:4222."
+    )
+
+
+def with_nats(settings: Settings, nats: NatsSettings) -> Settings:
+    """The same settings with another broker."""
+    return dataclasses.replace(settings, nats=nats)
+
+
+@contextlib.asynccontextmanager
+async def reach(settings: Settings, *, name: str = "cli") -> AsyncIterator[Reach]:
+    """Connect to the broker of these settings; closed at the end."""
+    subjects = Subjects(settings.prefix)
+    broker = await mesh_broker.connect(settings.nats, subjects, name=name)
+    try:
+        yield Reach(settings, broker, subjects)
+    finally:
+        await broker.close()
+
+
+def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which a child process has exactly these settings, secrets included."""
+    plain = Settings()
+    kept = {name: value for name, value in environ.items() if not _ours(name)}
+    for name in setting_tree.known():
+        value = settings.value(name)
+        if name == "home" or value != plain.value(name):
+            kept[mesh_settings.variable(name)] = _text(value)
+    return kept
+
+
+def _ours(variable: str) -> bool:
+    """Variables that would be read as settings again: their effect is in the tree already."""
+    if variable in mesh_settings.NOT_OURS:
+        return variable == "RAMIFY_CONFIG"
+    return variable.startswith("RAMIFY_") or variable in mesh_settings.NATS_ENVIRONMENT
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)

@@ -1,0 +1,82 @@
+"""How a topic ended, for people: lines, comparison, checks, champion, and what to do next. And its exit code."""
+
+from __future__ import annotations
+
+from agents.commands import output
+from agents.commands.story import Ending, Story
+from mesh.errors import DataRefused, Interrupted
+from mesh.messages.judgement import Candidate, Recommendation, Verdict
+
+EXIT_NO_VERDICT = 7
+"""The topic ended without a verdict: no line produced a model."""
+
+
+def exit_code(ending: Ending) -> int:
+    """0 with a verdict, whatever it says; 5 turned down; 7 without a verdict; 130 interrupted."""
+    return {
+        Ending.VERDICT: 0,
+        Ending.TURNED_DOWN: DataRefused.exit_code,
+        Ending.FAILED: EXIT_NO_VERDICT,
+        Ending.INTERRUPTED: Interrupted.exit_code,
+    }[ending]
+
+
+def verdict_text(story: Story, ending: Ending) -> str:
+    """The end of a topic in readable form."""
+    match ending:
+        case Ending.VERDICT:
+            assert story.verdict is not None
+            return "\n".join(["", *_recommendation(story.verdict.recommendation), "", *_verdict(story.verdict)])
+        case Ending.TURNED_DOWN:
+            return f"{story.topic} was turned down: {output.plain(story.turned_down)}"
+        case Ending.FAILED:
+            return f"{story.topic} ended without a verdict: {output.plain(story.why_failed())}."
+        case Ending.INTERRUPTED:
+            return f"{story.topic} goes on; follow it with `bin/agent watch {story.topic}`."
+
+
+def _recommendation(found: Recommendation) -> list[str]:
+    rows = [
+        (
+            one.line.value,
+            one.kpis.get("accuracy"),
+            one.kpis.get("loss"),
+            one.kpis.get("latency_p95_ms"),
+            output.size(one.kpis["size_bytes"]) if "size_bytes" in one.kpis else None,
+            _evidence(one),
+            one.stopped_by or "-",
+        )
+        for one in found.candidates
+    ]
+    headers = ("line", "accuracy", "loss", "p95 ms", "size", "reproduced", "stopped by")
+    low, high = found.interval
+    lines = [
+        f"on {found.holdout_examples} holdout examples:",
+        output.table(headers, rows),
+        "",
+        f"recommendation: {found.choice.value} (effect {found.effect:+.4f}, interval {low:+.4f} to {high:+.4f})",
+        f"  {output.plain(found.why)}",
+    ]
+    if found.what_would_change_it:
+        lines.append(f"  {output.plain(found.what_would_change_it)}")
+    return lines
+
+
+def _evidence(candidate: Candidate) -> str:
+    evidence = candidate.evidence
+    if evidence is None:
+        return "-"
+    independent = "" if evidence.independent else ", same worker"
+    return f"{evidence.rate:.1%} (at least {evidence.lower:.1%}{independent})"
+
+
+def _verdict(verdict: Verdict) -> list[str]:
+    lines = [f"verdict: {'accepted' if verdict.accepted else 'rejected'}: {output.plain(verdict.why)}"]
+    for check in verdict.checks:
+        lines.append(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {output.plain(check.why)}")
+    if verdict.champion:
+        lines.append(
+            f"champion of {verdict.specialization}: version {verdict.champion_version}, {verdict.champion[:12]}; "
+            f"take it with `bin/agent models pull {verdict.specialization} DIR`"
+        )
+    return lines

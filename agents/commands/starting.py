@@ -1,0 +1,135 @@
+"""Start what is missing, and stop in order what was started: the ground of `run` and `up`.
+
+    broker    the named one, which has to answer; else a lease on this machine's keeper, which starts it when needed
+    agents    one process per role that the mesh lacks, under agents/together.py
+    later     roles that vanish while we are here (another command that had started them ended) are started as well
+
+The stop is the reverse: agents (worker first, scheduler last), our connection, the keeper's lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+
+from agents.commands.asking import ask_if_any
+from agents.commands.reach import Reach, environment, reach, with_nats
+from agents.together import ROLES, Together
+from mesh import keeper
+from mesh.errors import BusUnavailable, RamifyError
+from mesh.messages.services import Status
+from mesh.setting_tree import Settings
+
+READY_S = 30.0
+"""How long the leader may take to its first answer: interpreters start, the ledger is replayed."""
+
+POLL_S = 0.05
+"""Pause between two questions while the leader starts."""
+
+LOOK_EVERY_S = 5.0
+"""How often missing roles are looked for."""
+
+SEEN_AGE_S_MAX = 30.0
+"""An agent that was silent for longer counts as missing: three of its hellos."""
+
+
+@dataclasses.dataclass(slots=True)
+class Started:
+    """A mesh that is complete: connected, every role present."""
+
+    reach: Reach
+    together: Together
+    lease: asyncio.Task[RamifyError] | None
+    """Ends with the reason when the embedded broker is lost for good; None for a named broker."""
+
+    def check(self) -> None:
+        """Raise when the mesh can not go on: a role or the embedded broker gave up."""
+        self.together.check()
+        if self.lease is not None and self.lease.done():
+            raise self.lease.result()
+
+
+@contextlib.asynccontextmanager
+async def started(settings: Settings, stop: asyncio.Event, say: Callable[[str], None]) -> AsyncIterator[Started]:
+    """A complete mesh for as long as the context lasts. BusUnavailable when the named broker is away."""
+    async with _broker(settings) as (found, lease), reach(found, name="run") as there:
+        together = Together(
+            found.home,
+            environment(found, os.environ),
+            worker_grace_s=found.worker.stop_grace_s,
+            say=say,
+        )
+        try:
+            missing = missing_roles(await ask_if_any(there, "status"))
+            if missing:
+                say(f"starting {', '.join(missing)}")
+                await together.start(missing)
+            await _ready(there, together, stop)
+            gaps = asyncio.create_task(_fill_gaps(there, together, say), name="missing roles")
+            try:
+                yield Started(there, together, lease)
+            finally:
+                gaps.cancel()
+                await asyncio.gather(gaps, return_exceptions=True)
+        finally:
+            await together.stop()
+
+
+@contextlib.asynccontextmanager
+async def _broker(settings: Settings) -> AsyncIterator[tuple[Settings, asyncio.Task[RamifyError] | None]]:
+    """(settings with the broker's address, the lease's failure)."""
+    if settings.nats.named:
+        yield settings, None
+        return
+    async with await keeper.KeeperLease.acquire(settings) as lease:
+        failed = asyncio.create_task(lease.failed(), name="keeper lease failed")
+        try:
+            yield with_nats(settings, lease.nats), failed
+        finally:
+            failed.cancel()
+            await asyncio.gather(failed, return_exceptions=True)
+
+
+def missing_roles(status: Status | None, own: Iterable[str] = ()) -> list[str]:
+    """Roles that no live agent fills; all of them when no leader answers."""
+    if status is None:
+        return [role for role in ROLES if role not in own]
+    present = {"scheduler", *own, *(one.role for one in status.agents if one.seen_age_s <= SEEN_AGE_S_MAX)}
+    if any(one.state != "lost" for one in status.workers):
+        present.add("worker")
+    return [role for role in ROLES if role not in present]
+
+
+async def _ready(there: Reach, together: Together, stop: asyncio.Event) -> None:
+    """Wait until a leader answers. What went wrong in a child is the better sentence than our own."""
+    deadline = time.monotonic() + READY_S
+    while not stop.is_set():
+        together.check()
+        if await ask_if_any(there, "status") is not None:
+            return
+        if time.monotonic() > deadline:
+            raise BusUnavailable(
+                f"no scheduler answered within {READY_S:.0f} s after its start: see {together.log_of('scheduler')}."
+            )
+        await asyncio.sleep(POLL_S)
+
+
+async def _fill_gaps(there: Reach, together: Together, say: Callable[[str], None]) -> None:
+    """Start roles that nobody fills any more. A leader that is silent twice in a row counts as gone."""
+    silent = 0
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        if not there.broker.connected:
+            continue
+        status = await ask_if_any(there, "status", timeout_s=LOOK_EVERY_S)
+        silent = silent + 1 if status is None else 0
+        if status is None and (silent < 2 or "scheduler" in together.roles):
+            continue
+        missing = ["scheduler"] if status is None else missing_roles(status, together.roles)
+        if missing:
+            say(f"{', '.join(missing)} went away; starting anew")
+            await together.start(missing)

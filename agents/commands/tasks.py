@@ -1,0 +1,69 @@
+"""`bin/agent tasks`: where each task stands."""
+
+from __future__ import annotations
+
+import argparse
+
+from agents.commands import flags, loop, output
+from agents.commands.asking import ask
+from agents.commands.reach import found, reach
+from mesh import limits
+from mesh.messages.services import TaskRow
+from mesh.setting_tree import Settings
+
+EXAMPLE = """bin/agent tasks --open
+bin/agent tasks --topic handwritten-digits-3fa1c20b"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Filters."""
+    parser.add_argument("--topic", metavar="TOPIC", type=flags.name, help="tasks of this topic only")
+    parser.add_argument("--open", action="store_true", help="tasks that have not ended only")
+    parser.add_argument("--rows", metavar="N", type=_rows, default=200, help="most rows (default 200)")
+    flags.add_json(parser, "the tasks")
+
+
+def _rows(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= limits.SERVICE_ANSWER_ROWS_MAX:
+        raise argparse.ArgumentTypeError(f"expected 1 to {limits.SERVICE_ANSWER_ROWS_MAX} rows, got {text!r}")
+    return int(text)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Exit code 4 and a sentence when no mesh runs."""
+    output.check_target(given.json)
+    return loop.run_simply(_run(given, found(flags.settings_of(given), flags.selected_of(given))))
+
+
+async def _run(given: argparse.Namespace, settings: Settings) -> int:
+    async with reach(settings) as there:
+        status = await ask(there, "tasks", topic=given.topic or "", open_only=given.open, rows_max=given.rows)
+    if given.json:
+        output.write_json(given.json, {"tasks": status.tasks, "left_out": status.left_out})
+    if given.json != "-":
+        output.say(picture(status.tasks, status.left_out))
+    return 0
+
+
+def picture(tasks: tuple[TaskRow, ...], left_out: int) -> str:
+    """One row per task."""
+    if not tasks:
+        return "no such tasks."
+    rows = [
+        (
+            one.id,
+            one.executor,
+            one.line.value if one.line is not None else "-",
+            one.state.value,
+            str(one.epoch) if one.epoch is not None else "-",
+            one.attempts,
+            one.priority,
+            one.step,
+            one.incarnation or "-",
+            one.reason or "-",
+        )
+        for one in tasks
+    ]
+    headers = ("task", "kind", "line", "state", "epoch", "tries", "priority", "step", "worker", "reason")
+    more = f"\n… and {left_out} more; --rows and --topic choose." if left_out else ""
+    return output.table(headers, rows) + more

@@ -1,0 +1,146 @@
+"""`bin/agent watch [TOPIC]`: the result stream as it comes; `--json` writes one record per line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+from typing import IO
+
+from agents.commands import flags, loop, output
+from agents.commands.display import display_for
+from agents.commands.following import follow, paced, record_of
+from agents.commands.reach import Reach, found, reach
+from agents.commands.report import exit_code, verdict_text
+from agents.commands.story import Story
+from mesh import codec
+from mesh.bus import Message
+from mesh.errors import EnvironmentUnfit, Malformed, NotFound
+from mesh.messages.base import Record
+from mesh.messages.results import Progress
+from mesh.setting_tree import Settings
+
+EXAMPLE = """bin/agent watch
+bin/agent watch handwritten-digits-3fa1c20b --json -"""
+
+LOOK_EVERY_S = 1.0
+"""How soon a stop is noticed while nothing else happens."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Whom to watch."""
+    parser.add_argument(
+        "topic", metavar="TOPIC", nargs="?", type=flags.name, help="a topic's id; else everything from now on"
+    )
+    flags.add_json(parser, "each record, one per line,")
+
+
+def run(given: argparse.Namespace) -> int:
+    """With a topic: from its beginning to its end. Without: until Ctrl-C."""
+    output.check_target(given.json)
+    settings = found(flags.settings_of(given), flags.selected_of(given))
+    return loop.run_stoppable(lambda stop: _run(given, settings, stop))
+
+
+async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Event) -> int:
+    async with reach(settings) as there:
+        if given.topic:
+            await check_topic(there, given.topic)
+        if given.json:
+            return await _lines(there, given.topic or "*", given.json, stop)
+        return await (_topic(there, given.topic, stop) if given.topic else _all(there, stop))
+
+
+async def check_topic(there: Reach, topic: str) -> None:
+    """NotFound with a sentence when no such topic was published to this mesh."""
+    stored = await there.broker.last(there.stream("TOPICS"), there.subjects.topic(topic))
+    if stored is None:
+        raise NotFound(
+            f"no topic {topic!r} was published to the mesh {there.subjects.prefix!r} at {there.where}: "
+            "`bin/agent tasks` shows the topics of its tasks."
+        )
+
+
+async def _topic(there: Reach, topic: str, stop: asyncio.Event) -> int:
+    story, display = Story(topic), display_for(sys.stdout)
+    try:
+        ending = await follow(there, story, display, from_seq=1, stop=stop)
+    finally:
+        display.close()
+    output.say(verdict_text(story, ending))
+    return exit_code(ending)
+
+
+async def _all(there: Reach, stop: asyncio.Event) -> int:
+    display = display_for(sys.stdout)
+
+    async def on_progress(message: Message) -> None:
+        if (progress := _progress(message)) is not None:
+            display.progress(progress)
+
+    subscription = await there.broker.subscribe(there.subjects.all_progress(), on_progress)
+    try:
+        state = await there.broker.state(there.stream("RESULTS"))
+        async with there.broker.tail(
+            there.stream("RESULTS"), there.subjects.results(), from_seq=state.last_seq + 1
+        ) as stored:
+            async for item in paced(stored, stop, LOOK_EVERY_S):
+                record = record_of(item) if item is not None else None
+                if record is not None:
+                    display.record(record)
+    finally:
+        await subscription.close()
+        display.close()
+    return 0
+
+
+async def _lines(there: Reach, topic: str, target: str, stop: asyncio.Event) -> int:
+    """One JSON value per line: results in order, progress between them as it comes."""
+    story, file = Story(topic), _opened(target)
+
+    def write(record: Record) -> None:
+        print(output.json_line({"record": record.kind, **output.builtin(record)}), file=file, flush=True)
+
+    async def on_progress(message: Message) -> None:
+        if (progress := _progress(message)) is not None:
+            write(progress)
+
+    state = await there.broker.state(there.stream("RESULTS"))
+    subscription = await there.broker.subscribe(there.subjects.all_progress(topic), on_progress)
+    try:
+        async with there.broker.tail(
+            there.stream("RESULTS"),
+            there.subjects.results(topic),
+            from_seq=1 if topic != "*" else state.last_seq + 1,
+        ) as stored:
+            async for item in paced(stored, stop, LOOK_EVERY_S):
+                record = record_of(item) if item is not None else None
+                if record is None:
+                    continue
+                write(record)
+                if topic != "*":
+                    story.add(record)
+                    if ending := story.ending():
+                        return exit_code(ending)
+    finally:
+        await subscription.close()
+        if file is not sys.stdout:
+            file.close()
+    return 0
+
+
+def _opened(target: str) -> IO[str]:
+    if target == "-":
+        return sys.stdout
+    try:
+        return Path(target).open("w", encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentUnfit(f"--json {target!r} can not be written ({error.strerror or error}).") from None
+
+
+def _progress(message: Message) -> Progress | None:
+    try:
+        return codec.decode(message.data, Progress)
+    except Malformed:
+        return None

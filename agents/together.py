@@ -1,0 +1,184 @@
+"""One process per role under one supervisor: what `run` and `up` start, watch, and stop in order.
+
+    start   one child per role, leader of its own process group, output appended to <home>/logs/<role>.log
+    watch   a child that ends is started again after a pause that doubles; five quick deaths of one role end it all
+    stop    the worker first (it checkpoints and hands its leases back while the scheduler still listens), then
+            consensus, gate and planner, the scheduler last; a child that does not end in time is killed with its group
+
+Ctrl-C in the terminal reaches only the command: the children are stopped by it, in this order. If the command itself is
+killed, its children end with it where the system offers that (mesh/platform.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mesh import platform
+from mesh.errors import EnvironmentUnfit
+
+ROLES = ("scheduler", "planner", "consensus", "gate", "worker")
+"""In the order of their start; the stop goes backwards, the worker first."""
+
+QUICK_S = 10.0
+"""A life shorter than this counts as a quick death: a role that works lives longer than its start takes."""
+
+QUICK_DEATHS_MAX = 5
+"""After so many quick deaths in a row it is not bad luck: give up with a sentence."""
+
+PAUSE_S_FIRST, PAUSE_S_MAX = 0.5, 15.0
+"""Pause before a dead child is started again, doubled each time."""
+
+STOP_S = 10.0
+"""Patience with an agent that was asked to stop; the worker gets its own grace time on top."""
+
+LOG_BYTES_MAX = 8 * 1024 * 1024
+"""A log file larger than this is set aside as `.1` before the next start: one old generation is kept."""
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@dataclasses.dataclass(slots=True)
+class _Child:
+    role: str
+    process: asyncio.subprocess.Process
+    started: float
+    quick_deaths: int = 0
+
+
+class Together:
+    """The children of one command."""
+
+    def __init__(
+        self,
+        home: Path,
+        environ: Mapping[str, str],
+        *,
+        worker_grace_s: float,
+        say: Callable[[str], None] = lambda _: None,
+        arguments: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """environ: the children's environment, settings and secrets included (never on their command line)."""
+        self._logs = home / "logs"
+        self._environ = with_checkout(environ)
+        self._worker_grace_s = worker_grace_s
+        self._say = say
+        self._arguments = dict(arguments or {})
+        self._children: dict[str, _Child] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
+        self.failure: EnvironmentUnfit | None = None
+        """Why the whole can not go on; None while it can."""
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles that run here."""
+        return list(self._watchers)
+
+    def log_of(self, role: str) -> Path:
+        """Where a role's output goes."""
+        return self._logs / f"{role}.log"
+
+    def check(self) -> None:
+        """Raise the failure, if there is one."""
+        if self.failure is not None:
+            raise self.failure
+
+    async def start(self, roles: Sequence[str]) -> None:
+        """Start one child per role, in the order of ROLES."""
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"the folder {self._logs} can not be made ({error.strerror}): choose another place with --home."
+            ) from None
+        for role in sorted(roles, key=ROLES.index):
+            self._children[role] = await self._spawn(role, 0)
+            self._watchers[role] = asyncio.create_task(self._watch(role), name=f"watch {role}")
+
+    async def stop(self) -> None:
+        """Stop all children in order: the worker, then the rest, the scheduler last."""
+        self._stopping = True
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        await asyncio.gather(*self._watchers.values(), return_exceptions=True)
+        for group in (("worker",), ("consensus", "gate", "planner"), ("scheduler",)):
+            children = [self._children[role] for role in group if role in self._children]
+            for child in children:
+                if child.process.returncode is None:
+                    platform.kill_group(child.process.pid, hard=False)
+            await asyncio.gather(*(self._ended(child) for child in children))
+
+    async def _ended(self, child: _Child) -> None:
+        """Wait for a child that was asked to stop; kill its group when it takes too long."""
+        patience_s = STOP_S + (self._worker_grace_s + STOP_S if child.role == "worker" else 0.0)
+        try:
+            await asyncio.wait_for(child.process.wait(), patience_s)
+        except TimeoutError:
+            self._say(f"{child.role} did not stop within {patience_s:.0f} s and is killed")
+            platform.kill_group(child.process.pid, hard=True)
+            await child.process.wait()
+
+    async def _spawn(self, role: str, quick_deaths: int) -> _Child:
+        path = self.log_of(role)
+        set_aside(path)
+        argv = [sys.executable, "-P", "-m", "agents", role, *self._arguments.get(role, ())]
+        try:
+            with path.open("ab") as log:
+                process = await platform.spawn_group_async(
+                    argv, env=self._environ, stdout=log, stderr=log, die_with_parent=True
+                )
+        except OSError as error:
+            raise EnvironmentUnfit(
+                f"{role} can not be started ({error.strerror or error}): check {self._logs} and {sys.executable}."
+            ) from None
+        return _Child(role, process, time.monotonic(), quick_deaths)
+
+    async def _watch(self, role: str) -> None:
+        """Start the role again whenever it ends, until it dies too quickly too often."""
+        try:
+            while True:
+                child = self._children[role]
+                code = await child.process.wait()
+                quick = child.quick_deaths + 1 if time.monotonic() - child.started < QUICK_S else 0
+                if quick >= QUICK_DEATHS_MAX:
+                    raise EnvironmentUnfit(
+                        f"{role} ended {quick} times in a row right after its start, the last time with code {code}"
+                        f"{self._last_words(role)}; its log is {self.log_of(role)}."
+                    )
+                pause_s = min(PAUSE_S_MAX, PAUSE_S_FIRST * 2**quick)
+                self._say(f"{role} ended with code {code} and starts again in {pause_s:.1f} s")
+                await asyncio.sleep(pause_s)
+                self._children[role] = await self._spawn(role, quick)
+        except EnvironmentUnfit as error:
+            self.failure = self.failure or error
+
+    def _last_words(self, role: str) -> str:
+        """The last line of the role's log, as a clause."""
+        try:
+            with self.log_of(role).open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 4_096))
+                lines = file.read().decode("utf-8", "replace").strip().splitlines()
+        except OSError:
+            return ""
+        return f" ({lines[-1].strip()[:300].rstrip('.')})" if lines else ""
+
+
+def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which `python -P -m agents` finds this program, from any folder."""
+    paths = [str(CHECKOUT), *(path for path in environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
+    return {**environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+
+
+def set_aside(path: Path) -> None:
+    """Keep one old generation of a log that has grown too large."""
+    try:
+        if path.stat().st_size > LOG_BYTES_MAX:
+            path.replace(path.with_name(path.name + ".1"))
+    except OSError:
+        return  # not there yet, or not ours to move: the log goes on where it is
