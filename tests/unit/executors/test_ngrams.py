@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import FeatureUnion
@@ -62,7 +63,7 @@ def test_document_frequencies_equal_a_slow_count() -> None:
     assert np.allclose(np.sort(vocabulary.idf), idf, atol=1e-6)
 
 
-def test_chunks_do_not_change_anything(monkeypatch) -> None:
+def test_chunks_do_not_change_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ngrams.fit(TEXTS, Ngrams())
     expected = whole.transform(TEXTS)
     monkeypatch.setattr(ngrams, "CHUNK_CHARACTERS", 10)
