@@ -1,7 +1,7 @@
 """What an agent counts, for Prometheus: one declared table, an own registry, the text format.
 
-Counting is a dictionary and a lock (some two microseconds, from any thread); prometheus_client, which takes some 60 ms to
-import, is loaded when somebody looks for the first time. It then writes the text format from what was counted.
+Counting is a dictionary and a lock (some two microseconds, from any thread); prometheus_client, which takes some 60 ms
+to import, is loaded when somebody looks for the first time. It then writes the text format from what was counted.
 
 Names follow the Prometheus conventions: base units (seconds, bytes), `_total` for what only rises. A name, a kind of
 use or a label that the table does not hold is a defect and raises ValueError (a test looks at every use beforehand), so

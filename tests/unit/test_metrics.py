@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client import parser
 
 from mesh import metrics
 from mesh.metrics import TABLE, Kind, Metrics
@@ -21,7 +22,7 @@ METHODS = {"count": Kind.COUNTER, "set_total": Kind.COUNTER, "set": Kind.GAUGE, 
 
 def samples(found: Metrics) -> dict[tuple[str, ...], float]:
     """Every sample of the rendered text, read back by the client library's own parser."""
-    families = text_string_to_metric_families(found.render().decode())  # type: ignore[no-untyped-call]
+    families = parser.text_string_to_metric_families(found.render().decode())
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in families
@@ -74,13 +75,14 @@ def test_histograms_are_cumulative() -> None:
 
 def test_a_use_beyond_the_table_is_a_defect() -> None:
     found = Metrics()
-    for use in (
+    uses: list[Callable[[], None]] = [
         lambda: found.count("mesh_nothing_total"),
         lambda: found.count("mesh_tasks", state="ready"),
         lambda: found.set("mesh_tasks", 1),
         lambda: found.set("mesh_tasks", 1, state="ready", role="x"),
         lambda: found.count("mesh_leases_total", -1),
-    ):
+    ]
+    for use in uses:
         with pytest.raises(ValueError, match="mesh_"):
             use()
     assert found.render() == b""
