@@ -68,9 +68,9 @@ class Gate:
             if published is None:
                 raise Retry(f"the verdict {said.id} was put by somebody else and is gone") from None
             return published
-        self._agent.log.info(
-            "topic %s: %s %s. %s", said.topic, said.choice.value, "accepted" if said.accepted else "rejected", said.why
-        )
+        outcome = "accepted" if said.accepted else "rejected"
+        self._agent.metrics.count("mesh_verdicts_total", outcome=outcome)
+        self._agent.log.info("topic %s: %s %s. %s", said.topic, said.choice.value, outcome, said.why)
         return said
 
     async def _published(self, subject: str) -> Verdict | None:
