@@ -1,10 +1,10 @@
 """Which column is the label, which are the input: looked up where the user said it, inferred where not.
 
-Label: the column that is called so (names.LABEL_NAMES); else, of the columns with few values, the last one (or the
-first, if that holds words and the last numbers), else the only one. Input: the columns of texts if there are any
-(joined); else numbers and categories. A table that has both is taken as texts when the texts are sentences, are called
-so, or little else is there, and as columns otherwise. What is left out is named in a warning, and every choice can be
-overridden with --label and --text.
+Label: the column that is called so (names.LABEL_NAMES); else the first, if it holds few words and the last does not;
+else the last, if it holds few words or whole numbers; else the only one with few words. Input: the columns of texts if
+there are any (joined); else numbers and categories. A table that has both is taken as texts when the texts are
+sentences, are called so, or little else is there, and as columns otherwise. What is left out is named in a warning, and
+every choice can be overridden with --label and --text.
 """
 
 from __future__ import annotations
@@ -206,18 +206,16 @@ def _label_by_position(table: Table, columns: list[Column]) -> Column:
     first, last = columns[0], columns[-1]
     if first in words and last not in words:
         return first
-    for column in (last, first):
-        if column in fitting:
-            return column
-    for group in (words, fitting):
-        if len(group) == 1:
-            return group[0]
+    if last in fitting:
+        return last
+    if len(words) == 1:
+        return words[0]
     names = ", ".join(repr(column.name[:60]) for column in (fitting or columns)[:8])
     if not fitting and all(column.role in (Role.EMPTY, Role.CONSTANT) for column in columns):
         raise DataRefused(
             f"no column of the table has two different values (its columns: {names}): there is nothing to learn"
         )
-    raise DataRefused(f"can not tell which column is the label ({names} come into question): name it with --label")
+    raise DataRefused(f"can not tell which column is the label (candidates: {names}): name it with --label")
 
 
 def _label_like(column: Column) -> bool:

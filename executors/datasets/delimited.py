@@ -138,8 +138,7 @@ def _fitted(row: list[str], width: int, number: int, shown: str) -> list[str]:
         return row[:width]
     raise _Broken(
         DataRefused(
-            f"row {number} of {shown!r} has {len(row)} field{'s' if len(row) != 1 else ''} and the others have "
-            f"{width}: "
+            f"row {number} of {shown!r} has {len(row)} field{'s' if len(row) != 1 else ''} where {width} are expected: "
             "check its separators and quotation marks",
             row=number,
         )

@@ -51,7 +51,9 @@ def read(path: Path, shown: str, progress: Progress) -> Table:
         raise DataRefused(f"{shown!r} holds no objects: expected one JSON object per line")
     kept = [(name, values) for name, values in zip(columns.names, columns.arrays(), strict=True) if name not in nested]
     if not kept:
-        raise DataRefused(f"the objects in {shown!r} hold lists and maps only: expected texts and numbers")
+        raise DataRefused(
+            f"the objects in {shown!r} hold lists and maps only: expected one object per example, of texts and numbers"
+        )
     table = Table(names=[name for name, _ in kept], columns=[values for _, values in kept], set_aside=nested)
     table.bytes_read = source.size_bytes
     if blank:

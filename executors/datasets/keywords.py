@@ -7,12 +7,16 @@ nothing.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
 
 from executors.datasets.examples import Array, Examples
 from executors.datasets.text import normalise, terms
+
+_MADE_UP = re.compile(r"column [0-9]+\Z")
+"""A column's name in a file without header; it tells nothing."""
 
 KEYWORDS_MAX = 12
 TEXTS_MAX = 20_000
@@ -27,9 +31,8 @@ def keywords(examples: Examples, train: Array) -> list[str]:
     """At most twelve terms, the most telling first: words of the texts, or of the columns' and labels' names."""
     if examples.texts is None:
         names = [*examples.number_names, *(category.name for category in examples.categories), *examples.labels[:100]]
-        return list(dict.fromkeys(term for name in names for term in terms(normalise(name.replace("_", " ")))))[
-            :KEYWORDS_MAX
-        ]
+        told = [name.replace("_", " ") for name in names if not _MADE_UP.match(name)]
+        return list(dict.fromkeys(term for name in told for term in terms(normalise(name))))[:KEYWORDS_MAX]
     rows = train[np.linspace(0, len(train) - 1, min(len(train), TEXTS_MAX)).astype(np.int64)]
     found = [set(terms(normalise(text[:CHARS_MAX]))) for text in examples.texts.take(rows).to_pylist()]
     frequent = Counter(term for one in found for term in one).most_common(TERMS_MAX)

@@ -101,7 +101,8 @@ def format_of(path: Path, name: str = "") -> Format:
             head = file.read(HEAD_BYTES)
     except OSError as error:
         raise DataRefused(f"{shown!r} can not be read ({error.strerror or error}): check its permissions") from None
-    return _format_of_head(head, shown, Path(name or path.name).suffix.lower())
+    suffix = Path(name).suffix.lower()
+    return _format_of_head(head, shown, suffix if suffix in SUFFIXES else path.suffix.lower())
 
 
 def _format_of_head(head: bytes, shown: str, suffix: str) -> Format:
@@ -178,10 +179,10 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def single_file(path: Path) -> Path:
-    """The data file itself: `path`, or the only visible file of the folder `path`."""
-    if not path.is_dir():
-        return path
-    names = list(_names(path))
-    if len(names) != 1:
-        raise DataRefused(f"expected one data file in {str(path)!r}, found {len(names)}")
-    return path / names[0]
+    """The only file of the folder `path` (so an artifact of one file arrives); `path` itself where it is anything
+    else."""
+    try:
+        names = list(_names(path)) if path.is_dir() else []
+    except OSError:
+        return path  # whoever opens it says why
+    return path / names[0] if len(names) == 1 and (path / names[0]).is_file() else path

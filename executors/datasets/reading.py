@@ -26,17 +26,13 @@ def read(source: str, name: str, progress: Progress) -> Table:
     """
     if source.startswith(SCHEME):
         return builtin.read(source.removeprefix(SCHEME), progress)
-    path = Path(source)
-    kind = look.format_of(path, name if path.is_file() else "")
-    if kind is not Format.FOLDER:
-        path = look.single_file(path)
-        name = name if Path(name).suffix else path.name
+    path = look.single_file(Path(source))
+    shown = name or str(path)
+    kind = look.format_of(path, shown)
     try:
-        table = _READERS[kind](path, name or str(path), progress)
+        table = _READERS[kind](path, shown, progress)
     except OSError as error:
-        raise DataRefused(
-            f"{name or source!r} can not be read ({error.strerror or error}): check its permissions"
-        ) from None
+        raise DataRefused(f"{shown!r} can not be read ({error.strerror or error}): check its permissions") from None
     if table.rows == 0:
-        raise DataRefused(f"{name or source!r} has no rows: expected examples")
+        raise DataRefused(f"{shown!r} has no rows: expected examples")
     return table

@@ -13,18 +13,21 @@ repaired is refused. The files of a split have the same bytes for the same input
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from executors.datasets import bounds
 from executors.datasets.examples import Array, Category, Examples
-from mesh.errors import DataRefused
+from mesh.errors import DataRefused, DiskFull
 
 SPLITS = ("train", "validation", "holdout", "audit")
 EDGES = (0.70, 0.85, 0.95)
@@ -33,6 +36,8 @@ TRAIN, VALIDATION, HOLDOUT, AUDIT = range(4)
 HOLDOUT_FEW = 50
 """Holdout examples below which a warning says that differences will be hard to prove."""
 
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SCHEMA_BYTES_MAX = 4 * 1024 * 1024
 """A schema: some 10,000 columns. Readers of splits accept no more."""
@@ -153,7 +158,6 @@ def write(
     text_columns: list[str],
 ) -> None:
     """Write one split into `folder` (made here): examples.safetensors and schema.json."""
-    folder.mkdir(parents=True)
     tensors: dict[str, Array] = {
         "y": np.ascontiguousarray(examples.y[rows], dtype=np.int64),
         "id": np.ascontiguousarray(examples.ids[rows]).view(np.int64),
@@ -173,7 +177,6 @@ def write(
     else:
         tensors["x"] = encoding.encode(examples, rows)
         schema["features"], schema["encoding"] = encoding.features, encoding.describe()
-    save_file(tensors, folder / "examples.safetensors")
     data = (json.dumps(schema, ensure_ascii=False, sort_keys=True) + "\n").encode()
     if len(data) > SCHEMA_BYTES_MAX:
         raise DataRefused(
@@ -182,7 +185,21 @@ def write(
             f"take {len(data):,} bytes, and {SCHEMA_BYTES_MAX:,} are supported: shorten the names, or keep fewer "
             "columns"
         )
-    (folder / "schema.json").write_bytes(data)
+    _store(folder, tensors, data)
+
+
+def _store(folder: Path, tensors: dict[str, Array], schema: bytes) -> None:
+    """Write both files; DiskFull when there is no room, and then nothing half-written stays."""
+    try:
+        folder.mkdir(parents=True)
+        save_file(tensors, folder / "examples.safetensors")
+        (folder / "schema.json").write_bytes(schema)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) not in _FULL and "os error 28" not in str(error):
+            raise
+        size = sum(array.nbytes for array in tensors.values())
+        shutil.rmtree(folder, ignore_errors=True)
+        raise DiskFull(f"a split of {size:,} bytes does not fit on the disk at {folder}: free some space") from None
 
 
 def _bytes_of(texts: pa.ChunkedArray, rows: Array) -> tuple[Array, Array]:

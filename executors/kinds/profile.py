@@ -18,6 +18,7 @@ import msgspec
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime, Stopped
+from mesh.errors import TaskRefused
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Profile:
         from executors.datasets import columns, examples, reading, splits
 
         settings: ProfileSettings = job.settings
+        if "data" not in job.inputs:
+            raise TaskRefused("a profile needs the input 'data': a file, a folder, or builtin:NAME")
         report = _Report(context)
         table = reading.read(job.inputs["data"], settings.name, report.within("reading", 0.0, _READING))
         choice = columns.choose(
@@ -87,8 +90,9 @@ class Profile:
         facts["features"] = len(encoding.features) if encoding else 0
         facts["needs"] = needs_of_kinds(facts)
         outputs = {}
+        reported = report.within("splits", _MAKING, 1.0)
         for index, name in enumerate(splits.SPLITS):
-            report.within("splits", _MAKING, 1.0)(index / len(splits.SPLITS))
+            reported(index / len(splits.SPLITS))
             outputs[name] = job.scratch / name
             if outputs[name].exists():
                 shutil.rmtree(outputs[name])

@@ -31,7 +31,7 @@ def test_structure_is_refused_with_the_row_as_a_person_counts(tmp_path: Path) ->
     ragged = lines[:]
     ragged[100] = "too,many,fields\n"
     error = refused(written(tmp_path / "ragged.csv", "".join(ragged)), tmp_path)
-    assert (error.row, "row 101" in str(error), "has 3 fields and the others have 2" in str(error)) == (101, True, True)
+    assert (error.row, "row 101" in str(error), "has 3 fields where 2 are expected" in str(error)) == (101, True, True)
     short = lines[:]
     short[50] = "short\n"
     assert refused(written(tmp_path / "short.csv", "".join(short)), tmp_path).row == 51
@@ -173,3 +173,9 @@ def test_the_look_needs_no_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
     assert look.BUILTINS == ("digits", "python-docs")
+
+
+def test_refusals_name_the_file_as_the_user_does(tmp_path: Path) -> None:
+    inside = written(tmp_path / "cache" / "0123" / "data.csv", "a,b\n")
+    assert "'mine.csv'" in str(refused(inside.parent, tmp_path, name="mine.csv"))
+    assert "'sheet.xlsx'" in str(refused(written(tmp_path / "x" / "blob", b"PK\x03\x04"), tmp_path, name="sheet.xlsx"))

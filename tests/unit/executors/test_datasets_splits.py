@@ -7,8 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+from safetensors import SafetensorError
 
+from executors.datasets import splits
 from executors.datasets.text import normalise
+from mesh.errors import DiskFull
 from tests.support.datasets import profile, questions, refused, table, tensors_of, texts_of, written
 
 EDGES = {"train": (0.0, 0.70), "validation": (0.70, 0.85), "holdout": (0.85, 0.95), "audit": (0.95, 1.0)}
@@ -126,3 +130,15 @@ def test_decimal_comma_and_point_are_the_same_number(tmp_path: Path) -> None:
     for name in EDGES:
         assert np.array_equal(tensors_of(point.outputs[name])["x"], tensors_of(other.outputs[name])["x"])
         assert np.array_equal(tensors_of(point.outputs[name])["id"], tensors_of(other.outputs[name])["id"])
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(splits, "save_file", full)
+    path = written(tmp_path / "data.csv", table(questions()))
+    with pytest.raises(DiskFull, match="does not fit"):
+        profile(path, tmp_path)
+    assert not list(tmp_path.rglob("examples.safetensors"))
