@@ -87,6 +87,7 @@ async def _one(
             await delivery.again(delay_s(delivery.attempt))
     else:
         await delivery.ack()
+        agent.metrics.count("mesh_records_handled_total", role=agent.role, kind=record.kind)
 
 
 def delay_s(attempt: int) -> float:

@@ -27,11 +27,12 @@ from typing import TypeVar
 from agents.health import HealthServer
 from agents.service import Service
 from mesh import broker as mesh_broker
-from mesh import codec, limits, log, metrics
+from mesh import codec, limits, log
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Broker
 from mesh.errors import BrokerRefused, BusUnavailable, EnvironmentUnfit, NotFound, RamifyError, Stop
 from mesh.messages.services import Hello, Problem, Welcome
+from mesh.metrics import Metrics
 from mesh.setting_tree import Settings
 from mesh.streams import names as stream_names
 from mesh.subjects import Subjects
@@ -68,7 +69,7 @@ class Agent:
         self.subjects = Subjects(settings.prefix)
         self.broker = broker
         self.log = log.get(f"agents.{role}")
-        self.metrics = metrics
+        self.metrics = Metrics()
         self.stopping = asyncio.Event()
         self._started = now_s()
         self.kinds: dict[str, int] = {}
@@ -80,6 +81,7 @@ class Agent:
         self._spawned: set[asyncio.Task[None]] = set()
         self._store: ArtifactStore | None = None
         self._error: BaseException | None = None
+        self._was_connected: bool | None = None
         self._health: dict[str, Callable[[], str]] = {}
 
     # -- what a role uses ---------------------------------------------------------------------------------------------
@@ -162,6 +164,9 @@ class Agent:
 
     async def live(self, body: Callable[[Agent], Awaitable[None]]) -> None:
         """Run the role's body with everything around it, until the stop. Raises what stopped it."""
+        self.metrics.set("mesh_agent_info", 1, role=self.role, name=self.name, version=PROGRAM_VERSION)
+        self.broker.on_state(self._on_broker)
+        self._on_broker(self.broker.connected)
         http = HealthServer(self)
         service = Service(self)
         try:
@@ -239,6 +244,12 @@ class Agent:
             await asyncio.sleep(LOOP_TURN_S)
             self.loop_turned = time.monotonic()
             self.metrics.set("mesh_loop_lag_seconds", max(0.0, now_s() - before - LOOP_TURN_S), role=self.role)
+
+    def _on_broker(self, connected: bool) -> None:
+        if connected and self._was_connected is False:
+            self.metrics.count("mesh_bus_reconnects_total")
+        self._was_connected = connected
+        self.metrics.set("mesh_broker_connected", float(connected))
 
     # -- hello --------------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,19 @@ from mesh.ledger_log import LedgerLog
 from mesh.messages.base import Record
 from mesh.messages.commands import COMMANDS
 from mesh.messages.leases import Beat, Gone, LeaderBeat
-from mesh.messages.ledger import Entry, LeaderChosen
+from mesh.messages.ledger import (
+    AnyEvent,
+    Cause,
+    Entry,
+    LeaderChosen,
+    LeaseEnded,
+    TaskCanceled,
+    TaskLeased,
+    TaskParked,
+    TaskSucceeded,
+)
 from mesh.messages.services import Ask, Hello, OwedAnswer, OwedQuestion, Problem, Status
+from mesh.messages.tasks import TaskState
 from mesh.server import store_bytes_max
 from planner.ledger import Ledger
 from planner.projection import Decided, project
@@ -196,10 +207,26 @@ class Leader:
             for index, item in enumerate(part):
                 if item.record is not None:
                     self._projector.put(item.record, seq, index, at_ms)
+                self._count(item.event)
+            self._agent.metrics.count("mesh_ledger_entries_total")
         self._covered = self._ledger.commands_seq
         self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
         self._agent.metrics.count("mesh_ledger_events_total", len(decided))
         await self._projector.room()
+
+    def _count(self, event: AnyEvent) -> None:
+        metrics = self._agent.metrics
+        match event:
+            case TaskLeased():
+                metrics.count("mesh_leases_total")
+            case LeaseEnded() if event.cause in (Cause.LOST, Cause.DIED):
+                metrics.count("mesh_lease_expirations_total", reason=str(event.cause))
+            case TaskSucceeded():
+                metrics.count("mesh_results_total", outcome=str(TaskState.SUCCEEDED))
+            case TaskParked():
+                metrics.count("mesh_results_total", outcome=str(TaskState.PARKED))
+            case TaskCanceled():
+                metrics.count("mesh_results_total", outcome=str(TaskState.CANCELED))
 
     def _receipts(self, owed: OwedQuestion) -> OwedAnswer:
         known = (self._mind.receipts.of(key) for key in owed.keys)
@@ -222,6 +249,9 @@ class Leader:
             metrics.set("mesh_tasks", count, state=str(state))
         metrics.set("mesh_workers", len(mind.workers))
         metrics.set_total("mesh_stale_writes_total", mind.stale_writes)
+        metrics.set_total("mesh_inputs_dropped_total", self._inputs.dropped)
+        metrics.set("mesh_ledger_sequence", self._log.seq)
+        metrics.set("mesh_leading", 1)
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ AGAIN_S = 0.5
 DRAIN_S = 5.0
 """Patience with the last records at a stop: the next leader projects what is left."""
 
-KINDS = (Planned, TopicTurnedDown, TaskMoved, TaskEnded, RecommendationMade)
+KINDS: tuple[type[Projected], ...] = (Planned, TopicTurnedDown, TaskMoved, TaskEnded, RecommendationMade)
 
 
 class Projector:
