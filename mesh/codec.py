@@ -97,7 +97,7 @@ def unpack(data: bytes, *, bytes_max: int = limits.RECORD_BYTES_MAX) -> Any:
 def _depth(value: Any) -> int:
     """Levels of maps and lists, counted no further than one beyond the limit."""
     level, layer = 0, [value]
-    while layer and level <= limits.NEST_DEPTH_MAX:
+    while layer and level <= limits.NEST_DEPTH_MAX + 1:
         layer = [
             child
             for item in layer
