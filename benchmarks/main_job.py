@@ -4,7 +4,7 @@
     warm        the same while `bin/agent up` runs
     status      wall time of `bin/agent status`, beside a running mesh
     memory      resident set of each agent process of the idle mesh
-    idle        processor time of all its processes, the broker and the worker's warm children included
+    idle        processor time of all its processes, broker and commands included, before any task ran
 
 The virtual environment is there already; the system's file cache is as it is. Times end when the command has returned,
 after it stopped what it had started. Every run publishes a topic that is new to its mesh, so that no champion of an
