@@ -1,6 +1,6 @@
 """The child: a fresh interpreter that runs one executor kind at a time and talks to its worker in frames.
 
-    python -P -m executors.child RUNTIME PARENT_PID
+    python -P -m executors.child RUNTIME PARENT_PID [--low-priority]
 
 Its frames travel over copies of stdin and stdout that only this file holds; then descriptor 0 reads nothing and 1 is
 stderr, so whatever a library prints lands in the worker's log and never between two frames. It ends with its worker, at
@@ -131,6 +131,8 @@ def main(arguments: list[str]) -> None:
     """Serve tasks until told to leave; never returns by falling off the end of the interpreter."""
     runtime = Runtime(arguments[0])
     platform.die_with_parent(int(arguments[1]))
+    if "--low-priority" in arguments:
+        platform.lower_priority()
     channel = Channel(*_take_streams())
     _import_for(runtime)
     usable, broken = survey()

@@ -117,12 +117,15 @@ class Child:
         threads: int,
         say: Callable[[str], None],
         ready_s: float = READY_S,
+        low_priority: bool = False,
     ) -> Child:
         """A child that is ready. folder: its current folder; threads: most it will use; say: takes lines for the log.
 
         ChildBroke when it does not get ready, EnvironmentUnfit when it can not be started at all.
         """
         argv = [sys.executable, "-P", "-m", "executors.child", runtime.value, str(os.getpid())]
+        if low_priority:
+            argv.append("--low-priority")
         try:
             process = await platform.spawn_group_async(
                 argv,

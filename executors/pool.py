@@ -32,9 +32,9 @@ LIGHT_RUNS_MAX = 1_000
 class Pool:
     """Children by runtime. For one event loop."""
 
-    def __init__(self, *, folder: Path, threads: int, say: Callable[[str], None]) -> None:
+    def __init__(self, *, folder: Path, threads: int, say: Callable[[str], None], low_priority: bool = False) -> None:
         """folder: current folder of children without a task; threads: most that any task will use."""
-        self._folder, self._threads, self._say = folder, threads, say
+        self._folder, self._threads, self._say, self._low_priority = folder, threads, say, low_priority
         self._idle: dict[Runtime, list[tuple[float, Child]]] = defaultdict(list)
         self._spares: dict[Runtime, asyncio.Task[Child]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -90,7 +90,9 @@ class Pool:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     async def _start(self, runtime: Runtime) -> Child:
-        return await Child.start(runtime, folder=self._folder, threads=self._threads, say=self._say)
+        return await Child.start(
+            runtime, folder=self._folder, threads=self._threads, say=self._say, low_priority=self._low_priority
+        )
 
     async def _start_or_spare(self, runtime: Runtime) -> Child:
         """The spare that is on its way, or a new child."""

@@ -1,0 +1,365 @@
+"""Worker: runs leased tasks in child processes, and owes the mesh what they give.
+
+In:    answers of the leader (leases, orders, receipts) on a subject of its own
+Out:   beats with the standing offer; outbox rows (result, checkpoint, failure, give-back); artifacts; lossy progress
+Keeps: <home>/workers/<name>/: lock, outbox.db, refused/, scratch/, cache/
+Loses: on a crash the work since the last uploaded checkpoint; finished results and owed rows go out in the next life
+Not:   decides nothing about retries, ranks or promotion; imports no torch, no numpy
+
+Ordered stop: withdraw the offer, ask children for a last checkpoint, upload, give back, empty the outbox, leave; all
+within `worker.stop_grace_s`. What is left then is sent by the next life on the same folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from agents import worker_resources, worker_spool
+from agents.runtime import Agent, home_folder
+from agents.worker_beats import Beats, BeatThread, Report
+from agents.worker_owed import Debts
+from agents.worker_spool import Spooled
+from agents.worker_state import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
+from agents.worker_task import LIGHT_PARALLEL, Running, Tools
+from executors.pool import Pool
+from executors.port import Runtime
+from mesh import broker as mesh_broker
+from mesh import codec, platform
+from mesh.artifacts import ArtifactStore
+from mesh.bus import Bus, Message
+from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, RamifyError
+from mesh.log import get as get_log
+from mesh.messages.leases import Answer, Gone, Held
+from mesh.outbox import Outbox
+from mesh.platform import FileLock
+
+PROGRESS_S = 0.5
+"""Progress of one task is published at most twice a second."""
+
+TIDY_S = 5.0
+"""How often idle children are closed and the offer's list of cached artifacts is renewed."""
+
+PRUNE_TURNS = 60
+"""Tidy turns between two looks for outbox rows that were kept long enough: five minutes."""
+
+FLUSH_S = 3.0
+"""Part of the grace time that is kept for the outbox."""
+
+SPOOLED_S = 5.0
+"""How long the first beat waits for finished results of an earlier life: recorded first, they are not redone."""
+
+INCARNATION_FILE = "incarnation"
+"""Names the life that has the folder; the supervisor reads it when that life has ended."""
+
+
+class BeatPort(Protocol):
+    """What sends the beats: a thread of its own, or a task in a simulation."""
+
+    def start(self) -> None: ...
+
+    def nudge(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+MakeBeats = Callable[[Agent, Callable[[], Beats]], BeatPort]
+
+
+def beat_thread(agent: Agent, make: Callable[[], Beats]) -> BeatPort:
+    """Beats from a thread with a connection of its own; if it fails, the worker stops."""
+    loop = asyncio.get_running_loop()
+
+    async def connect() -> Bus:
+        return await mesh_broker.connect(agent.settings.nats.options(), agent.subjects, name=agent.name)
+
+    def failed(error: BaseException) -> None:
+        with contextlib.suppress(RuntimeError):  # the main loop has ended already
+            loop.call_soon_threadsafe(agent.stop, error)
+
+    return BeatThread(make, connect, failed)
+
+
+async def body(agent: Agent) -> None:
+    """Work until the agent stops."""
+    await work(agent, beat_thread)
+
+
+async def work(agent: Agent, make_beats: MakeBeats) -> None:
+    """The worker's life on its folder. make_beats: how beats are sent."""
+    folder = home_folder(agent.settings, "workers", agent.name)
+    lock = FileLock(folder / "lock")
+    if not lock.acquire():
+        raise EnvironmentUnfit(
+            f"A worker named {agent.name} runs on {folder} already (process {lock.holder()}): stop it, or start this "
+            "one with another --name."
+        )
+    with lock:
+        (folder / INCARNATION_FILE).write_text(agent.incarnation)
+        outbox = Outbox(folder, bytes_max=agent.settings.worker.outbox_bytes_max)
+        try:
+            await Worker(agent, folder, outbox, make_beats).live()
+        finally:
+            await asyncio.to_thread(outbox.close)
+
+
+class Worker:
+    """One life of a worker."""
+
+    def __init__(self, agent: Agent, folder: Path, outbox: Outbox, make_beats: MakeBeats) -> None:
+        self._agent, self._folder, self._outbox = agent, folder, outbox
+        self._scratch = home_folder(agent.settings, "workers", agent.name, "scratch")
+        self._store = ArtifactStore(
+            agent.broker,
+            agent.subjects,
+            cache=folder / "cache",
+            cache_bytes_max=agent.settings.worker.cache_bytes_max,
+        )
+        self._debts = Debts(agent.name, outbox, agent.broker, agent.subjects, agent.log)
+        self._debts.sent = self._tell
+        self._pool = Pool(
+            folder=self._scratch,
+            threads=max(1, int(agent.settings.worker.cores or platform.cores())),
+            say=get_log("agents.worker.child").info,
+            low_priority=agent.settings.worker.low_priority,
+        )
+        self._running: dict[Name, Running] = {}
+        self._lives: set[asyncio.Task[None]] = set()
+        self._beats = make_beats(agent, self._make_beats)
+        self._holdings: Holdings | None = None
+        self._tools: Tools | None = None
+        self._report: Report | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Get ready, serve, stop in order."""
+        agent = self._agent
+        left = await asyncio.to_thread(worker_spool.left_over, self._scratch)
+        agent.spawn(self._debts.write(), "outbox")
+        agent.spawn(self._debts.send(), "what is owed")
+        try:
+            await self._get_ready()
+            await self._deliver_left(left)
+            answers = await agent.broker.subscribe(agent.subjects.answer(agent.name), self._on_answer)
+            agent.broker.on_state(self._on_state)
+            agent.spawn(self._tell_progress(), "progress")
+            agent.spawn(self._tidy(), "tidy")
+            self._publish()
+            self._beats.start()
+            agent.log.info("%s offers %s", agent.incarnation, _in_words(self._state.offer))
+            await agent.stopping.wait()
+            await self._stop()
+            await answers.close()
+        finally:
+            for running in self._running.values():
+                running.abandon("the worker stops")
+            await self._beats.stop()
+            await self._pool.close()
+
+    async def _get_ready(self) -> None:
+        """Learn from a first child what kinds there are, and what the machine has to offer."""
+        agent = self._agent
+        child, gpus = await asyncio.gather(
+            self._pool.take(Runtime.LIGHT), asyncio.to_thread(worker_resources.gpu_memory)
+        )
+        assert child.ready is not None
+        kinds = child.ready.kinds
+        self._pool.give(child)
+        for name, reason in child.ready.broken.items():
+            agent.log.warning("kind %s is not offered: it lacks %s", name, reason)
+        agent.kinds = {name: row.version for name, row in kinds.items()}
+        capacity = await asyncio.to_thread(
+            worker_resources.capacity, agent.settings.worker, self._folder, gpus, agent.kinds
+        )
+        self._holdings = Holdings(agent.incarnation, capacity)
+        self._tools = Tools(
+            worker=agent.name,
+            incarnation=agent.incarnation,
+            store=self._store,
+            pool=self._pool,
+            debts=self._debts,
+            scratch=self._scratch,
+            runtimes={name: row.runtime for name, row in kinds.items()},
+            gpu_numbers=tuple(number for number, _ in gpus),
+            light=asyncio.Semaphore(LIGHT_PARALLEL),
+        )
+
+    async def _deliver_left(self, left: list[tuple[Path, Spooled]]) -> None:
+        """Finished results of earlier lives go out first; those that take long go on in the background."""
+        if not left:
+            return
+        self._agent.log.info("%d finished results of an earlier life are delivered", len(left))
+        tasks = {self._agent.spawn(self._deliver_one(*one), f"result of {one[1].key.task}") for one in left}
+        await asyncio.wait(tasks, timeout=SPOOLED_S)
+
+    async def _deliver_one(self, folder: Path, spooled: Spooled) -> None:
+        try:
+            await worker_spool.deliver(folder, spooled, self._store, self._debts.owe, self._agent.log.info)
+        except RamifyError as error:
+            self._agent.failed("spooled", f"the result of {spooled.key} can not be delivered: {error}")
+
+    async def _stop(self) -> None:
+        """The ordered stop."""
+        agent, grace_s = self._agent, self._agent.settings.worker.stop_grace_s
+        flush_s = min(FLUSH_S, grace_s / 3)
+        self._perform(self._state.drain())
+        self._tell()
+        if not await self._all_over(grace_s - flush_s):
+            for running in self._running.values():
+                running.abandon("the worker stops and its grace time is over")
+            await self._all_over(flush_s)
+        left = await self._debts.empty(flush_s)
+        if left:
+            agent.log.warning("%d rows are still owed; the next start with the same name sends them", left)
+        with contextlib.suppress(BusUnavailable):
+            gone = Gone(worker=agent.name, incarnation=agent.incarnation, exit_code=0)
+            await self._beats.stop()
+            await agent.broker.publish(agent.subjects.gone(agent.name), codec.encode(gone))
+
+    async def _all_over(self, within_s: float) -> bool:
+        """Wait until no lease runs any more."""
+        if not self._lives:
+            return True
+        _, pending = await asyncio.wait(self._lives, timeout=within_s)
+        return not pending
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> Holdings:
+        assert self._holdings is not None
+        return self._holdings
+
+    async def _on_answer(self, message: Message) -> None:
+        try:
+            answer = codec.decode(message.data, Answer)
+        except Malformed as error:
+            self._agent.failed("malformed", f"{message.subject} holds no answer: {error}")
+            return
+        before = self._state.offer, self._state.declined
+        actions = self._state.hear(answer)
+        self._perform(actions)
+        for action in actions:  # those that wait for the disk, after those that must not wait
+            if isinstance(action, Settle):
+                await self._debts.settle(action.receipts)
+            elif isinstance(action, Rewound):
+                await self._owe_again(action)
+        self._publish()
+        if before != (self._state.offer, self._state.declined):
+            self._beats.nudge()
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Begin():
+                    self._begin(action)
+                case Void():
+                    if running := self._running.get((action.task, action.epoch)):
+                        running.void(action.reason)
+                case Yield():
+                    if running := self._running.get((action.task, action.epoch)):
+                        running.give_back(action.reason)
+                case Settle() | Rewound():
+                    pass
+
+    def _begin(self, begin: Begin) -> None:
+        assert self._tools is not None
+        name = (begin.lease.task.id, begin.lease.epoch)
+        running = self._running[name] = Running(begin, self._tools)
+        self._agent.log.info(
+            "%s under %s begins: %s %s", *name, begin.lease.task.executor, begin.lease.task.purpose or "task"
+        )
+        life = self._agent.spawn(self._run(name, running), f"{name[0]} under {name[1]}")
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+
+    async def _run(self, name: Name, running: Running) -> None:
+        try:
+            await running.run()
+        finally:
+            self._running.pop(name, None)
+            self._state.ended(*name)
+            self._tell()
+
+    async def _owe_again(self, rewound: Rewound) -> None:
+        self._store.forget_stored()
+        count = await self._debts.owe_again()
+        self._agent.log.warning(
+            "the ledger was at %d and is now at %d: %d receipted rows are sent again", rewound.heard, rewound.now, count
+        )
+
+    def _on_state(self, connected: bool) -> None:
+        if connected:
+            self._store.forget_stored()
+            self._beats.nudge()
+
+    # -- beats and progress -------------------------------------------------------------------------------------------
+
+    def _make_beats(self) -> Beats:
+        agent = self._agent
+        return Beats(
+            agent.name,
+            agent.incarnation,
+            agent.subjects,
+            beat_s=agent.settings.scheduler.beat_s,
+            report=self._current,
+            loop_turned=lambda: agent.loop_turned,
+        )
+
+    def _publish(self) -> None:
+        """Leave for the beats what is true now."""
+        running = tuple(self._running.values())
+
+        def held() -> tuple[Held, ...]:
+            return tuple(one.held() for one in running)
+
+        state = self._state
+        self._report = Report(
+            offer=state.offer,
+            held=held,
+            owed=self._debts.owed,
+            declined=state.declined,
+            ledger_seq=state.ledger_seq,
+        )
+
+    def _current(self) -> Report:
+        report = self._report
+        assert report is not None
+        return report
+
+    def _tell(self) -> None:
+        """Leave the news for the beats, and beat soon."""
+        if self._holdings is not None:
+            self._publish()
+            self._beats.nudge()
+
+    async def _tell_progress(self) -> None:
+        while True:
+            for running in list(self._running.values()):
+                progress = running.take_progress()
+                if progress is None:
+                    continue
+                subject = self._agent.subjects.progress(self._agent.name, progress.topic, progress.task)
+                with contextlib.suppress(BusUnavailable, Malformed):  # lossy by design
+                    await self._agent.broker.publish(subject, codec.encode(progress))
+            await asyncio.sleep(PROGRESS_S)
+
+    async def _tidy(self) -> None:
+        for turn in itertools.count(1):
+            self._pool.tidy()
+            self._state.cached(await asyncio.to_thread(self._store.cached, CACHED_MAX))
+            self._publish()
+            if turn % PRUNE_TURNS == 0:
+                await asyncio.to_thread(self._outbox.prune)
+            await asyncio.sleep(TIDY_S)
+
+
+def _in_words(offer: object) -> str:
+    """An offer for the log."""
+    fields = {field: getattr(offer, field) for field in ("cores", "memory_bytes", "gpus", "leases_max", "kinds")}
+    return ", ".join(f"{name}={value}" for name, value in fields.items())

@@ -1,0 +1,335 @@
+"""One lease from its inputs to its last row: fetch, run in a child, upload, owe.
+
+    fetch -> wait for a child -> run --Finished--> spool -> upload outputs -> result
+                                  |--Halted-----> newest checkpoint uploaded -> give-back
+                                  |--error------> failure, with the class that the error's class means
+    void      (the leader said stop)      the child is killed, nothing is recorded
+    yield     (give back)                 before the child runs: at once; while it runs: after a last checkpoint
+    abandon   (no time left)              the child is killed; give-back, unless a finished result is spooled
+
+The broker may be away all along: inputs wait, training goes on, checkpoints and results wait on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from agents import worker_spool
+from agents.worker_checkpoints import Checkpoints
+from agents.worker_owed import Debts
+from agents.worker_spool import Spooled, patiently
+from agents.worker_state import Begin
+from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Start
+from executors.isolation import Bounds, Child
+from executors.pool import Pool
+from executors.port import Runtime
+from mesh import limits
+from mesh.artifacts import ArtifactStore
+from mesh.cache import disk_errors, remove_folder
+from mesh.errors import ArtifactCorrupt, ArtifactMissing, DiskFull, OutOfMemory, RamifyError, Reject, Retry, Stop
+from mesh.log import get as get_log
+from mesh.messages.base import Key
+from mesh.messages.commands import FailureClass, FailureFound, GiveBack, ResultFound
+from mesh.messages.leases import Held
+from mesh.messages.results import Progress
+from mesh.messages.tasks import Outcome
+
+LIGHT_PARALLEL = 4
+"""Light tasks that run at once; further ones wait in the worker's short queue."""
+
+SCHEME = "builtin:"
+"""Inputs that every worker can resolve by itself; they go to the kind as they are."""
+
+
+class Stage(enum.StrEnum):
+    """Where a lease stands in this worker."""
+
+    FETCHING = "fetching"
+    WAITING = "waiting"
+    """For a child, or for its turn."""
+    RUNNING = "running"
+    UPLOADING = "uploading"
+    OVER = "over"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tools:
+    """What all running leases of a worker share."""
+
+    worker: str
+    incarnation: str
+    store: ArtifactStore
+    pool: Pool
+    debts: Debts
+    scratch: Path
+    runtimes: Mapping[str, Runtime]
+    """Runtime of each kind."""
+    gpu_numbers: tuple[int, ...]
+    """The driver's number of each GPU in the capacity."""
+    light: asyncio.Semaphore
+    count: Callable[[str], None] = lambda outcome: None
+    """Counts how attempts end."""
+
+
+class Running:
+    """One lease that this worker holds."""
+
+    def __init__(self, begin: Begin, tools: Tools) -> None:
+        self.lease = begin.lease
+        self.stage = Stage.FETCHING
+        self.news: Progressed | None = None
+        """Newest progress that was not yet published."""
+        self._tools, self._gpus = tools, tuple(tools.gpu_numbers[index] for index in begin.gpus)
+        self._spec, self._epoch = begin.lease.task, begin.lease.epoch
+        self._log = get_log("agents.worker")
+        self._child: Child | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._voided = ""
+        self._yielding = ""
+        self._abandoned = ""
+        self._spooled = False
+        self._checkpoints = Checkpoints(
+            self._spec.id, self._epoch, tools.incarnation, tools.store, tools.debts.owe, self._say, {}
+        )
+
+    # -- what others see and ask --------------------------------------------------------------------------------------
+
+    def held(self) -> Held:
+        """This lease in a beat. Safe from any thread."""
+        child = self._child
+        silent_s, step = (child.silent_s, child.step) if child is not None else (0.0, 0)
+        return Held(task=self._spec.id, epoch=self._epoch, silent_s=round(silent_s, 3), step=step)
+
+    def take_progress(self) -> Progress | None:
+        """What to tell subscribers now, if there is news."""
+        news, self.news = self.news, None
+        if news is None:
+            return None
+        return Progress(
+            topic=self._spec.topic,
+            task=self._spec.id,
+            epoch=self._epoch,
+            worker=self._tools.worker,
+            line=self._spec.line,
+            purpose=self._spec.purpose,
+            step=news.step,
+            done=min(1.0, max(0.0, news.done)),
+            metrics=dict(list(news.metrics.items())[:32]),
+            phase=news.phase,
+        )
+
+    def void(self, reason: str) -> None:
+        """The lease is over: kill what runs for it and record nothing. A finished result is delivered all the same:
+        while the task is open the ledger takes it under a new epoch."""
+        if self._spooled:
+            return
+        self._voided = self._voided or reason or "the lease is over"
+        self._cancel()
+
+    def give_back(self, reason: str) -> None:
+        """Stop as soon as a last checkpoint is made; what is already finished is still delivered."""
+        self._yielding = self._yielding or reason
+        if self._child is not None and self.stage is Stage.RUNNING:
+            self._child.halt("checkpoint")
+        elif self.stage in (Stage.FETCHING, Stage.WAITING):
+            self._cancel()
+
+    def abandon(self, reason: str) -> None:
+        """No time is left: kill what runs, keep what is on disk."""
+        self._abandoned = self._abandoned or reason
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    # -- the life of a lease ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Returns when the last row of this lease is in the outbox, or nothing of it will ever be recorded."""
+        self._task = asyncio.current_task()
+        try:
+            if self._voided or self._yielding:
+                await self._after_cancel()
+            else:
+                await self._attempt()
+        except asyncio.CancelledError:
+            if not (self._voided or self._yielding or self._abandoned):
+                raise
+            assert self._task is not None
+            self._task.uncancel()
+            await self._after_cancel()
+        finally:
+            self.stage = Stage.OVER
+            await self._checkpoints.close()
+
+    async def _after_cancel(self) -> None:
+        if self._voided:
+            self._tools.count("voided")
+            self._log.info("%s under %s is void: %s", self._spec.id, self._epoch, self._voided)
+            await asyncio.to_thread(remove_folder, self._folder)
+        elif not self._spooled:
+            await self._owe_give_back()
+
+    async def _attempt(self) -> None:
+        """Do the work; whatever goes wrong becomes a failure row."""
+        try:
+            ending = await self._work()
+            if isinstance(ending, Halted):
+                self.stage = Stage.UPLOADING
+                await self._checkpoints.flush()
+                await self._owe_give_back()
+            else:
+                await self._deliver(ending)
+        except RamifyError as error:
+            await self._owe_failure(error)
+        except Exception as error:  # a defect of ours must not take the worker's other tasks along
+            self._log.error("running %s failed by a defect", self._spec.id, exc_info=error)
+            await self._owe_failure(Retry(f"{type(error).__name__}: {error}"))
+
+    async def _work(self) -> Finished | Halted:
+        """Fetch, get a child, run."""
+        tools, runtime = self._tools, self._tools.runtimes[self._spec.executor]
+        named = [digest for digest in (*self._spec.inputs.values(), self.lease.resume) if _is_digest(digest)]
+        with tools.store.hold(*named):
+            inputs = {name: await self._fetch(value) for name, value in self._spec.inputs.items()}
+            resume = await self._fetch(self.lease.resume) if self.lease.resume else ""
+            self.stage = Stage.WAITING
+            if runtime is Runtime.SCIENCE:
+                tools.pool.expect(Runtime.TORCH)  # a profile or baseline is followed by training
+            async with tools.light if runtime is Runtime.LIGHT else contextlib.nullcontext():
+                child = await tools.pool.take(runtime)
+                try:
+                    return await self._run_in(child, inputs, resume)
+                finally:
+                    self._child = None
+                    tools.pool.give(child)
+
+    async def _run_in(self, child: Child, inputs: dict[str, str], resume: str) -> Finished | Halted:
+        spec, lease = self._spec, self.lease
+        with disk_errors("A task's scratch folder", self._folder):
+            await asyncio.to_thread(remove_folder, self._folder)
+            self._folder.mkdir(parents=True)
+        start = Start(
+            run=child.runs + 1,
+            task=spec.id,
+            kind=spec.executor,
+            kind_version=spec.executor_version,
+            settings=spec.settings,
+            inputs=inputs,
+            scratch=str(self._folder),
+            cores=spec.needs.cores,
+            memory_bytes=spec.needs.memory_bytes,
+            gpus=self._gpus,
+            budget_s=spec.budget_s,
+            trained_s=lease.trained_s,
+            resume=resume,
+            checkpoint_number=lease.checkpoint_number,
+            memory_attempts=lease.memory_attempts,
+        )
+        bounds = Bounds(wall_s=spec.wall_s_max, stall_s=spec.stall_s, memory_bytes=spec.needs.memory_bytes)
+        self._child, self.stage = child, Stage.RUNNING
+        began = time.monotonic()
+        if self._yielding:
+            return Halted(run=start.run)
+        ending = await child.run(start, bounds, self._hear)
+        if isinstance(ending, Finished):
+            self._spool(ending, lease.trained_s + time.monotonic() - began)
+        return ending
+
+    def _hear(self, frame: Frame) -> None:
+        if isinstance(frame, Progressed):
+            self.news = frame
+        elif isinstance(frame, Checkpointed) and Path(frame.folder).is_relative_to(self._folder):
+            self._checkpoints.offer(frame)
+
+    async def _fetch(self, value: str) -> str:
+        """A local path for an input. One that is missing or damaged is tried again later: it may be sent once more."""
+        if value.startswith(SCHEME):
+            return value
+        try:
+            path = await patiently(
+                lambda: self._tools.store.get(value, progress=self._fetched),
+                f"an input of {self._spec.id}",
+                self._say,
+                although_full=False,
+            )
+        except (ArtifactMissing, ArtifactCorrupt) as error:
+            raise Retry(str(error)) from None
+        return str(path)
+
+    def _fetched(self, done: int, total: int) -> None:
+        metrics = {"fetched_bytes": float(done), "of_bytes": float(total)}
+        self.news = Progressed(run=0, step=0, done=0.0, metrics=metrics, phase="fetching")
+
+    # -- endings ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _folder(self) -> Path:
+        return self._tools.scratch / f"{self._spec.id}.{self._epoch}"
+
+    def _spool(self, made: Finished, seconds: float) -> None:
+        """Write the result down beside its outputs, before anything else can go wrong."""
+        outcome = Outcome(
+            kpis=made.kpis, stopped_by=made.stopped_by, seconds=round(seconds, 3), facts=made.facts, exact=made.exact
+        )
+        spooled = Spooled(
+            key=Key(self._spec.id, self._epoch, ResultFound.kind, 1),
+            incarnation=self._tools.incarnation,
+            outputs={name: str(Path(path).relative_to(self._folder)) for name, path in made.outputs.items()},
+            media=made.media,
+            facts_of=made.facts_of,
+            outcome=outcome,
+        )
+        with disk_errors("A finished result", self._folder):
+            worker_spool.save(self._folder, spooled)
+        self._spooled = True
+
+    async def _deliver(self, made: Finished) -> None:
+        self.stage = Stage.UPLOADING
+        self.news = Progressed(run=0, step=0, done=1.0, metrics={}, phase="uploading")
+        await self._checkpoints.close()
+        spooled = await asyncio.to_thread(worker_spool.load, self._folder)
+        if spooled is None:
+            raise DiskFull(f"The finished result of {self._spec.id} could not be read back from the disk.")
+        await worker_spool.deliver(self._folder, spooled, self._tools.store, self._tools.debts.owe, self._say)
+        self._tools.count(ResultFound.kind)
+
+    async def _owe_give_back(self) -> None:
+        reason = self._yielding or self._abandoned or "the worker stops"
+        key = Key(self._spec.id, self._epoch, GiveBack.kind, 1)
+        await self._tools.debts.owe(GiveBack(key=key, incarnation=self._tools.incarnation, reason=reason))
+        await asyncio.to_thread(remove_folder, self._folder)
+        self._tools.count(GiveBack.kind)
+
+    async def _owe_failure(self, error: RamifyError) -> None:
+        key = Key(self._spec.id, self._epoch, FailureFound.kind, 1)
+        reason = (str(error) or type(error).__name__)[: limits.TEXT_CHARS_MAX]
+        row = FailureFound(key=key, incarnation=self._tools.incarnation, failure=failure_class(error), reason=reason)
+        await self._tools.debts.owe(row)
+        await asyncio.to_thread(remove_folder, self._folder)
+        self._tools.count(FailureFound.kind)
+        self._log.warning("%s under %s failed (%s): %s", self._spec.id, self._epoch, row.failure, reason)
+
+    def _say(self, text: str) -> None:
+        self._log.info("%s", text)
+
+
+def failure_class(error: RamifyError) -> FailureClass:
+    """What an error means for the task. A Stop is this machine's trouble: the task goes elsewhere."""
+    if isinstance(error, OutOfMemory):
+        return FailureClass.MEMORY
+    if isinstance(error, Reject):
+        return FailureClass.REJECT
+    assert isinstance(error, Retry | Stop)
+    return FailureClass.RETRY
+
+
+def _is_digest(value: str) -> bool:
+    return len(value) == 64 and not value.startswith(SCHEME)
