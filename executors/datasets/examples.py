@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from executors.datasets import bounds
-from executors.datasets.columns import Choice, Column
+from executors.datasets.columns import Choice
+from executors.datasets.roles import Column
 from executors.datasets.table import Progress, Table
 from executors.datasets.text import normalise
 from mesh.errors import DataRefused

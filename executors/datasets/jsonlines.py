@@ -64,16 +64,14 @@ def read(path: Path, shown: str, progress: Progress) -> Table:
 
 
 def _records(source: Source, progress: Progress) -> Iterator[tuple[int, Any]]:
-    """(row, value) of each line or array element; None for a blank line."""
-    lines = source.lines(progress)
-    for number, line in enumerate(lines, 1):
+    """(row, value) of each line, or of each element when the file is one array; None for a blank line."""
+    first = next((line for line in source.lines(progress) if line.strip("\ufeff \t\r\n")), "")
+    if first.lstrip("\ufeff \t").startswith("["):
+        yield from _array(source, progress)
+        return
+    for number, line in enumerate(source.lines(progress), 1):
         text = line.strip().lstrip("\ufeff")
-        if text.startswith("["):
-            yield from _array(source, progress) if number == 1 else iter([(number, _parse(text, number, source))])
-            if number == 1:
-                return
-        else:
-            yield number, _parse(text, number, source) if text else None
+        yield number, _parse(text, number, source) if text else None
 
 
 def _array(source: Source, progress: Progress) -> Iterator[tuple[int, Any]]:

@@ -19,6 +19,9 @@ HEAD_BYTES = 64 * 1024
 ENTRIES_MAX = 100_000
 """Names in a folder that are looked at."""
 
+SCHEME = "builtin:"
+"""Before the name of a data set that every worker can make for itself."""
+
 BUILTINS = ("digits", "python-docs")
 
 
@@ -82,6 +85,15 @@ _CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\r\x0b\x0c\x1b\
 def quick_look(path: Path) -> None:
     """Raise DataRefused with one sentence when `path` can not be a dataset; return when it may be one."""
     format_of(path)
+
+
+def quick_look_at(source: str) -> None:
+    """The same for what a user wrote behind --data: a path, or `builtin:NAME`."""
+    if not source.startswith(SCHEME):
+        quick_look(Path(source))
+    elif source.removeprefix(SCHEME) not in BUILTINS:
+        known = " and ".join(SCHEME + name for name in BUILTINS)
+        raise DataRefused(f"--data {source[:80]!r}: there is no such built-in data set; there are {known}")
 
 
 def format_of(path: Path, name: str = "") -> Format:

@@ -77,4 +77,6 @@ def _plain(values: pa.Array) -> pa.Array:
         return values.cast(pa.int64())
     if pa.types.is_decimal(kind):
         return values.cast(pa.float64())
-    return values.cast(pa.large_string())
+    texts = values.cast(pa.large_string())
+    texts.validate(full=True)  # a damaged file may hold texts that are no UTF-8
+    return texts

@@ -16,16 +16,14 @@ _READERS = {
     Format.FOLDER: textfolder.read,
 }
 
-SCHEME = "builtin:"
-
 
 def read(source: str, name: str, progress: Progress) -> Table:
     """The table at `source` (`builtin:NAME`, a file, or a folder); `name` is what the user called it.
 
     DataRefused with one sentence for everything that is no usable table.
     """
-    if source.startswith(SCHEME):
-        return builtin.read(source.removeprefix(SCHEME), progress)
+    if source.startswith(look.SCHEME):
+        return builtin.read(source.removeprefix(look.SCHEME), progress)
     path = look.single_file(Path(source))
     shown = name or str(path)
     kind = look.format_of(path, shown)

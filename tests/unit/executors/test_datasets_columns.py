@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from executors.datasets import columns, delimited, names, numerals
-from executors.datasets.columns import Role
+from executors.datasets import delimited, names, numerals
+from executors.datasets.roles import Role, describe
 from executors.datasets.table import Table
 from executors.datasets.text import normalise, terms
 from tests.support.datasets import profile, questions, table, tensors_of, written
@@ -61,7 +61,7 @@ def test_headers_are_told_from_data() -> None:
 
 def roles(columns_: dict[str, list[str]]) -> dict[str, Role]:
     made = Table(names=list(columns_), columns=[texts(*cells) for cells in columns_.values()])
-    return {name: columns.describe(made, index).role for index, name in enumerate(columns_)}
+    return {name: describe(made, index).role for index, name in enumerate(columns_)}
 
 
 def test_roles() -> None:

@@ -130,6 +130,15 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert "Parquet" in str(refused(path, tmp_path))
 
 
+def test_parquet_with_broken_texts_is_refused(tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\x8e\xff")]
+    )
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"text": broken, "label": ["a", "b"]}), path)
+    assert "UTF8" in str(refused(path, tmp_path)).replace("-", "")
+
+
 def test_a_folder_of_texts_takes_the_labels_from_its_sub_folders(tmp_path: Path) -> None:
     folder = tmp_path / "mail"
     for number, (text, label) in enumerate(questions(90)):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executors.datasets import columns, examples, look, reading, splits
-from executors.datasets.look import quick_look
+from executors.datasets.look import quick_look, quick_look_at
 from mesh.errors import DataRefused
 from tests.support.datasets import profile, questions, refused, table, written
 
@@ -101,6 +101,10 @@ def test_the_quick_look_says_the_same_without_libraries(tmp_path: Path) -> None:
     for name, content in (("empty.csv", b""), ("program.csv", b"\x7fELF\x02\x01"), ("no.parquet", b"text")):
         with pytest.raises(DataRefused):
             quick_look(written(tmp_path / name, content))
+    quick_look_at("builtin:digits")
+    quick_look_at(str(tmp_path / "good.csv"))
+    with pytest.raises(DataRefused, match="builtin:python-docs"):
+        quick_look_at("builtin:mnist")
     with pytest.raises(DataRefused, match="permissions"):
         quick_look(tmp_path / ("n" * 300))
 
