@@ -25,17 +25,17 @@ def fresh() -> Iterator[None]:
 def test_the_table_says_what_the_kinds_say() -> None:
     infos = kinds.kind_infos()
     assert {"noop", "profile", "baseline", "classify", "evaluate"} <= set(infos)
-    for name in ("noop", "profile"):
-        kind, info = kinds.load(name), infos[name]
-        assert (kind.name, kind.version, kind.runtime) == (info.name, info.version, info.runtime)
-        assert kinds.missing(info) == []
+    for name, info in infos.items():
+        kind = kinds.declared(info)
+        assert (kind.name, kind.version, kind.runtime) == (name, info.version, info.runtime)
+        assert kind.needs(kind.Settings(), {}).memory_bytes > 0
+    assert kinds.missing(infos["profile"]) == []
 
 
 def test_the_table_imports_no_library() -> None:
     program = (
         "import sys; from executors import kinds\n"
-        "for info in kinds.kind_infos().values(): kinds.missing(info)\n"
-        "kinds.load('noop'); kinds.load('profile')\n"
+        "for info in kinds.kind_infos().values(): kinds.missing(info), kinds.declared(info)\n"
         "print(sorted({'numpy', 'pyarrow', 'sklearn', 'torch', 'safetensors'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
