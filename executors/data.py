@@ -10,7 +10,6 @@ row, and batches that were built ahead but not used are simply built again.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import json
@@ -199,14 +198,7 @@ class Ahead(Generic[Batch]):
     def close(self) -> None:
         """Stop building and wait for the thread."""
         self._closing.set()
-        collections.deque(iter(self._drain, None), maxlen=0)
         self._thread.join(timeout=10.0)
-
-    def _drain(self) -> object | None:
-        try:
-            return self._ready.get_nowait() or True
-        except queue.Empty:
-            return None
 
     def _fill(self) -> None:
         try:

@@ -16,8 +16,7 @@ import dataclasses
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -90,8 +89,8 @@ class Baseline:
 
         started = time.monotonic()
         train, validation = (read_split(Path(job.inputs[name])) for name in ("train", "validation"))
-        with _pulse(context):
-            features, best, tried = _search(job, context, train, validation, started)
+        with Pulse(context) as pulse:
+            features, best, tried = _search(job, pulse, train, validation, started)
         return _deliver(job, features, train, validation, best, tried)
 
 
@@ -116,7 +115,7 @@ class Fit:
 
 
 def _search(
-    job: Job, context: Context, train: Split, validation: Split, started: float
+    job: Job, pulse: Pulse, train: Split, validation: Split, started: float
 ) -> tuple[Features, Fit, list[dict[str, float]]]:
     """Features, the best fit, and what each C gave."""
     from executors import features as feature_module
@@ -133,7 +132,7 @@ def _search(
     best, tried, took_s = None, [], 0.0
     strengths = job.settings.strengths or STRENGTHS[modality]
     for number, strength in enumerate(strengths):
-        _stop_if_asked(context)
+        pulse.stop_if_asked()
         if best is not None and time.monotonic() - started + 1.5 * took_s > limit_s:
             break
         began = time.monotonic()
@@ -142,8 +141,7 @@ def _search(
         tried.append({"c": strength, "accuracy": fit.accuracy, "loss": fit.loss, "seconds": round(took_s, 3)})
         if best is None or fit.order > best.order:
             best = fit
-        metrics = {"validation_accuracy": best.accuracy, "validation_loss": best.loss}
-        context.progress(number + 1, (number + 1) / len(strengths), metrics, "fitting")
+        pulse.report(number + 1, len(strengths), best)
     assert best is not None
     return features, best, tried
 
@@ -249,25 +247,34 @@ def _deliver(
     )
 
 
-def _stop_if_asked(context: Context) -> None:
-    if why := context.stop_requested():
-        raise Stopped(f"stopped between two fits as asked: {why}")
-
-
-@contextmanager
-def _pulse(context: Context) -> Iterator[None]:
+class Pulse:
     """Signs of life from a thread while scikit-learn fits (it releases the interpreter). A fit that never ends is
     bounded by the task's wall time, not by its silence."""
-    over = threading.Event()
 
-    def beat() -> None:
-        while not over.wait(PULSE_S):
-            context.progress(0, 0.0, {}, "fitting")
+    def __init__(self, context: Context) -> None:
+        self._context, self._over = context, threading.Event()
+        self._last: tuple[int, float, dict[str, float]] = (0, 0.0, {})
+        self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
 
-    thread = threading.Thread(target=beat, name="signs of life", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=5.0)
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(timeout=5.0)
+
+    def report(self, tried: int, strengths: int, best: Fit) -> None:
+        """One more C was tried."""
+        metrics = {"validation_accuracy": best.accuracy, "validation_loss": best.loss}
+        self._last = (tried, tried / strengths, metrics)
+        self._context.progress(*self._last, "fitting")
+
+    def stop_if_asked(self) -> None:
+        """Stopped when the task is to end; there is no checkpoint, it is short."""
+        if why := self._context.stop_requested():
+            raise Stopped(f"stopped between two fits as asked: {why}")
+
+    def _beat(self) -> None:
+        while not self._over.wait(PULSE_S):
+            self._context.progress(*self._last, "fitting")

@@ -54,7 +54,8 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     """Longest sequence of characters; 0 for none."""
     documents_min: int | None = None
     """Training texts an n-gram must stand in."""
-    features_max: int = 100_000
+    features_max: int | None = None
+    """N-grams that are kept at most, the most frequent ones."""
     precision: str = "auto"
     """'fp32', 'bf16' where the hardware has it, or 'auto'."""
     checkpoint_s: float = 30.0
@@ -118,8 +119,9 @@ class Classify:
         if facts.get("modality") == "tabular":
             width, encoded = int(facts.get("features") or 100), 3 * 4 * rows * int(facts.get("features") or 100)
         else:
-            width, encoded = min(settings.features_max, max(1_000, size // 4)), min(40 * size, 8 * 1024 * MIB)
-        hidden = settings.hidden or (256,)
+            most = settings.features_max or max(20_000, min(100_000, 12_000_000 // (labels + 128)))
+            width, encoded = min(most, max(1_000, size // 8)), min(40 * size, 8 * 1024 * MIB)
+        hidden = settings.hidden or (128,)
         parameters = width * (labels + hidden[0]) + sum(hidden) * max(hidden)
         checkpoint = 16 * parameters
         memory = 500 * MIB + encoded + 9 * 4 * parameters

@@ -12,6 +12,9 @@ from typing import Any
 STEPS_WANTED = 600
 """Small sets are seen so often that a run has about this many steps: fewer leave a network half-trained."""
 
+PARAMETERS_WANTED = 12_000_000
+"""Numbers in a text network: 48 MB of weights, some 200 MB of checkpoint. More labels leave room for fewer n-grams."""
+
 EPOCHS_MAX = 200
 """Beyond this even a tiny set teaches nothing new."""
 
@@ -33,12 +36,13 @@ class Choices:
     feature_dropout: float
     label_smoothing: float
     documents_min: int
+    features_max: int
     evaluate_every: int
 
 
-def choose(settings: Any, modality: str, rows: int, *, continued: bool) -> Choices:
-    """`settings` (of classify) with its gaps filled for `rows` training examples."""
-    usual = _text(rows) if modality == "text" else _tabular(rows)
+def choose(settings: Any, modality: str, rows: int, labels: int, *, continued: bool) -> Choices:
+    """`settings` (of classify) with its gaps filled for `rows` training examples of `labels` labels."""
+    usual = _text(rows, labels) if modality == "text" else _tabular(rows)
     values = dataclasses.asdict(usual)
     for name in values:
         asked = getattr(settings, name, None)
@@ -56,18 +60,19 @@ def choose(settings: Any, modality: str, rows: int, *, continued: bool) -> Choic
     return Choices(**values)
 
 
-def _text(rows: int) -> Choices:
+def _text(rows: int, labels: int) -> Choices:
     return Choices(
         architecture="wide-deep",
         hidden=(128,),
-        learning_rate=0.005,
+        learning_rate=0.004,
         batch=_power_of_two(rows / 60, 8, 256),
         epochs_max=12,
-        weight_decay=0.01,
+        weight_decay=0.05,
         dropout=0.5,
-        feature_dropout=0.1,
+        feature_dropout=0.2,
         label_smoothing=0.0,
         documents_min=1 if rows < 20_000 else 2,
+        features_max=max(20_000, min(100_000, PARAMETERS_WANTED // (labels + 128))),
         evaluate_every=0,
     )
 
@@ -84,6 +89,7 @@ def _tabular(rows: int) -> Choices:
         feature_dropout=0.05,
         label_smoothing=0.05,
         documents_min=1,
+        features_max=0,
         evaluate_every=0,
     )
 

@@ -55,7 +55,8 @@ def learn(job: Job, context: Context) -> Learned:
     context.log(f"computes on {place.name} in {place.precision} with {place.threads} threads: {place.reason}")
     checkpoint.seed_generators(job.seed)
     start = _champion(job)
-    choices = choose(job.settings, splits["train"].schema.modality, len(splits["train"]), continued=start is not None)
+    schema, rows = splits["train"].schema, len(splits["train"])
+    choices = choose(job.settings, schema.modality, rows, len(schema.labels), continued=start is not None)
     with devices.memory_translated("preparing the features"):
         model = _continue(start, splits, choices) if start else _begin(job, context, splits["train"], choices)
         parts = {name: _part(model, split, context) for name, split in splits.items()}
@@ -81,7 +82,7 @@ def _begin(job: Job, context: Context, train: Split, choices: Choices) -> Classi
     if train.schema.modality == "text":
         ngrams = Ngrams(word_max=settings.word_max, char_min=settings.char_min, char_max=settings.char_max)
         found = features.fit_text(
-            train, ngrams, documents_min=choices.documents_min, features_max=settings.features_max, tick=tick
+            train, ngrams, documents_min=choices.documents_min, features_max=choices.features_max, tick=tick
         )
     else:
         found = features.fit_table(train)

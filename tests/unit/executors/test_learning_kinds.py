@@ -17,7 +17,7 @@ from executors.data import read_split
 from executors.kinds.baseline import Baseline
 from executors.kinds.classify import Classify
 from executors.kinds.evaluate import Evaluate
-from executors.port import Made, Stopped
+from executors.port import Kind, Made, Stopped
 from mesh.errors import ArtifactCorrupt, DataRefused, TaskRefused
 from tests.support.executing import Recorder, job_for, made_by
 from tests.support.splits import write_four, write_table_split, write_text_split
@@ -304,7 +304,7 @@ def test_settings_have_bounds(settings: dict[str, Any], tmp_path: Path) -> None:
 
 def test_a_stop_ends_every_kind(texts: Path, tmp_path: Path) -> None:
     made = made_by(Baseline(), lines(texts), tmp_path / "line", {"strengths": [1.0]})
-    jobs = [
+    jobs: list[tuple[Kind, dict[str, Path]]] = [
         (Classify(), lines(texts)),
         (Baseline(), lines(texts)),
         (Evaluate(), {"model": made.outputs["model"], "split": texts / "holdout"}),

@@ -118,21 +118,25 @@ from pathlib import Path
 from tests.unit.executors.test_trainer import CPU, RECIPE, Lines, Recorder, dataclasses, os_kill_after, run
 recipe = dataclasses.replace(RECIPE, checkpoint_steps=3)
 lines, folder = Lines(), Path(sys.argv[1])
-os_kill_after(lines, int(sys.argv[2]))
+os_kill_after(lines, int(sys.argv[2]), folder / "kept")
 resume = Path(sys.argv[3]) if len(sys.argv) > 3 else None
 run(folder, recipe, lines=lines, resume=resume)
 """
 
 
-def os_kill_after(lines: Lines, steps: int) -> None:
-    """Kill this process without warning in the middle of the given step's loss."""
+def os_kill_after(lines: Lines, steps: int, kept: Path) -> None:
+    """Kill this process without warning in the middle of the given step's loss, once a checkpoint was handed over."""
     import os
+    import time
 
     before, seen = lines.loss, [0]
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         seen[0] += 1
         if seen[0] > steps:
+            deadline = time.monotonic() + 60.0
+            while not any(kept.iterdir()) and time.monotonic() < deadline:
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         return before(batch)
 
