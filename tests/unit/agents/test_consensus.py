@@ -135,7 +135,9 @@ async def test_another_one_takes_over_in_the_middle_and_comes_to_the_same(mesh: 
     assert found.choice is Choice.REINVENTOR
 
 
-async def test_nothing_is_weighed_once_the_recommendation_is_recorded(mesh: MemoryMesh) -> None:
+async def test_nothing_is_weighed_once_the_recommendation_is_put_or_recorded(
+    mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = rounds.plan(baseline=False)
     await mesh.result(plan)
     for task in plan.tasks:
@@ -146,6 +148,12 @@ async def test_nothing_is_weighed_once_the_recommendation_is_recorded(mesh: Memo
     recommendation = codec.decode(put.data, Recommend).recommendation
     assert recommendation.choice is Choice.KEEP
     assert "poison" in recommendation.why
+
+    def unexpected(*_: object) -> Recommendation:
+        raise AssertionError("what was put is not weighed again")
+
+    monkeypatch.setattr(consensus, "recommend", unexpected)
+    await handlers.on_planned(plan, Stored("", b"", 1))
     await mesh.leader.purge(mesh.subjects.stream("COMMANDS"))
     await mesh.result(
         RecommendationMade(

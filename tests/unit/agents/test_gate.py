@@ -152,6 +152,25 @@ async def test_a_champion_that_moves_after_the_verdict_supersedes_it(
     assert (await mesh.champion(SPECIALIZATION))[0] == newer
 
 
+async def test_a_champion_that_moves_between_reading_and_writing_is_not_overwritten(
+    mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = rounds.champion()
+    revision = await mesh.promote(old)
+    newer = old.evolve(model="model-newer", version_number=2, verdict="t9-verdict")
+    handler = Gate(mesh.agent("gate"))
+
+    async def overtaken(_: str) -> str:
+        await mesh.promote(newer, revision=revision)
+        return "digits"
+
+    monkeypatch.setattr(handler, "_name", overtaken)
+    with caplog.at_level(logging.WARNING):
+        await handler.on_recommendation(made(champion=old, revision=revision), Stored("", b"", 1))
+    assert (await mesh.champion(SPECIALIZATION))[0] == newer
+    assert "superseded by version 2" in caplog.text
+
+
 class Unlucky(Faults):
     """The first writes to some subjects have a fate of their own."""
 

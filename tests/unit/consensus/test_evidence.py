@@ -29,6 +29,11 @@ def test_an_invented_claim_is_not_reproduced_where_it_lies() -> None:
     assert sufficient(found, independent_required=False).startswith("70 of 100 claims were reproduced")
 
 
+def test_the_same_loss_with_another_answer_is_not_reproduced() -> None:
+    found, fault = check(items([True] * 4, loss=[0.7] * 4), items(first(3, 4), loss=[0.7] * 4), independent=True)
+    assert (found.reproduced, fault) == (3, "")
+
+
 @pytest.mark.parametrize(
     ("claimed", "again", "counts"),
     [(0.5, 0.5099, True), (0.5, 0.5101, False), (40.0, 40.39, True), (40.0, 40.41, False), (-0.0, 0.0, True)],

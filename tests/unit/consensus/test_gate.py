@@ -132,6 +132,17 @@ def test_regression_against_the_champion_has_margins() -> None:
     assert by_name(alone)["accuracy"].why.startswith("it was not compared with the champion")
 
 
+@pytest.mark.parametrize(("right", "passes"), [(200, True), (199, True), (198, False)])
+def test_the_margin_is_what_a_challenger_may_fall_behind(right: int, passes: bool) -> None:
+    bench = Bench()
+    bench.line("evolver", first(right, 200), loss=[0.2] * 200)
+    champion = rounds.champion()
+    kept = recommend(bench.round(champion=champion, old=first(200, 200), loss=[0.2] * 200), bench.read)
+    pressed = verdict(forced(kept, choice=Choice.EVOLVER), champion, 7, decided_at_ms=0)
+    assert by_name(pressed)["accuracy"].passed is passes
+    assert by_name(pressed)["loss"].passed
+
+
 def test_a_better_challenger_becomes_the_next_version() -> None:
     found = said(good(), rounds.champion(), old=first(150, 200))
     assert found.accepted
@@ -144,8 +155,8 @@ def test_a_champion_that_moved_since_the_comparison_rejects(now: int) -> None:
     assert not found.accepted
     assert not by_name(found)["champion unchanged"].passed
     recommendation = recommend(good().round(), good().read)
-    other = verdict(recommendation, rounds.champion(), 9, decided_at_ms=0)
-    assert not by_name(other)["champion unchanged"].passed
+    other = verdict(recommendation, rounds.champion(), 0, decided_at_ms=0)
+    assert not by_name(other)["champion unchanged"].passed, "another model under the same revision"
 
 
 def test_to_keep_a_champion_is_accepted_and_to_keep_nothing_is_not() -> None:
