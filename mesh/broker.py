@@ -49,9 +49,10 @@ class NatsSubscription:
         self._broker, self._ear, self.listener = broker, ear, listener
 
     async def close(self) -> None:
-        """No handler call begins after this returns."""
+        """No handler call begins after this returns, and the server knows that nobody listens here any more."""
         self._broker.subscriptions.pop(self, None)
-        await self._ear.close()
+        self.listener.shut()
+        await self._ear.stop()
         await self.listener.close()
 
 

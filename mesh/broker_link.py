@@ -31,17 +31,14 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from mesh import limits
+from mesh.broker_dial import Dialer, end
 from mesh.bus import Message
-from mesh.errors import BrokerRefused, BusUnavailable, RamifyError, SettingsInvalid
-from mesh.nats_options import NatsLike, client_arguments
+from mesh.errors import BrokerRefused, BusUnavailable, RamifyError
+from mesh.nats_options import NatsLike
 
 log = logging.getLogger(__name__)
 
-SERVER_VERSION_MIN = (2, 11)
-"""Batched direct reads and compare-and-set per subject, which we rest on, came with it."""
-
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
-_CREDENTIALS = ("authorization", "authentication", "user jwt", "nkey", "expired", "revoked")
 
 Take = Callable[[Message], None]
 
@@ -93,7 +90,7 @@ class Link:
         self.client = Client()
         self.name = name
         self.inbox = f"{options.inbox_prefix or inbox}.{secrets.token_hex(4)}"
-        self._options = options
+        self._dialer = Dialer(options, self.inbox, name)
         self._up = asyncio.Event()
         self._closing = False
         self._renewing = False
@@ -103,8 +100,6 @@ class Link:
         self._watchers: dict[Callable[[bool], None], None] = {}
         self._refused: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._failures: list[Exception] = []
-        self._failed = asyncio.Event()
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -112,7 +107,7 @@ class Link:
         """Connect for the first time. BusUnavailable, BrokerRefused or SettingsInvalid with one sentence."""
         self.client = await self._dial()
         try:
-            self._check_server()
+            self._dialer.check(self.client)
             self._set_up(True)
             await self.listen(f"{self.inbox}.*", "", self._answer)
         except BaseException:
@@ -138,7 +133,7 @@ class Link:
     @property
     def address(self) -> str:
         """The addresses as given, without credentials, for people."""
-        return ", ".join(re.sub(r"//[^@/]*@", "//", server) for server in self._options.servers)
+        return self._dialer.address
 
     def watch_state(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """Call back with each change of the connection; the result ends it."""
@@ -176,7 +171,7 @@ class Link:
         self._lose(BusUnavailable("the connection to the broker was closed"))
         self._tell(False)
         self._up.set()  # wakes who waits for it, to hear that it is closed
-        await _end(self.client)
+        await end(self.client)
 
     def _own(self, work: Any, what: str) -> None:
         task = asyncio.create_task(work, name=f"{what} of {self.name}")
@@ -186,30 +181,9 @@ class Link:
     # -- first and later connections ----------------------------------------------------------------------------------
 
     async def _dial(self) -> Client:
-        """A connected client, when every address was tried once in vain: an error."""
-        client, tried = Client(), len(self._options.servers)
-        self._failures, self._failed = [], asyncio.Event()
-        arguments = client_arguments(self._options, self.name) | self._callbacks(client)
-        connecting = asyncio.ensure_future(client.connect(**arguments, inbox_prefix=self.inbox))
-        failing = asyncio.ensure_future(self._until_failed(tried))
-        deadline_s = self._options.connect_timeout_s * tried
-        try:
-            await asyncio.wait({connecting, failing}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            if not connecting.done():
-                raise self._refusal(self._telling_failure(client))
-            connecting.result()
-            return client
-        except RamifyError:
-            await _abandon(client, connecting)
-            raise
-        except asyncio.CancelledError:
-            await _abandon(client, connecting)
-            raise
-        except Exception as error:
-            await _abandon(client, connecting)
-            raise self._refusal(error) from None
-        finally:
-            failing.cancel()
+        client = Client()
+        await self._dialer.dial(client, self._callbacks(client))
+        return client
 
     def _callbacks(self, client: Client) -> dict[str, Any]:
         """They run inside the library's reader, so they never raise or wait; an abandoned client says nothing."""
@@ -233,55 +207,7 @@ class Link:
             "disconnected_cb": lost,
             "reconnected_cb": back,
             "closed_cb": closed,
-            "reconnect_to_server_handler": _next_server,
         }
-
-    async def _until_failed(self, times: int) -> None:
-        """Until every address failed; a connection reset tells nothing, so it is tried three times."""
-        while len(self._failures) < 3 * times:
-            if len([error for error in self._failures if not isinstance(error, ConnectionError)]) >= times:
-                return
-            if len([error for error in self._failures if isinstance(error, ConnectionRefusedError)]) >= times:
-                return
-            await self._failed.wait()
-            self._failed.clear()
-
-    def _telling_failure(self, client: Client) -> Exception | None:
-        """The failure that says most. A server may reset the connection before its refusal was read."""
-        refusals = [error for error in self._failures if _is_refusal(str(error))]
-        if refusals or not self._failures:
-            return refusals[0] if refusals else None
-        reset = isinstance(self._failures[-1], ConnectionError)
-        if reset and (client._server_info or {}).get("auth_required"):
-            return nats.errors.AuthorizationError()
-        return self._failures[-1]
-
-    def _refusal(self, error: Exception | None) -> RamifyError:
-        """The sentence for a connection that could not be made."""
-        text = str(error).removeprefix("nats: ").strip("'") if error else ""
-        if _is_refusal(text):
-            return BrokerRefused(f"the broker at {self.address} refuses these credentials ({text}): check them")
-        if isinstance(error, ValueError) or "invalid connect url" in text:
-            return SettingsInvalid(f"expected addresses like nats://HOST:4222, got {self.address}: check --server")
-        if error is not None and not isinstance(error, OSError | nats.errors.Error | TimeoutError):
-            return BrokerRefused(f"the credentials for {self.address} can not be used ({text or error!r}): check them")
-        why = f" ({text})" if text else ""
-        return BusUnavailable(
-            f"no broker answers at {self.address}{why}: check that it runs and that the address is right"
-        )
-
-    def _check_server(self) -> None:
-        info = self.client._server_info
-        version = self.client.connected_server_version
-        if (version.major, version.minor) < SERVER_VERSION_MIN:
-            wanted = ".".join(str(part) for part in SERVER_VERSION_MIN)
-            raise BrokerRefused(
-                f"expected nats-server {wanted} or newer at {self.address}, found {info.get('version')}: update it"
-            )
-        if not info.get("jetstream") and not self._options.js_domain:
-            raise BrokerRefused(
-                f"the broker at {self.address} runs without JetStream: start it with -js, or name its --js-domain"
-            )
 
     def _start_renewal(self) -> None:
         if not self._closing and not self._renewing:
@@ -321,9 +247,7 @@ class Link:
     # -- what the library reports -------------------------------------------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:
-        self._failures.append(error)
-        del self._failures[:-64]
-        self._failed.set()
+        self._dialer.failed(error)
         found = _REFUSED.search(str(error))
         if found:
             self._refuse(found[1], found[2])
@@ -473,36 +397,10 @@ def unheard(message: Message) -> bool:
     return message.headers.get("Status") == "503" and not message.data
 
 
-def _is_refusal(text: str) -> bool:
-    return any(word in text.lower() for word in _CREDENTIALS)
-
-
 def _no_answer(subject: str, timeout_s: float) -> BusUnavailable:
     return BusUnavailable(f"nobody answered on {subject} within {timeout_s:g} s: it may or may not have happened")
-
-
-def _next_server(servers: list[Any], _: Any) -> tuple[Any, float]:
-    """The address that failed least, and how long to wait before it: doubling, with jitter."""
-    server = min(servers, key=lambda candidate: candidate.reconnects)
-    pause_s = min(0.1 * 2 ** min(server.reconnects, 10), limits.RECONNECT_PAUSE_S_MAX)
-    return server, random.uniform(pause_s / 5, pause_s)
 
 
 def _retrieve(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-async def _abandon(client: Client, connecting: asyncio.Future[None]) -> None:
-    connecting.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await connecting
-    await _end(client)
-
-
-async def _end(client: Client) -> None:
-    """Close a client, whatever state it is in: it may raise, and it may wait for what never comes."""
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(client.close(), limits.CALL_TIMEOUT_S)
-    for _ in range(3):  # the library cancels its tasks without waiting for them
-        await asyncio.sleep(0)

@@ -67,14 +67,15 @@ class Listener:
             except Exception:
                 log.exception("the handler of %s failed on a message to %s", self.subject, message.subject)
 
-    async def close(self) -> None:
-        """No handler call begins after this; a running one may end in peace, within a deadline.
-
-        A handler that closes its own subscription ends after its own return.
-        """
+    def shut(self) -> None:
+        """No handler call begins after this."""
         self._closed = True
         self._waiting.clear()
         self._arrived.set()
+
+    async def close(self) -> None:
+        """Shut; a running handler may end in peace, within a deadline. One that closes itself ends after its return."""
+        self.shut()
         if self._task is asyncio.current_task():
             return
         done, _ = await asyncio.wait({self._task}, timeout=limits.HANDLER_END_S)

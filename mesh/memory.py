@@ -16,250 +16,45 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-import enum
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 from mesh import limits, streams, wire
 from mesh.bus import Delivery, Handler, Message, Stored, StreamSpec, StreamState
-from mesh.errors import BusUnavailable, Conflict, NotFound
+from mesh.errors import BusUnavailable, NotFound
 from mesh.listening import Listener
-from mesh.memory_store import MemoryConsumer, MemoryStream
-from mesh.subjects import Subjects
+from mesh.memory_server import Fate, Faults, Interest, ServerCore
+from mesh.memory_store import MemoryConsumer
+
+__all__ = ["Fate", "Faults", "MemoryBroker", "MemoryDelivery", "MemoryServer", "MemorySubscription"]
 
 log = logging.getLogger(__name__)
 
 
-class Fate(enum.Enum):
-    """What becomes of one write."""
-
-    STORED = "stored"
-    """Stored and answered."""
-    LOST = "lost"
-    """It never arrived; the writer waits in vain."""
-    REPLY_LOST = "reply lost"
-    """It was stored, and the writer waits in vain."""
-
-
-class Faults:
-    """Decides what goes wrong; this one lets everything pass. Override what a test needs; keep it deterministic."""
-
-    def copies(self, sender: str, receiver: str, message: Message) -> Sequence[float]:
-        """Delays in seconds of each copy of a core message that arrives: () drops it, (0, 0.5) repeats it."""
-        return (0.0,)
-
-    def append(self, writer: str, subject: str) -> Fate:
-        """The fate of one write to a stream."""
-        return Fate.STORED
-
-    def latency_s(self, caller: str, what: str) -> float:
-        """How long a call (`append`, `read`, `ack`, …) takes; infinite: its answer never comes."""
-        return 0.0
-
-
-class _Bell:
-    """Wakes everybody who waits for something to change."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
-
-    def ring(self) -> None:
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
-
-    async def wait(self, timeout_s: float | None = None) -> None:
-        """Until the next ring, or until the time is up."""
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        try:
-            await asyncio.wait({future}, timeout=timeout_s)
-        finally:
-            self._waiting.discard(future)
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class _Interest:
-    """One subscription or one waiting request, as the server sees it."""
-
-    broker: MemoryBroker
-    pattern: str
-    queue: str
-    take: Callable[[Message], None]
-
-
-class MemoryServer:
-    """The server: streams, who listens to what, and its own life and death."""
-
-    def __init__(
-        self,
-        subjects: Subjects | None = None,
-        *,
-        faults: Faults | None = None,
-        clock: Callable[[], float] | None = None,
-    ) -> None:
-        """clock: seconds that only grow; default: the running loop's time."""
-        self.subjects = subjects or Subjects()
-        self.faults = faults or Faults()
-        self.up = True
-        self.bell = _Bell()
-        self._clock = clock
-        self._streams: dict[str, MemoryStream] = {}
-        self._interests: list[_Interest] = []
-        self._brokers: dict[MemoryBroker, None] = {}
-        self._turns: dict[tuple[str, str], int] = {}
-        self._made = 0
-
-    def now(self) -> float:
-        """The server's clock."""
-        return self._clock() if self._clock else asyncio.get_running_loop().time()
+class MemoryServer(ServerCore):
+    """The server, and the way to it."""
 
     def connect(self, name: str) -> MemoryBroker:
         """A new connection. BusUnavailable while the server is down."""
         if not self.up:
             raise BusUnavailable("expected a broker in memory, but it is down: restart it")
         broker = MemoryBroker(self, name)
-        self._brokers[broker] = None
+        self.brokers[broker] = None
         return broker
-
-    # -- faults -------------------------------------------------------------------------------------------------------
-
-    def crash(self) -> None:
-        """Stop at once: every connection is lost, what is stored stays."""
-        self.up = False
-        self._tell()
-
-    def copy(self) -> dict[str, MemoryStream]:
-        """A backup of all streams and consumers, for `restart`."""
-        return {name: stream.copy() for name, stream in self._streams.items()}
-
-    def restart(self, older: dict[str, MemoryStream] | None = None) -> None:
-        """Come back, with what was stored or an older copy of it; connections return by themselves."""
-        if older is not None:
-            self._streams = {name: stream.copy() for name, stream in older.items()}
-        self.up = True
-        self._tell()
-
-    def cut(self, name: str, *, silently: bool = False) -> None:
-        """Partition all connections of this name. Silently: they believe to be connected, and nothing arrives."""
-        for broker in self._named(name):
-            broker.cut, broker.cut_silently = True, silently
-        self._tell()
-
-    def heal(self, name: str) -> None:
-        """End the partition."""
-        for broker in self._named(name):
-            broker.cut = broker.cut_silently = False
-        self._tell()
-
-    def _named(self, name: str) -> list[MemoryBroker]:
-        return [broker for broker in self._brokers if broker.name == name]
-
-    def _tell(self) -> None:
-        for broker in list(self._brokers):
-            broker.notice()
-        self.bell.ring()
-
-    def forget(self, broker: MemoryBroker) -> None:
-        """A connection was closed by its owner."""
-        self._brokers.pop(broker, None)
-        self._interests = [interest for interest in self._interests if interest.broker is not broker]
-        self.bell.ring()
-
-    # -- core messages ------------------------------------------------------------------------------------------------
-
-    def listen(self, interest: _Interest) -> None:
-        """Register interest in a pattern."""
-        self._interests.append(interest)
-
-    def unlisten(self, interest: _Interest) -> None:
-        """Forget it."""
-        with contextlib.suppress(ValueError):
-            self._interests.remove(interest)
-
-    def route(self, sender: MemoryBroker, message: Message) -> int:
-        """Hand a message to everybody who listens; to how many."""
-        chosen = self._chosen(message.subject)
-        for interest in chosen:
-            for delay_s in self.faults.copies(sender.name, interest.broker.name, message):
-                if delay_s > 0:
-                    asyncio.get_running_loop().call_later(delay_s, self._arrive, interest, message)
-                else:
-                    self._arrive(interest, message)
-        return len(chosen)
-
-    def _chosen(self, subject: str) -> list[_Interest]:
-        """All without a queue, and one of each queue group, in turns."""
-        chosen: list[_Interest] = []
-        groups: dict[tuple[str, str], list[_Interest]] = {}
-        for interest in self._interests:
-            if (self.up and not interest.broker.cut) and wire.matches(interest.pattern, subject):
-                if interest.queue:
-                    groups.setdefault((interest.queue, interest.pattern), []).append(interest)
-                else:
-                    chosen.append(interest)
-        for group, members in groups.items():
-            turn = self._turns[group] = self._turns.get(group, -1) + 1
-            chosen.append(members[turn % len(members)])
-        return chosen
-
-    def _arrive(self, interest: _Interest, message: Message) -> None:
-        if self.up and not interest.broker.cut and interest in self._interests:
-            interest.take(message)
-
-    # -- streams ------------------------------------------------------------------------------------------------------
-
-    def stream(self, name: str) -> MemoryStream:
-        """The stream of this name, with what is too old removed."""
-        found = self._streams.get(name)
-        if found is None:
-            raise NotFound(f"there is no stream {name}: make the streams first")
-        found.expire(self.now())
-        return found
-
-    def stream_of(self, subject: str) -> MemoryStream:
-        """The stream that stores this subject."""
-        for stream in self._streams.values():
-            if any(wire.matches(pattern, subject) for pattern in stream.spec.subjects):
-                return stream
-        raise NotFound(f"no stream stores {subject}: make the streams first")
-
-    def spec(self, name: str) -> StreamSpec | None:
-        """How a stream was declared."""
-        return self._streams[name].spec if name in self._streams else None
-
-    def declare(self, spec: StreamSpec) -> None:
-        """Make the stream, or change it. Conflict when another one stores some of its subjects."""
-        for other in self._streams.values():
-            taken = [
-                mine for mine in spec.subjects for theirs in other.spec.subjects
-                if other.spec.name != spec.name and wire.overlap(mine, theirs)
-            ]  # fmt: skip
-            if taken:
-                raise Conflict(
-                    f"stream {spec.name} wants {taken[0]}, which {other.spec.name} stores: choose another prefix"
-                )
-        if spec.name in self._streams:
-            self._streams[spec.name].spec = spec
-        else:
-            self._made += 1
-            self._streams[spec.name] = MemoryStream(spec, created=f"memory-{self._made}")
 
 
 class MemorySubscription:
     """A live subscription in memory."""
 
-    def __init__(self, server: MemoryServer, interest: _Interest, listener: Listener) -> None:
-        self._server, self._interest, self.listener = server, interest, listener
+    def __init__(self, broker: MemoryBroker, server: MemoryServer, interest: Interest, listener: Listener) -> None:
+        self._broker, self._server, self._interest, self.listener = broker, server, interest, listener
 
     async def close(self) -> None:
         """No handler call begins after this returns."""
         self._server.unlisten(self._interest)
-        self._interest.broker.subscriptions.pop(self, None)
+        self._broker.subscriptions.pop(self, None)
         await self.listener.close()
 
 
@@ -342,8 +137,8 @@ class MemoryBroker:
         wire.check_subject(subject, pattern=True)
         self._check_connected()
         listener = Listener(subject, handler)
-        interest = _Interest(self, subject, queue, listener.put)
-        subscription = MemorySubscription(self._server, interest, listener)
+        interest = Interest(self, subject, queue, listener.put)
+        subscription = MemorySubscription(self, self._server, interest, listener)
         self._server.listen(interest)
         self.subscriptions[subscription] = None
         return subscription
@@ -358,7 +153,7 @@ class MemoryBroker:
         self._requests += 1
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         reply = f"{self._inbox}.{self._requests}"
-        interest = _Interest(self, reply, "", lambda message: None if answer.done() else answer.set_result(message))
+        interest = Interest(self, reply, "", lambda message: None if answer.done() else answer.set_result(message))
         self._server.listen(interest)
         try:
             if not self.cut and not self._server.route(self, Message(subject, data, reply, dict(headers or {}))):

@@ -81,10 +81,15 @@ async def test_wrong_credentials_are_refused(guarded: NatsServer, credentials: d
 async def test_unusable_files_are_named(guarded: NatsServer, tmp_path: Path) -> None:
     nonsense = tmp_path / "nonsense"
     nonsense.write_text("nonsense")
-    for given in ({"creds": str(nonsense)}, {"nkey": str(nonsense)}):
-        await _refused(dataclasses.replace(guarded.options, **given), BrokerRefused, "credentials")  # type: ignore[arg-type]
-    for given in ({"ca": str(nonsense)}, {"cert": str(nonsense)}, {"ca": str(tmp_path / "missing")}):
-        await _refused(dataclasses.replace(guarded.options, **given), SettingsInvalid, "--tlsca")  # type: ignore[arg-type]
+    bad, missing, guarded_by = str(nonsense), str(tmp_path / "missing"), guarded.options
+    for options in (dataclasses.replace(guarded_by, creds=bad), dataclasses.replace(guarded_by, nkey=bad)):
+        await _refused(options, BrokerRefused, "credentials")
+    for options in (
+        dataclasses.replace(guarded_by, ca=bad),
+        dataclasses.replace(guarded_by, cert=bad),
+        dataclasses.replace(guarded_by, ca=missing),
+    ):
+        await _refused(options, SettingsInvalid, "--tlsca")
     await _refused(NatsOptions(servers=()), SettingsInvalid, "--server")
     await _refused(NatsOptions(servers=("nats://127.0.0.1:port",)), SettingsInvalid, "nats://HOST:4222")
 

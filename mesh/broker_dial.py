@@ -1,0 +1,142 @@
+"""The first moments of a connection: try each address, and say in one sentence why it can not be.
+
+The client library retries for ever and tells its failures to a callback only; so the callback's reports are counted,
+and when every address has failed once the attempt is called off. A server that refuses credentials may reset the
+connection before its refusal was read: a reset alone tells nothing, and is tried three times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import re
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+
+from mesh import limits
+from mesh.errors import BrokerRefused, BusUnavailable, RamifyError, SettingsInvalid
+from mesh.nats_options import NatsLike, client_arguments
+
+SERVER_VERSION_MIN = (2, 11)
+"""Batched direct reads and compare-and-set per subject, which we rest on, came with it."""
+
+RESETS_MAX = 3
+"""Attempts per address while the server resets the connection and gives no reason."""
+
+_CREDENTIALS = ("authorization", "authentication", "user jwt", "nkey", "expired", "revoked")
+
+
+class Dialer:
+    """Makes connected clients for one agent, as often as one is needed."""
+
+    def __init__(self, options: NatsLike, inbox: str, name: str) -> None:
+        self._options, self._inbox, self._name = options, inbox, name
+        self._failures: list[Exception] = []
+        self._failed = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        """The addresses as given, without credentials, for people."""
+        return ", ".join(re.sub(r"//[^@/]*@", "//", server) for server in self._options.servers)
+
+    def failed(self, error: Exception) -> None:
+        """The library reports a failure."""
+        self._failures.append(error)
+        del self._failures[:-64]
+        self._failed.set()
+
+    async def dial(self, client: Client, callbacks: dict[str, Any]) -> None:
+        """Connect. BusUnavailable, BrokerRefused or SettingsInvalid when every address was tried in vain."""
+        self._failures, self._failed = [], asyncio.Event()
+        arguments = client_arguments(self._options, self._name) | callbacks
+        arguments |= {"inbox_prefix": self._inbox, "reconnect_to_server_handler": next_server}
+        connecting = asyncio.ensure_future(client.connect(**arguments))
+        failing = asyncio.ensure_future(self._until_failed())
+        deadline_s = self._options.connect_timeout_s * len(self._options.servers)
+        try:
+            await asyncio.wait({connecting, failing}, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if not connecting.done():
+                raise self._refusal(self._telling_failure(client))
+            connecting.result()
+        except (RamifyError, asyncio.CancelledError):
+            await _abandon(client, connecting)
+            raise
+        except Exception as error:  # the library's own, and those of its libraries for keys and addresses
+            await _abandon(client, connecting)
+            raise self._refusal(error) from None
+        finally:
+            failing.cancel()
+
+    async def _until_failed(self) -> None:
+        tries = len(self._options.servers)
+        while len(self._failures) < RESETS_MAX * tries:
+            told = [error for error in self._failures if not isinstance(error, ConnectionError)]
+            nobody = [error for error in self._failures if isinstance(error, ConnectionRefusedError)]
+            if len(told) + len(nobody) >= tries:
+                return
+            await self._failed.wait()
+            self._failed.clear()
+
+    def _telling_failure(self, client: Client) -> Exception | None:
+        """The failure that says most."""
+        refusals = [error for error in self._failures if _is_refusal(str(error))]
+        if refusals or not self._failures:
+            return refusals[0] if refusals else None
+        reset = isinstance(self._failures[-1], ConnectionError)
+        if reset and (client._server_info or {}).get("auth_required"):
+            return nats.errors.AuthorizationError()
+        return self._failures[-1]
+
+    def _refusal(self, error: Exception | None) -> RamifyError:
+        """The sentence for a connection that could not be made."""
+        text = str(error).removeprefix("nats: ").strip("'") if error else ""
+        if _is_refusal(text):
+            return BrokerRefused(f"the broker at {self.address} refuses these credentials ({text}): check them")
+        if isinstance(error, ValueError) or "invalid connect url" in text:
+            return SettingsInvalid(f"expected addresses like nats://HOST:4222, got {self.address}: check --server")
+        if error is not None and not isinstance(error, OSError | nats.errors.Error | TimeoutError):
+            return BrokerRefused(f"the credentials for {self.address} can not be used ({text or error!r}): check them")
+        why = f" ({text})" if text else ""
+        return BusUnavailable(f"no broker answers at {self.address}{why}: check that it runs and the address is right")
+
+    def check(self, client: Client) -> None:
+        """BrokerRefused for a server that could not do what we rest on."""
+        info, version = client._server_info, client.connected_server_version
+        if (version.major, version.minor) < SERVER_VERSION_MIN:
+            wanted = ".".join(str(part) for part in SERVER_VERSION_MIN)
+            raise BrokerRefused(
+                f"expected nats-server {wanted} or newer at {self.address}, found {info.get('version')}: update it"
+            )
+        if not info.get("jetstream") and not self._options.js_domain:
+            raise BrokerRefused(
+                f"the broker at {self.address} runs without JetStream: start it with -js, or name its --js-domain"
+            )
+
+
+def _is_refusal(text: str) -> bool:
+    return any(word in text.lower() for word in _CREDENTIALS)
+
+
+def next_server(servers: list[Any], _: Any) -> tuple[Any, float]:
+    """The address that failed least, and how long to wait before it: doubling, with jitter."""
+    server = min(servers, key=lambda candidate: candidate.reconnects)
+    pause_s = min(0.1 * 2 ** min(server.reconnects, 10), limits.RECONNECT_PAUSE_S_MAX)
+    return server, random.uniform(pause_s / 5, pause_s)
+
+
+async def _abandon(client: Client, connecting: asyncio.Future[None]) -> None:
+    connecting.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await connecting
+    await end(client)
+
+
+async def end(client: Client) -> None:
+    """Close a client, whatever state it is in: it may raise, and it may wait for what never comes."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(client.close(), limits.CALL_TIMEOUT_S)
+    for _ in range(3):  # the library cancels its tasks without waiting for them
+        await asyncio.sleep(0)
