@@ -4,6 +4,7 @@
     frame.py        what a benchmark gets: rows and aims to fill, homes and deadlines that clean up after it
     programs.py     programs that are started, timed, watched and ended
     processes.py    memory and processor time of a family of processes
+    probe.py        tasks of no work on a running mesh
     conditions.py   machine, versions, load
     catalogue.py    the benchmarks there are
     report.py       BENCHMARKS.md from the documents that were kept

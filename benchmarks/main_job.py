@@ -5,6 +5,7 @@
     status      wall time of `bin/agent status`, beside a running mesh
     memory      resident set of each agent process of the idle mesh
     idle        processor time of all its processes, broker and commands included, before any task ran
+    noop        a task that computes nothing, from its submit to its recorded result
 
 The virtual environment is there already; the system's file cache is as it is. Times end when the command has returned,
 after it stopped what it had started. Every run publishes a topic that is new to its mesh, so that no champion of an
@@ -21,9 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import probe
 from benchmarks.frame import Frame
 from benchmarks.processes import MB, Seen, Tally, family
 from benchmarks.programs import Program
+from mesh.errors import RamifyError
 
 NAME = "main-job"
 WHY = "Time from one command to a trained, checked and judged model, and what the mesh costs beside it."
@@ -34,8 +37,8 @@ DATA = "builtin:digits"
 RUN_S_MAX = 600.0
 """Patience with one run; ten times the aim."""
 
-QUICK_RUN_S_MAX = 30.0
 UP_S_MAX = 40.0
+NOOP_S_MAX = 60.0
 IDLE_S = 20.0
 QUICK_IDLE_S = 2.0
 
@@ -52,7 +55,7 @@ AGENT_MB_MAX = 80.0
 
 
 def run(frame: Frame) -> None:
-    """The whole benchmark; a quick one leaves out the cold runs and trains on a table of a few rows."""
+    """The whole benchmark; a quick one starts a mesh and gives it tasks of no work, and trains nothing."""
     if not frame.quick:
         cold(frame)
     with frame.home() as home, frame.started(home, "up") as up:
@@ -61,9 +64,8 @@ def run(frame: Frame) -> None:
             return
         status(frame, home)
         idle(frame, home, up)
-        if frame.quick:
-            small_table(frame, home)
-        else:
+        noop(frame, home)
+        if not frame.quick:
             warm(frame, home)
 
 
@@ -83,12 +85,12 @@ class Job:
     tree: dict[str, Any]
 
 
-def one_job(frame: Frame, home: Path, topic: str, data: str, *, who: str, more: Sequence[str] = ()) -> Job | None:
+def one_job(frame: Frame, home: Path, topic: str, data: str, *, who: str) -> Job | None:
     """Run one topic to its verdict; None, with a failed row for `who`, when it comes to none."""
     result = home / "result.json"
     result.unlink(missing_ok=True)
-    patience_s = frame.timeout_s(QUICK_RUN_S_MAX if frame.quick else RUN_S_MAX)
-    with frame.started(home, "run", topic, "--data", data, "--json", str(result), *more) as program:
+    patience_s = frame.timeout_s(RUN_S_MAX)
+    with frame.started(home, "run", topic, "--data", data, "--json", str(result)) as program:
         ended = program.wait(patience_s) is not None
         program.tally.look()
         done = program.stop()
@@ -156,23 +158,6 @@ def warm(frame: Frame, home: Path) -> None:
         rows(frame, who, [job] if job is not None else [])
 
 
-def small_table(frame: Frame, home: Path) -> None:
-    """The same path with next to no training in it."""
-    table = home / "two-kinds.csv"
-    table.write_text(two_kinds(), encoding="utf-8")
-    job = one_job(frame, home, "two kinds", str(table), who="run on a small table", more=("--budget", "2s"))
-    rows(frame, "run on a small table", [job] if job is not None else [])
-
-
-def two_kinds(count: int = 120) -> str:
-    """A CSV of sentences about two kinds of things, no two alike."""
-    lines = ["text,label"]
-    for number in range(count):
-        kind, words = (("bird", "sings in the tree"), ("fish", "swims in the river"))[number % 2]
-        lines.append(f"the {kind} number {number} {words},{kind}")
-    return "\n".join(lines) + "\n"
-
-
 # -- what the mesh costs ----------------------------------------------------------------------------------------------
 
 
@@ -200,6 +185,8 @@ def status(frame: Frame, home: Path) -> None:
     done = frame.repeat(frame.runs(10, quick=3), home, "status")
     walls = [ran.wall_s for ran in done if not ran.trouble]
     frame.row("status", "command to answer", walls, "s", done[-1].trouble)
+    if walls:
+        frame.row("status", "processor time", [1_000 * ran.cpu_s for ran in done if not ran.trouble], "ms")
     frame.at_most("status answers at once", 0.5, "s", walls)
 
 
@@ -217,6 +204,16 @@ def idle(frame: Frame, home: Path, up: Program) -> None:
     percent = 100 * tally.cpu_s / tally.wall_s
     frame.row("idle mesh", "processor time", percent, "% of a core", f"over {tally.wall_s:.0f} s, all processes")
     frame.at_most("an idle mesh costs next to nothing", 3.0, "% of a core", [percent])
+
+
+def noop(frame: Frame, home: Path) -> None:
+    """From a submitted task to its recorded result, with nothing to compute between them."""
+    try:
+        seconds = probe.round_trips(home, frame.runs(30, quick=5), frame.timeout_s(NOOP_S_MAX))
+    except RamifyError as error:
+        frame.fail("noop task", "submitted to recorded", "ms", str(error))
+        return
+    frame.row("noop task", "submitted to recorded", [1_000 * value for value in seconds], "ms", "one at a time")
 
 
 def settle(frame: Frame, home: Path, root: int) -> float | None:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from benchmarks.processes import Tally
 from mesh import platform
 
@@ -44,6 +46,8 @@ class Ran:
     code: int
     """Exit code; negative: ended by that signal."""
     wall_s: float
+    cpu_s: float
+    """Processor seconds of it and of what it waited for; steadier than wall time on a busy machine."""
     stdout: str
     stderr: str
     timed_out: bool = False
@@ -64,7 +68,7 @@ def timed(
 ) -> Ran:
     """Run a program to its end; its group is killed after `timeout_s`. OSError when it can not be started."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        begun = time.perf_counter()
+        cpu_s, begun = cpu_of_children_s(), time.perf_counter()
         process = platform.spawn_group(argv, env=env, cwd=cwd, stdout=out, stderr=err, die_with_parent=True)
         late = threading.Event()
 
@@ -77,14 +81,20 @@ def timed(
         watch.start()
         try:
             code = process.wait()
-            wall_s = time.perf_counter() - begun
+            wall_s, cpu_s = time.perf_counter() - begun, cpu_of_children_s() - cpu_s
         finally:
             watch.cancel()
             watch.join()
             if process.poll() is None:  # interrupted
                 platform.kill_group(process.pid, hard=True)
                 process.wait()
-        return Ran(tuple(argv), code, wall_s, _tail(out), _tail(err), late.is_set())
+        return Ran(tuple(argv), code, wall_s, cpu_s, _tail(out), _tail(err), late.is_set())
+
+
+def cpu_of_children_s() -> float:
+    """Processor seconds of all children that were waited for. 0 on Windows, which does not count them."""
+    times = psutil.Process().cpu_times()
+    return float(times.children_user + times.children_system)
 
 
 class Program:
@@ -148,7 +158,15 @@ class Program:
             platform.kill_group(self.pid, hard=True)
             self._process.wait()
             self.running()
-        return Ran(self._argv, self._process.returncode, self.wall_s, _tail(self._out), _tail(self._err), late)
+        return Ran(
+            self._argv,
+            self._process.returncode,
+            self.wall_s,
+            self.tally.cpu_s,
+            _tail(self._out),
+            _tail(self._err),
+            late,
+        )
 
 
 @contextlib.contextmanager

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import pytest
 
 from benchmarks import main_job
@@ -49,12 +46,6 @@ def test_a_mesh_is_complete_with_all_roles():
     agents = [{"role": role} for role in main_job.ROLES]
     assert main_job.roles_missing({"agents": agents, "workers": [{}]}) == []
     assert main_job.roles_missing({"agents": agents[:-1], "workers": []}) == ["gate", "worker"]
-
-
-def test_the_small_table_is_a_table_of_two_kinds():
-    rows = list(csv.DictReader(io.StringIO(main_job.two_kinds())))
-    assert {row["label"] for row in rows} == {"bird", "fish"}
-    assert len({row["text"] for row in rows}) == len(rows) == 120
 
 
 def test_a_broken_result_document_is_no_result(tmp_path):

@@ -34,6 +34,11 @@ def test_a_short_program_is_timed_with_its_output():
     assert ran.wall_s > 0
 
 
+def test_a_short_program_costs_what_it_computes():
+    busy = programs.timed(python("import time\nwhile time.process_time() < 0.3: pass"), timeout_s=30)
+    assert 0.2 < busy.cpu_s <= busy.wall_s + 0.02  # counted in ticks
+
+
 def test_a_program_that_does_not_end_is_killed_with_its_children(tmp_path):
     parent = "import subprocess, sys; subprocess.Popen([sys.executable, *sys.argv[1:]]).wait()"
     mark = str(tmp_path)
