@@ -78,7 +78,9 @@ def sentence(record: Record) -> str:
             found = record.recommendation
             return f"consensus recommends {found.choice.value}: {found.why}"
         case Verdict():
-            return f"the gate {'accepts' if record.accepted else 'rejects'}: {record.why}"
+            failed = ", ".join(check.name for check in record.checks if not check.passed)
+            choice = record.choice.value
+            return f"the gate accepts {choice}" if record.accepted else f"the gate rejects {choice}: {failed}"
     return ""
 
 

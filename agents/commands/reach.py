@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
-from mesh import broker as mesh_broker
 from mesh import keeper, setting_tree
 from mesh import settings as mesh_settings
 from mesh.bus import Broker
@@ -81,11 +81,25 @@ def with_nats(settings: Settings, nats: NatsSettings) -> Settings:
 async def reach(settings: Settings, *, name: str = "cli") -> AsyncIterator[Reach]:
     """Connect to the broker of these settings; closed at the end."""
     subjects = Subjects(settings.prefix)
-    broker = await mesh_broker.connect(settings.nats, subjects, name=name)
+    broker = await _connect(settings.nats, subjects, name)
     try:
         yield Reach(settings, broker, subjects)
     finally:
         await broker.close()
+
+
+async def _connect(nats: NatsSettings, subjects: Subjects, name: str) -> Broker:
+    """Connect. The NATS client imports an HTTP library for web sockets, half the time of a short command's start: it is
+    told that there is none, unless an address asks for web sockets."""
+    spared = "aiohttp" not in sys.modules and not any(url.startswith(("ws://", "wss://")) for url in nats.servers)
+    if spared:
+        sys.modules["aiohttp"] = None  # type: ignore[assignment]  # Python's own way to say "not installed"
+    try:
+        from mesh import broker as mesh_broker
+    finally:
+        if spared:
+            del sys.modules["aiohttp"]
+    return await mesh_broker.connect(nats, subjects, name=name)
 
 
 def environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

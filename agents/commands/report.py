@@ -71,7 +71,8 @@ def _evidence(candidate: Candidate) -> str:
 
 
 def _verdict(verdict: Verdict) -> list[str]:
-    lines = [f"verdict: {'accepted' if verdict.accepted else 'rejected'}: {output.plain(verdict.why)}"]
+    reason = output.plain(verdict.why.removesuffix(verdict.recommendation.why).strip())
+    lines = [f"verdict: {'accepted' if verdict.accepted else 'rejected'}{': ' + reason if reason else ''}"]
     for check in verdict.checks:
         lines.append(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {output.plain(check.why)}")
     if verdict.champion:

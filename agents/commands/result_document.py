@@ -168,7 +168,8 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
 def _champion(story: Story, verdict: Verdict | None) -> dict[str, Any] | None:
     """The model that is champion after this topic; None when there is none."""
     if verdict is not None and verdict.champion:
-        return {"model": verdict.champion, "version": verdict.champion_version, "promoted": verdict.accepted}
+        promoted = verdict.accepted and verdict.choice is not Choice.KEEP
+        return {"model": verdict.champion, "version": verdict.champion_version, "promoted": promoted}
     before = story.plan.facts.get("champion") if story.plan is not None else ""
     return {"model": before, "version": None, "promoted": False} if before else None
 

@@ -62,6 +62,7 @@ async def started(settings: Settings, stop: asyncio.Event, say: Callable[[str], 
             environment(found, os.environ),
             worker_grace_s=found.worker.stop_grace_s,
             say=say,
+            arguments={"worker": ("--alone",)},
         )
         try:
             missing = missing_roles(await ask_if_any(there, "status"))
