@@ -51,7 +51,7 @@ FLUSH_S = 3.0
 """Part of the grace time that is kept for the outbox."""
 
 SPOOLED_S = 5.0
-"""How long the first beat waits for finished results of an earlier life: recorded first, they are not redone."""
+"""How long the first beat waits for what an earlier life still owes: recorded first, it is not redone."""
 
 INCARNATION_FILE = "incarnation"
 """Names the life that has the folder; the supervisor reads it when that life has ended."""
@@ -60,9 +60,14 @@ INCARNATION_FILE = "incarnation"
 class BeatPort(Protocol):
     """What sends the beats: a thread of its own, or a task in a simulation."""
 
+    @property
+    def told(self) -> int: ...
+
     def start(self) -> None: ...
 
     def nudge(self) -> None: ...
+
+    def heard(self) -> None: ...
 
     async def stop(self) -> None: ...
 
@@ -145,6 +150,7 @@ class Worker:
         try:
             await self._get_ready()
             await self._deliver_left(left)
+            await self._debts.all_sent(SPOOLED_S)  # the first beat ends the leases of the life before
             answers = await agent.broker.subscribe(agent.subjects.answer(agent.name), self._on_answer)
             agent.broker.on_state(self._on_state)
             agent.spawn(self._tell_progress(), "progress")
@@ -242,6 +248,7 @@ class Worker:
             self._agent.failed("malformed", f"{message.subject} holds no answer: {error}")
             return
         before = self._state.offer, self._state.declined
+        self._state.told(self._beats.told)
         actions = self._state.hear(answer)
         self._perform(actions)
         for action in actions:  # those that wait for the disk, after those that must not wait
@@ -250,6 +257,7 @@ class Worker:
             elif isinstance(action, Rewound):
                 await self._owe_again(action)
         self._publish()
+        self._beats.heard()
         if before != (self._state.offer, self._state.declined):
             self._beats.nudge()
 

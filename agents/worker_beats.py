@@ -26,6 +26,9 @@ from mesh.subjects import Subjects
 GAP_S = 0.02
 """Shortest pause between two beats: news within it travel together."""
 
+ANSWER_S = 0.3
+"""News wait so long for the answer to the beat before: an offer that overtakes leases for the last one voids them."""
+
 CONNECT_PAUSE_S = 1.0
 """Pause before the thread asks an absent broker again."""
 
@@ -61,24 +64,28 @@ class Beats:
         """report: what to say now; loop_turned: monotonic seconds of the main loop's last turn. Both must not block."""
         self._worker, self._incarnation, self._subjects = worker, incarnation, subjects
         self._beat_s, self._report, self._loop_turned = beat_s, report, loop_turned
+        self.told = 0
+        """Number of the newest offer that a beat has carried."""
         self._number = 0
-        self._news = asyncio.Event()
+        self._news, self._answered = asyncio.Event(), asyncio.Event()
         self._over = False
 
     async def send(self, bus: Bus) -> None:
         """Beat until `end`."""
         while not self._over:
             self._news.clear()
+            self._answered.clear()
             with contextlib.suppress(BusUnavailable):
                 await bus.publish(self._subjects.beat(self._worker), codec.encode(self.next()))
             await asyncio.sleep(GAP_S)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), self._beat_s)
+            if await _within(self._beat_s, self._news):
+                await _within(min(ANSWER_S, self._beat_s), self._answered)
 
     def next(self) -> Beat:
         """The next beat."""
         self._number += 1
         report = self._report()
+        self.told = report.offer.number
         return Beat(
             worker=self._worker,
             incarnation=self._incarnation,
@@ -96,10 +103,22 @@ class Beats:
         """Beat soon. From the beats' own loop."""
         self._news.set()
 
+    def heard(self) -> None:
+        """An answer has come. From the beats' own loop."""
+        self._answered.set()
+
     def end(self) -> None:
         """Stop beating. From the beats' own loop."""
         self._over = True
         self._news.set()
+        self._answered.set()
+
+
+async def _within(timeout_s: float, event: asyncio.Event) -> bool:
+    """Wait for an event, so long at most; whether it came."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    return event.is_set()
 
 
 class BeatTask:
@@ -109,6 +128,11 @@ class BeatTask:
         self._beats, self._bus = make(), bus
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def told(self) -> int:
+        """Number of the newest offer that a beat has carried."""
+        return self._beats.told
+
     def start(self) -> None:
         """Begin to beat."""
         self._task = asyncio.create_task(self._beats.send(self._bus), name="beats")
@@ -116,6 +140,10 @@ class BeatTask:
     def nudge(self) -> None:
         """Beat soon."""
         self._beats.nudge()
+
+    def heard(self) -> None:
+        """An answer has come."""
+        self._beats.heard()
 
     async def stop(self) -> None:
         """Send no more beats."""
@@ -140,6 +168,12 @@ class BeatThread:
         self._beats: Beats | None = None
         self._over = threading.Event()
 
+    @property
+    def told(self) -> int:
+        """Number of the newest offer that a beat has carried; maybe carried a moment from now."""
+        beats = self._beats
+        return 0 if beats is None else beats.told
+
     def start(self) -> None:
         """Begin to beat."""
         self._thread.start()
@@ -147,6 +181,10 @@ class BeatThread:
     def nudge(self) -> None:
         """Beat soon. From any thread."""
         self._call(lambda beats: beats.nudge())
+
+    def heard(self) -> None:
+        """An answer has come. From any thread."""
+        self._call(lambda beats: beats.heard())
 
     async def stop(self) -> None:
         """Send no more beats, and wait for the thread, at most JOIN_S."""

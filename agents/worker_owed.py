@@ -55,6 +55,7 @@ class Debts:
         self._asked: dict[Key, tuple[float, float]] = {}
         """Rows sent in this life: when to ask about them, and the pause after that (seconds)."""
         self._limited = asyncio.Semaphore(TASKS_IN_FLIGHT)
+        self._all_sent = asyncio.Event()
 
     @property
     def owed(self) -> tuple[Key, ...]:
@@ -99,6 +100,8 @@ class Debts:
             rows = await asyncio.to_thread(self._outbox.pending, limits.INPUTS_PENDING_MAX)
             if await self._send_all([row for row in rows if row.key not in self._asked]):
                 self.sent()
+            if all(row.key in self._asked for row in rows):
+                self._all_sent.set()
             await self.ask()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._to_send.wait(), LOOK_S)
@@ -153,6 +156,11 @@ class Debts:
         for key, pause_s in pauses.items():
             if key in self._asked:
                 self._asked[key] = (time.monotonic() + pause_s, pause_s)
+
+    async def all_sent(self, within_s: float) -> None:
+        """Wait, so long at most, until everything that was owed when this life began has been sent."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._all_sent.wait(), within_s)
 
     # -- away ---------------------------------------------------------------------------------------------------------
 

@@ -7,8 +7,9 @@ Rules (DESIGN.md 4.2 to 4.5)
     1. The offer's number rises whenever its content changes; the same number is the same offer.
     2. An answer to another incarnation is not ours. One that is true at an older point of the ledger than one already
        heard changes nothing; REWOUND_ANSWERS of them in a row mean that the store itself is older: all is heard anew.
-    3. Leases count only for the offer that stands; others are declined, in the beats until DECLINE_ANSWERS answers
-       were heard. The same lease twice is one lease, and one that this life has ended is not begun again.
+    3. Leases count for the newest offer that a beat has carried (`told`) and for what it became since: it only grew.
+       For an older or withdrawn offer they are declined, in the beats until DECLINE_ANSWERS answers were heard. The
+       same lease twice is one lease, and one that this life has ended is not begun again.
     4. STOP voids a lease: its child is killed and nothing of it is recorded. CHECKPOINT asks once for a last checkpoint
        and for giving back.
     5. A lease is held from Begin until its last row (result, failure, give-back) is in the outbox or it is voided.
@@ -118,6 +119,7 @@ class Holdings:
         self._declined: dict[Name, int] = {}
         self._cached: tuple[str, ...] = ()
         self._draining = False
+        self._told = 0
         self._heard = (0, 0)
         self._older = 0
         self._offer = self._content(number=1)
@@ -149,6 +151,10 @@ class Holdings:
         return tuple(self._declined)
 
     # -- what happens -------------------------------------------------------------------------------------------------
+
+    def told(self, number: int) -> None:
+        """A beat has carried the offer of this number."""
+        self._told = max(self._told, number)
 
     def hear(self, answer: Answer) -> list[Action]:
         """An answer of the leader."""
@@ -211,7 +217,7 @@ class Holdings:
         if name in self._held or name in self._ended:
             return []
         gpus = self._free_gpus(lease.task.needs)
-        if self._draining or offer != self._offer.number or gpus is None:
+        if self._draining or offer < self._told or gpus is None:
             if len(self._declined) < limits.LEASES_PER_ANSWER_MAX:
                 self._declined[name] = DECLINE_ANSWERS
             return []

@@ -94,6 +94,7 @@ class Running:
         self._yielding = ""
         self._abandoned = ""
         self._spooled = False
+        self._seconds = 0.0
         self._checkpoints = Checkpoints(
             self._spec.id, self._epoch, tools.incarnation, tools.store, tools.debts.owe, self._say, {}
         )
@@ -239,8 +240,9 @@ class Running:
         if self._yielding:
             return Halted(run=start.run)
         ending = await child.run(start, bounds, self._hear)
-        if isinstance(ending, Finished):
-            self._spool(ending, lease.trained_s + time.monotonic() - began)
+        self._seconds = round(lease.trained_s + time.monotonic() - began, 3)
+        if isinstance(ending, Finished) and ending.outputs:
+            self._spool(ending)
         return ending
 
     def _hear(self, frame: Frame) -> None:
@@ -274,32 +276,47 @@ class Running:
     def _folder(self) -> Path:
         return self._tools.scratch / f"{self._spec.id}.{self._epoch}"
 
-    def _spool(self, made: Finished, seconds: float) -> None:
-        """Write the result down beside its outputs, before anything else can go wrong."""
-        outcome = Outcome(
-            kpis=made.kpis, stopped_by=made.stopped_by, seconds=round(seconds, 3), facts=made.facts, exact=made.exact
+    def _outcome(self, made: Finished) -> Outcome:
+        """What the result will say, but for the digests of its outputs."""
+        return Outcome(
+            kpis=made.kpis, stopped_by=made.stopped_by, seconds=self._seconds, facts=made.facts, exact=made.exact
         )
+
+    def _spool(self, made: Finished) -> None:
+        """Write the result down beside its outputs, before anything else can go wrong."""
         spooled = Spooled(
-            key=Key(self._spec.id, self._epoch, ResultFound.kind, 1),
+            key=self._result_key,
             incarnation=self._tools.incarnation,
             outputs={name: str(Path(path).relative_to(self._folder)) for name, path in made.outputs.items()},
             media=made.media,
             facts_of=made.facts_of,
-            outcome=outcome,
+            outcome=self._outcome(made),
         )
         with disk_errors("A finished result", self._folder):
             worker_spool.save(self._folder, spooled)
         self._spooled = True
 
     async def _deliver(self, made: Finished) -> None:
+        """Upload and owe. A result without outputs needs no upload: the outbox alone keeps it safe."""
         self.stage = Stage.UPLOADING
-        self.news = Progressed(run=0, step=0, done=1.0, metrics={}, phase="uploading")
         await self._checkpoints.close()
-        spooled = await asyncio.to_thread(worker_spool.load, self._folder)
-        if spooled is None:
-            raise DiskFull(f"The finished result of {self._spec.id} could not be read back from the disk.")
-        await worker_spool.deliver(self._folder, spooled, self._tools.store, self._tools.debts.owe, self._say)
+        if made.outputs:
+            self.news = Progressed(run=0, step=0, done=1.0, metrics={}, phase="uploading")
+            spooled = await asyncio.to_thread(worker_spool.load, self._folder)
+            if spooled is None:
+                raise DiskFull(f"The finished result of {self._spec.id} could not be read back from the disk.")
+            await worker_spool.deliver(self._folder, spooled, self._tools.store, self._tools.debts.owe, self._say)
+        else:
+            incarnation = self._tools.incarnation
+            await self._tools.debts.owe(
+                ResultFound(key=self._result_key, incarnation=incarnation, outcome=self._outcome(made))
+            )
+            await asyncio.to_thread(remove_folder, self._folder)
         self._tools.count(ResultFound.kind)
+
+    @property
+    def _result_key(self) -> Key:
+        return Key(self._spec.id, self._epoch, ResultFound.kind, 1)
 
     async def _owe_give_back(self) -> None:
         reason = self._yielding or self._abandoned or "the worker stops"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from agents.commands import flags, worker_flags
-from agents.commands.reach import found
+from agents.commands.reach import environment, found
 
 EXAMPLE = """bin/agent worker --server nats://HOST:4222 --creds worker.creds
 bin/agent worker --cores 4 --memory 8GiB --labels lab,fast"""
@@ -27,4 +28,4 @@ def run(given: argparse.Namespace) -> int:
         return runtime.run("worker", settings, body, name=settings.worker.name)
     from agents import supervisor
 
-    return supervisor.run(settings)
+    return supervisor.run(settings, environment(settings, os.environ))

@@ -4,6 +4,7 @@ capacity cores=2 memory=1000 leases=3 gpus=10,20          begin
 answer 5 offer=1 [term=1] [for=other] ITEM …              an answer that is true at ledger sequence 5
     lease=TASK:COUNT[:cores=1][:gpus=1][:gpu_memory=5]    stop=TASK:COUNT  yield=TASK:COUNT  keep=TASK:COUNT
     recorded=TASK:COUNT  refused=TASK:COUNT
+told 2                                                  a beat has carried offer 2
 ended TASK:COUNT                                          its last row is in the outbox
 cached DIGEST …    drain    show
 """
@@ -61,6 +62,10 @@ class WorkerStage:
             receipts=tuple(_receipt(name, value) for name, value in given if name in ("recorded", "refused")),
         )
         return [_in_words(action) for action in self._holdings.hear(answer)]
+
+    def _told(self, words: list[str]) -> list[str]:
+        self._holdings.told(int(words[0]))
+        return []
 
     def _ended(self, words: list[str]) -> list[str]:
         self._holdings.ended(*_name(words[0]))
