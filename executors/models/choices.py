@@ -18,6 +18,9 @@ PARAMETERS_WANTED = 12_000_000
 EPOCHS_MAX = 200
 """Beyond this even a tiny set teaches nothing new."""
 
+LINEAR_RATE = 5.0
+"""How many times faster a linear path may learn alone: no hidden layer multiplies its steps."""
+
 CONTINUED_RATE = 0.3
 """Share of the usual learning rate when a run starts from the champion: it is to be improved, not shaken up."""
 
@@ -52,6 +55,8 @@ def choose(settings: Any, modality: str, rows: int, labels: int, *, continued: b
         values["learning_rate"] *= CONTINUED_RATE
     if values["architecture"] == "linear":
         values["hidden"] = ()
+        if settings.learning_rate is None:
+            values["learning_rate"] *= LINEAR_RATE
     per_epoch = -(-rows // values["batch"])
     if settings.epochs_max is None:
         wanted = math.ceil(STEPS_WANTED / per_epoch)
