@@ -1,7 +1,8 @@
 """One process per role under one supervisor: what `run` and `up` start, watch, and stop in order.
 
     start   one child per role, leader of its own process group, output appended to <home>/logs/<role>.log
-    watch   a child that ends is started again after a pause that doubles; five quick deaths of one role end it all
+    watch   a child that ends is started again after a pause that doubles, unless somebody else fills its role by now;
+            five quick deaths of one role, or an error that a restart can not mend, end it all
     stop    the worker first (it checkpoints and hands its leases back while the scheduler still listens), then
             consensus, gate and planner, the scheduler last; a child that does not end in time is killed with its group
 
@@ -16,11 +17,11 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from mesh import platform
-from mesh.errors import EnvironmentUnfit
+from mesh.errors import EnvironmentUnfit, RamifyError, SettingsInvalid
 
 ROLES = ("scheduler", "planner", "consensus", "gate", "worker")
 """In the order of their start; the stop goes backwards, the worker first."""
@@ -40,7 +41,22 @@ STOP_S = 10.0
 LOG_BYTES_MAX = 8 * 1024 * 1024
 """A log file larger than this is set aside as `.1` before the next start: one old generation is kept."""
 
+FINAL = frozenset((SettingsInvalid.exit_code, EnvironmentUnfit.exit_code))
+"""Exit codes that the next start would only repeat."""
+
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+NeededAsk = Callable[[str, int], Awaitable[bool]]
+
+
+async def always_needed(_role: str, _code: int) -> bool:
+    """The simple answer: whatever ends is started again."""
+    return True
+
+
+def agent_argv(role: str) -> list[str]:
+    """The program of one agent."""
+    return [sys.executable, "-P", "-m", "agents", role]
 
 
 @dataclasses.dataclass(slots=True)
@@ -61,18 +77,23 @@ class Together:
         *,
         worker_grace_s: float,
         say: Callable[[str], None] = lambda _: None,
-        arguments: Mapping[str, Sequence[str]] | None = None,
+        needed: NeededAsk = always_needed,
+        argv: Callable[[str], Sequence[str]] = agent_argv,
     ) -> None:
-        """environ: the children's environment, settings and secrets included (never on their command line)."""
+        """environ: the children's environment, settings and secrets included (never on their command line).
+
+        needed(role, exit code): is the role that ended here still to be filled by us? argv: the program of a role.
+        """
         self._logs = home / "logs"
         self._environ = with_checkout(environ)
         self._worker_grace_s = worker_grace_s
         self._say = say
-        self._arguments = dict(arguments or {})
+        self._needed = needed
+        self._argv = argv
         self._children: dict[str, _Child] = {}
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
-        self.failure: EnvironmentUnfit | None = None
+        self.failure: RamifyError | None = None
         """Why the whole can not go on; None while it can."""
 
     @property
@@ -127,11 +148,10 @@ class Together:
     async def _spawn(self, role: str, quick_deaths: int) -> _Child:
         path = self.log_of(role)
         set_aside(path)
-        argv = [sys.executable, "-P", "-m", "agents", role, *self._arguments.get(role, ())]
         try:
             with path.open("ab") as log:
                 process = await platform.spawn_group_async(
-                    argv, env=self._environ, stdout=log, stderr=log, die_with_parent=True
+                    self._argv(role), env=self._environ, stdout=log, stderr=log, die_with_parent=True
                 )
         except OSError as error:
             raise EnvironmentUnfit(
@@ -145,17 +165,21 @@ class Together:
             while True:
                 child = self._children[role]
                 code = await child.process.wait()
+                if not await self._needed(role, code):
+                    self._say(f"{role} is not needed here: another one works in this mesh")
+                    del self._children[role], self._watchers[role]
+                    return
                 quick = child.quick_deaths + 1 if time.monotonic() - child.started < QUICK_S else 0
-                if quick >= QUICK_DEATHS_MAX:
+                if quick >= QUICK_DEATHS_MAX or (quick and code in FINAL):
                     raise EnvironmentUnfit(
-                        f"{role} ended {quick} times in a row right after its start, the last time with code {code}"
-                        f"{self._last_words(role)}; its log is {self.log_of(role)}."
+                        f"{role} can not be kept running, it ended {_times(quick)} right after its start, with code "
+                        f"{code}{self._last_words(role)}; its log is {self.log_of(role)}."
                     )
                 pause_s = min(PAUSE_S_MAX, PAUSE_S_FIRST * 2**quick)
                 self._say(f"{role} ended with code {code} and starts again in {pause_s:.1f} s")
                 await asyncio.sleep(pause_s)
                 self._children[role] = await self._spawn(role, quick)
-        except EnvironmentUnfit as error:
+        except RamifyError as error:
             self.failure = self.failure or error
 
     def _last_words(self, role: str) -> str:
@@ -167,6 +191,10 @@ class Together:
         except OSError:
             return ""
         return f" ({lines[-1].strip()[:300].rstrip('.')})" if lines else ""
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times in a row"
 
 
 def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,9 @@ has ended and nobody goes on: then an agent is missing, and waiting longer would
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 from agents.commands.display import Display
 from agents.commands.reach import Reach
@@ -34,6 +36,7 @@ async def follow(
     stop: asyncio.Event,
     watch: Callable[[], None] = lambda: None,
     quiet_s: float = QUIET_S,
+    look_every_s: float = LOOK_EVERY_S,
 ) -> Ending:
     """Follow one topic to its end. `watch` is called every second and may raise (a helper has died)."""
     loop = asyncio.get_running_loop()
@@ -49,10 +52,12 @@ async def follow(
 
     subscription = await reach.broker.subscribe(reach.subjects.all_progress(story.topic), on_progress)
     try:
-        async with reach.broker.tail(
-            reach.stream("RESULTS"), reach.subjects.results(story.topic), from_seq=from_seq
-        ) as stored:
-            async for item in paced(stored, stop, LOOK_EVERY_S):
+        subject = reach.subjects.results(story.topic)
+        async with (
+            reach.broker.tail(reach.stream("RESULTS"), subject, from_seq=from_seq) as stored,
+            paced(stored, stop, look_every_s) as items,
+        ):
+            async for item in items:
                 watch()
                 if item is None:
                     if not story.open_tasks() and loop.time() - heard_at > quiet_s:
@@ -94,8 +99,19 @@ def left_alone(story: Story, quiet_s: float) -> str:
     )
 
 
-async def paced(items: AsyncIterator[Stored], stop: asyncio.Event, every_s: float) -> AsyncIterator[Stored | None]:
-    """The items as they come, None after every `every_s` without one; ends when `stop` is set."""
+def paced(
+    items: AsyncIterator[Stored], stop: asyncio.Event, every_s: float
+) -> AbstractAsyncContextManager[AsyncIterator[Stored | None]]:
+    """The items as they come, None after every `every_s` without one; ends when `stop` is set.
+
+    A context, so that no question to `items` is left open when the caller leaves in the middle.
+    """
+    return contextlib.aclosing(_paced(items, stop, every_s))
+
+
+async def _paced(
+    items: AsyncIterator[Stored], stop: asyncio.Event, every_s: float
+) -> AsyncGenerator[Stored | None, None]:
     stopping = asyncio.ensure_future(stop.wait())
     following: asyncio.Future[Stored] | None = None
     try:

@@ -20,7 +20,8 @@ from agents.commands.asking import ask_if_any
 from agents.commands.reach import Reach, environment, reach, with_nats
 from agents.together import ROLES, Together
 from mesh import keeper
-from mesh.errors import BusUnavailable, RamifyError
+from mesh import settings as mesh_settings
+from mesh.errors import BusUnavailable, EnvironmentUnfit, RamifyError
 from mesh.messages.services import Status
 from mesh.setting_tree import Settings
 
@@ -32,6 +33,9 @@ POLL_S = 0.05
 
 LOOK_EVERY_S = 5.0
 """How often missing roles are looked for."""
+
+ONE_PORT = mesh_settings.variable("http.port")
+"""Several agents can not share the port for /health and /metrics: those that are started here take free ones."""
 
 SEEN_AGE_S_MAX = 30.0
 """An agent that was silent for longer counts as missing: three of its hellos."""
@@ -59,10 +63,10 @@ async def started(settings: Settings, stop: asyncio.Event, say: Callable[[str], 
     async with _broker(settings) as (found, lease), reach(found, name="run") as there:
         together = Together(
             found.home,
-            environment(found, os.environ),
+            {name: value for name, value in environment(found, os.environ).items() if name != ONE_PORT},
             worker_grace_s=found.worker.stop_grace_s,
             say=say,
-            arguments={"worker": ("--alone",)},
+            needed=lambda role, code: _needed(there, role, code),
         )
         try:
             missing = missing_roles(await ask_if_any(there, "status"))
@@ -117,6 +121,17 @@ async def _ready(there: Reach, together: Together, stop: asyncio.Event) -> None:
                 f"no scheduler answered within {READY_S:.0f} s after its start: see {together.log_of('scheduler')}."
             )
         await asyncio.sleep(POLL_S)
+
+
+async def _needed(there: Reach, role: str, code: int) -> bool:
+    """Is a role that ended here still missing? Two commands that start at once start two schedulers and two workers of
+    one name; one of each is refused, and the other one does its work."""
+    if role not in ("scheduler", "worker") or code != EnvironmentUnfit.exit_code:
+        return True
+    status = await ask_if_any(there, "status")
+    if status is None:
+        return True
+    return role == "worker" and all(worker.state == "lost" for worker in status.workers)
 
 
 async def _fill_gaps(there: Reach, together: Together, say: Callable[[str], None]) -> None:

@@ -82,10 +82,11 @@ async def _all(there: Reach, stop: asyncio.Event) -> int:
     subscription = await there.broker.subscribe(there.subjects.all_progress(), on_progress)
     try:
         state = await there.broker.state(there.stream("RESULTS"))
-        async with there.broker.tail(
-            there.stream("RESULTS"), there.subjects.results(), from_seq=state.last_seq + 1
-        ) as stored:
-            async for item in paced(stored, stop, LOOK_EVERY_S):
+        async with (
+            there.broker.tail(there.stream("RESULTS"), there.subjects.results(), from_seq=state.last_seq + 1) as stored,
+            paced(stored, stop, LOOK_EVERY_S) as items,
+        ):
+            async for item in items:
                 record = record_of(item) if item is not None else None
                 if record is not None:
                     display.record(record)
@@ -109,12 +110,12 @@ async def _lines(there: Reach, topic: str, target: str, stop: asyncio.Event) -> 
     state = await there.broker.state(there.stream("RESULTS"))
     subscription = await there.broker.subscribe(there.subjects.all_progress(topic), on_progress)
     try:
-        async with there.broker.tail(
-            there.stream("RESULTS"),
-            there.subjects.results(topic),
-            from_seq=1 if topic != "*" else state.last_seq + 1,
-        ) as stored:
-            async for item in paced(stored, stop, LOOK_EVERY_S):
+        from_seq = 1 if topic != "*" else state.last_seq + 1
+        async with (
+            there.broker.tail(there.stream("RESULTS"), there.subjects.results(topic), from_seq=from_seq) as stored,
+            paced(stored, stop, LOOK_EVERY_S) as items,
+        ):
+            async for item in items:
                 record = record_of(item) if item is not None else None
                 if record is None:
                     continue
