@@ -281,7 +281,11 @@ def survey() -> tuple[dict[str, KindRow], dict[str, str]]:
 
 def fingerprint(runtime: Runtime) -> dict[str, str]:
     """Versions and capabilities on which the bits of a result depend."""
-    found = {"python": python_platform.python_version(), "machine": python_platform.machine(), "system": sys.platform}
+    found = {
+        "python": python_platform.python_version(),
+        "machine": python_platform.machine(),
+        "system": python_platform.system(),
+    }
     if runtime is Runtime.TORCH:
         import torch
 

@@ -76,7 +76,8 @@ class Mesh:
         self._count += 1
         name = f"task{self._count}"
         needs = fields.pop("needs", Needs(cores=0.0, memory_bytes=1 << 20, disk_bytes=0))
-        spec = TaskSpec(id=name, topic="topic", executor="noop", settings=settings or {}, needs=needs, **fields)  # type: ignore[arg-type]
+        given = {"id": name, "topic": "topic", "executor": "noop", "settings": settings or {}, "needs": needs, **fields}
+        spec = TaskSpec(**given)  # type: ignore[arg-type]
         submit = Submit(id=f"submit-{name}", topic="topic", tasks=(spec,))
         await self.bus.append(self.subjects.command("test", "submit", submit.id), codec.encode(submit), subject_seq=0)
         return name
