@@ -6,9 +6,9 @@
     rows         what was measured; a peer that is absent, or a measurement that failed, is a row that says why
     aims         what was wanted and what was got
 
-Units are words in `unit`: `s`, `MB` (1,000,000 bytes), `% of a core`, `1` for a share. `value` is the median of the
-runs, `low` and `high` are the smallest and the largest of them: with few runs an interval would claim more than is
-known.
+Units are words in `unit`: `s`, `MB` (1,000,000 bytes), `% of a core`, `1` for shares and counts. `value` is the median
+of the runs, `low` and `high` are the smallest and the largest of them: with few runs an interval would claim more than
+is known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pathlib import Path
 import msgspec
 
 from mesh.errors import DataRefused
+
+SHARE = "1"
+"""Unit of a share or a count: none."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,6 +93,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     conditions: Conditions
     rows: tuple[Row, ...]
     aims: tuple[Aim, ...]
+
+
+def quantity(number: str, unit: str) -> str:
+    """A number with its unit, for people; a share stands alone."""
+    return number if unit == SHARE else f"{number} {unit}"
 
 
 def measured(who: str, metric: str, values: Sequence[float], unit: str, remark: str = "") -> Row:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import conditions, processes, programs
-from benchmarks.document import Aim, Document, Row, measured
+from benchmarks.document import Aim, Document, Row, measured, quantity
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -66,7 +66,7 @@ class Frame:
             return
         row = measured(who, metric, values, unit, remark)
         self.rows.append(row)
-        self.say(f"{who}, {metric}: {row.value:.4g} {unit}")
+        self.say(f"{who}, {metric}: {quantity(f'{row.value:.4g}', unit)}")
 
     def skip(self, who: str, metric: str, unit: str, why: str) -> None:
         """What is not there can not be measured: a row that says so."""
@@ -82,13 +82,13 @@ class Frame:
         """An aim for the median of `values`; without a value it is not met."""
         got = statistics.median(values) if values else None
         met = got is not None and got <= bound
-        self.aims.append(Aim(aim=aim, wanted=f"at most {bound:g} {unit}", got=got, unit=unit, met=met))
+        self.aims.append(Aim(aim=aim, wanted=f"at most {quantity(f'{bound:g}', unit)}", got=got, unit=unit, met=met))
 
     def at_least(self, aim: str, bound: float, unit: str, values: Sequence[float]) -> None:
         """The same, from below."""
         got = statistics.median(values) if values else None
         met = got is not None and got >= bound
-        self.aims.append(Aim(aim=aim, wanted=f"at least {bound:g} {unit}", got=got, unit=unit, met=met))
+        self.aims.append(Aim(aim=aim, wanted=f"at least {quantity(f'{bound:g}', unit)}", got=got, unit=unit, met=met))
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -108,7 +108,7 @@ class Frame:
 
     @contextlib.contextmanager
     def home(self) -> Iterator[Path]:
-        """A fresh home folder. At the end, whatever still mentions it is ended, and it is removed."""
+        """A fresh home folder. At the end, whatever still belongs to it is ended, and it is removed."""
         path = Path(tempfile.mkdtemp(prefix="ramify-bench-")).resolve()
         try:
             yield path

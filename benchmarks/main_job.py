@@ -100,6 +100,7 @@ def one_job(frame: Frame, home: Path, topic: str, data: str, *, who: str) -> Job
         late = "" if ended else f"it did not end within {patience_s:.0f} s"
         frame.fail(who, "command to result", "s", late or done.trouble or "its document holds no result")
         return None
+    frame.say(f"{who}: {done.wall_s:.1f} s, accuracy {tree['value']:.4f}")
     return Job(done.wall_s, document["seconds"], program.tally.cpu_s, program.tally.rss_max_bytes, tree)
 
 
@@ -118,7 +119,7 @@ def rows(frame: Frame, who: str, jobs: Sequence[Job]) -> None:
         return
     frame.row(who, "command to result", [job.wall_s for job in jobs], "s")
     frame.row(who, "command to verdict, as the document says", [job.said_s for job in jobs], "s")
-    frame.row(who, "processor time of its processes", [job.cpu_s for job in jobs], "s")
+    frame.row(who, "processor time of all processes", [job.cpu_s for job in jobs], "s")
     holdout = f"on {jobs[0].tree.get('holdout_examples')} holdout examples"
     frame.row(who, "holdout accuracy", [job.tree["value"] for job in jobs], "1", holdout)
     linear = [job.tree["baseline_linear"] for job in jobs if job.tree.get("baseline_linear") is not None]

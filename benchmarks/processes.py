@@ -1,8 +1,8 @@
 """Memory and processor time of a family of processes.
 
-A family is everything that descends from one process, and everything that carries a mark: a unique text (the path of a
-temporary home folder) in its command line or its environment. The mark finds what has left the tree, as a broker that
-outlives the command that started it does.
+A family is one process, everything that carries a mark, and all their descendants. The mark is a unique text (the path
+of a temporary home folder) in a command line or an environment: it finds what has left the tree, as a broker does that
+outlives the command that started it. A child that was given a clean environment is found through its parent.
 
 Processor time is read process by process; one that ended between two looks keeps what it had at the last one, so short
 lives are underestimated by up to one interval. Memory is the resident set, shared pages counted for each process.
@@ -41,12 +41,12 @@ class Seen:
 
 
 def family(mark: str, root: int | None = None) -> list[Seen]:
-    """Everything that carries `mark` or descends from `root` (itself included); never this process."""
+    """The process `root`, everything that carries `mark`, and all their descendants; never this process."""
     return [seen for process in _members(mark, root) if (seen := _look(process)) is not None]
 
 
 def end(mark: str, patience_s: float = KILL_PATIENCE_S) -> int:
-    """Ask everything that carries `mark` to end, kill what has not after `patience_s`; how many there were."""
+    """Ask the family of `mark` to end, kill what has not after `patience_s`; how many there were."""
     members = list(_members(mark, None))
     for process in members:
         with contextlib.suppress(psutil.Error):
@@ -61,12 +61,19 @@ def end(mark: str, patience_s: float = KILL_PATIENCE_S) -> int:
 
 
 def _members(mark: str, root: int | None) -> Iterator[psutil.Process]:
-    descendants: set[int] = set()
-    if root is not None:
-        with contextlib.suppress(psutil.Error):
-            descendants = {root, *(child.pid for child in psutil.Process(root).children(recursive=True))}
+    children: dict[int, list[psutil.Process]] = {}
+    waiting: list[psutil.Process] = []
     for process in psutil.process_iter():
-        if process.pid != os.getpid() and (process.pid in descendants or _carries(process, mark)):
+        with contextlib.suppress(psutil.Error):
+            children.setdefault(process.ppid(), []).append(process)
+        if process.pid == root or _carries(process, mark):
+            waiting.append(process)
+    met = {os.getpid()}  # we may carry the mark ourselves; what we started counts only if it does too
+    while waiting:
+        process = waiting.pop()
+        if process.pid not in met:
+            met.add(process.pid)
+            waiting += children.get(process.pid, [])
             yield process
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.document import Aim, Conditions, Document, Row, read, to_json
+from benchmarks.document import SHARE, Aim, Conditions, Document, Row, quantity, read, to_json
 from mesh.errors import EnvironmentUnfit, SettingsInvalid
 
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -77,14 +77,15 @@ def conditions(found: Conditions) -> str:
 
 
 def _aim(aim: Aim) -> tuple[str, ...]:
-    got = "not measured" if aim.got is None else f"{number(aim.got)} {aim.unit}"
+    got = "not measured" if aim.got is None else quantity(number(aim.got), aim.unit)
     return (aim.aim, aim.wanted, got, "yes" if aim.met else "**no**")
 
 
 def _row(row: Row) -> tuple[str, ...]:
+    unit = "" if row.unit == SHARE else row.unit
     if row.skipped:
-        return (row.who, row.metric, "skipped", "", "", row.unit, "")
-    return (row.who, row.metric, number(row.value), number(row.low), number(row.high), row.unit, str(row.runs))
+        return (row.who, row.metric, "skipped", "", "", unit, "")
+    return (row.who, row.metric, number(row.value), number(row.low), number(row.high), unit, str(row.runs))
 
 
 def number(value: float | None) -> str:

@@ -46,7 +46,7 @@ def test_a_missed_aim_is_a_result(counting, capsys, tmp_path):
     assert (document["name"], document["rows"][0]["value"], document["aims"][0]["met"]) == ("counting", 2.0, False)
     shown = capsys.readouterr()
     assert "NO" in shown.out
-    assert "ours, sum: 2 1" in shown.err
+    assert "ours, sum: 2\n" in shown.err
 
 
 def test_on_stdout_there_is_the_document_alone(counting, capsys):

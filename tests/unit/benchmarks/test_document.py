@@ -86,6 +86,14 @@ def test_the_page_shows_rows_aims_and_conditions():
     assert "Abacus 9, 2 cores, 8.0 GB memory" in page
 
 
+def test_a_share_has_no_unit():
+    rows = (measured("ours", "accuracy", [0.5], "1"),)
+    aims = (Aim(aim="right", wanted="at least 0.4", got=0.5, unit="1", met=True),)
+    page = report.page([document(rows=rows, aims=aims)])
+    assert "| ours | accuracy | 0.5 | 0.5 | 0.5 |  | 1 |" in page
+    assert "| right | at least 0.4 | 0.5 | yes |" in page
+
+
 def test_texts_do_not_break_the_page():
     page = report.page([document(rows=(measured("a|b", "<x>\n y", [1.0], "s"),))])
     assert "| a\\|b | &lt;x> y | 1 |" in page

@@ -92,6 +92,12 @@ def test_processor_time_counts_from_the_start_of_the_tally(tmp_path):
         assert later.cpu_s < program.tally.cpu_s
 
 
+def test_a_child_without_the_mark_is_found_through_its_parent(tmp_path):
+    parent = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]], env={}).wait()"
+    with programs.started(python(parent, SLEEPER), mark="nobody carries this", env=environment(tmp_path)):
+        wait_until(lambda: len(processes.family(str(tmp_path))) == 2)
+
+
 def test_a_home_takes_with_it_what_left_the_tree():
     leaver = "import subprocess, sys; subprocess.Popen([sys.executable, *sys.argv[1:]], start_new_session=True)"
     frame = Frame(quick=True)
