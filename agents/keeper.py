@@ -122,7 +122,8 @@ class Keeper:
         patience_s = FIRST_LEASE_S
         while True:
             try:
-                await asyncio.wait_for(self._used.wait(), patience_s)
+                async with asyncio.timeout(patience_s):
+                    await self._used.wait()
             except TimeoutError:
                 if not self._leases:
                     return
@@ -184,7 +185,8 @@ class Keeper:
 
     async def _asked(self, reader: asyncio.StreamReader) -> str:
         """What a connection wants: 'lease', 'look', or '' for strangers."""
-        asked = protocol.parsed(await asyncio.wait_for(reader.readline(), ASK_TIMEOUT_S))
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            asked = protocol.parsed(await reader.readline())
         token = asked.get("token")
         if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
             return ""
@@ -210,7 +212,8 @@ class Keeper:
             writer.close()
         for writer in list(self._connections):
             with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(writer.wait_closed(), ASK_TIMEOUT_S)
+                async with asyncio.timeout(ASK_TIMEOUT_S):
+                    await writer.wait_closed()
 
 
 def _say(fields: dict[str, object]) -> None:

@@ -233,7 +233,8 @@ class KeeperLease:
         try:
             reader, self._writer = await asyncio.open_connection("127.0.0.1", note.port, limit=LINE_BYTES_MAX)
             self._writer.write(note.ask("lease"))
-            said = parsed(await asyncio.wait_for(reader.readline(), ANSWER_TIMEOUT_S))
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                said = parsed(await reader.readline())
             if said.get("keeper") == PROTOCOL:
                 said = parsed(await reader.readline())
                 self._hear(said)

@@ -26,6 +26,7 @@ import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -201,7 +202,7 @@ def _job() -> int:
     return _jobs[0]
 
 
-# -- locks and private files ------------------------------------------------------------------------------------------
+# -- locks, private files, ports --------------------------------------------------------------------------------------
 
 
 class FileLock:
@@ -292,6 +293,17 @@ def _lock(fd: int) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there now; connections of an earlier one that are still ending do not count."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe, contextlib.suppress(OSError):
+        if sys.platform != "win32":  # there the option would let two programs share the port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return True
+    return False
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------

@@ -22,11 +22,9 @@ import asyncio
 import contextlib
 import errno
 import json
-import os
 import re
 import secrets
 import shutil
-import socket
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -126,7 +124,7 @@ class Server:
         if self._settings.port:
             return [self._settings.port]
         last = self._port or _read_port(self.folder / "port")
-        return [last, -1] if last and _is_free(self._settings.host, last) else [-1]
+        return [last, -1] if last and platform.port_is_free(self._settings.host, last) else [-1]
 
     async def _start_on(self, port: int) -> bool:
         """True when the server runs; False when the port is taken; raises for everything else."""
@@ -139,11 +137,11 @@ class Server:
                 stderr=asyncio.subprocess.DEVNULL,
                 die_with_parent=True,
             )
-            (self.folder / "nats-server.pid").write_text(str(self._process.pid), "ascii")
+            platform.write_private(self.folder / "nats-server.pid", str(self._process.pid).encode())
             self.url = await self._ready(self._process)
             if self.url:
                 self._port = int(self.url.rpartition(":")[2])
-                (self.folder / "port").write_text(str(self._port), "ascii")
+                platform.write_private(self.folder / "port", str(self._port).encode())
                 return True
         except OSError as error:
             await self.stop()
@@ -239,7 +237,8 @@ async def check_version(program: Path) -> str:
             f"{program} must be a nats-server of this system, but it does not run: {error}."
         ) from error
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), VERSION_TIMEOUT_S)
+        async with asyncio.timeout(VERSION_TIMEOUT_S):
+            output, _ = await process.communicate()
     except TimeoutError:
         await end_group(process, 0.0)
         raise EnvironmentUnfit(f"{program} must be a nats-server, but it did not tell its version in time.") from None
@@ -257,7 +256,8 @@ async def end_group(process: asyncio.subprocess.Process, patience_s: float) -> N
     if process.returncode is None and patience_s > 0:
         platform.kill_group(process.pid, hard=False)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), patience_s)
+            async with asyncio.timeout(patience_s):
+                await process.wait()
     if process.returncode is None:
         platform.kill_group(process.pid, hard=True)
         await process.wait()
@@ -315,16 +315,6 @@ def _fatal_line(log_file: Path, start: int) -> str:
         return ""
     fatal = re.findall(r"\[(?:FTL|ERR)\] (.*)", text)
     return fatal[-1].strip()[:500] if fatal else ""
-
-
-def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe, contextlib.suppress(OSError):
-        if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-        return True
-    return False
 
 
 def _read_port(path: Path) -> int:

@@ -155,7 +155,7 @@ class LogSettings(Section):
 class Settings(Section):
     """The whole tree. `origins` tells for each setting that is not a default where it came from."""
 
-    home: Path = setting(NOWHERE, "Folder for state: store, cache, logs; default: .ramify in the checkout")  # noqa: RUF009
+    home: Path = setting(NOWHERE, "Folder for state; default: .ramify in the checkout")  # noqa: RUF009
     prefix: str = setting("mesh", "First token of all subjects; several meshes may share a broker")
     nats: NatsSettings = NatsSettings()
     broker: BrokerSettings = BrokerSettings()

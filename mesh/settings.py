@@ -58,6 +58,7 @@ __all__ = [
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 FILE_NAME = "ramify.toml"
+SCHEMES = ("nats", "tls", "ws", "wss")
 FILE_BYTES_MAX = 256 * 1024
 """A file of settings is a page; anything larger is another file."""
 
@@ -247,6 +248,8 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     yield "prefix", _is_name(settings.prefix), word
     yield "worker.name", not worker.name or _is_name(worker.name), word
     yield "worker.labels", len(worker.labels) <= 64 and all(map(_is_name, worker.labels)), f"up to 64 times {word}"
+    known_scheme = all(server.partition("://")[0] in SCHEMES for server in nats.servers)
+    yield "nats.url", known_scheme, f"HOST:PORT, or an address that begins with one of {', '.join(SCHEMES)}://"
     yield "nats.password", not nats.password or bool(nats.user), "given together with nats.user"
     yield "nats.cert", bool(nats.cert) == bool(nats.key), "given together with nats.key"
     ways = [name for name in ("creds", "nkey", "token") if getattr(nats, name)] + ["user"] * bool(nats.user)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -86,6 +88,15 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the awaited state did not come"
         await asyncio.sleep(0.01)
+
+
+def replaced(settings: Settings, before: int) -> bool:
+    """Whether another broker than `before` runs on the same port."""
+    return broker_pid(settings) not in (None, before) and answers(f"nats://127.0.0.1:{port_of(settings)}")
+
+
+def port_of(settings: Settings) -> int:
+    return int((settings.home / "broker" / "port").read_text())
 
 
 HOLDER = """
@@ -184,7 +195,8 @@ async def test_a_broker_that_is_killed_comes_back_on_the_same_port(settings: Set
             before = broker_pid(settings)
             assert before is not None
             os.kill(before, signal.SIGKILL)
-            await until(lambda before=before: broker_pid(settings) not in (None, before) and answers(lease.url))  # type: ignore[misc]
+            await until(functools.partial(replaced, settings, before))
+            assert answers(lease.url)
         found = await asyncio.to_thread(keeper.peek, settings)
         assert found is not None
         assert found.url == lease.url
@@ -325,8 +337,8 @@ async def test_a_keeper_that_is_stopped_is_named(settings: Settings, monkeypatch
 # -- the server itself ------------------------------------------------------------------------------------------------
 
 
-def server(home: Path, **choices: object) -> Server:
-    return Server(home / "broker", BrokerSettings(**choices), home / "logs" / "nats-server.log")  # type: ignore[arg-type]
+def server(home: Path, **choices: Any) -> Server:
+    return Server(home / "broker", BrokerSettings(**choices), home / "logs" / "nats-server.log")
 
 
 async def test_one_store_has_one_server(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -166,3 +167,10 @@ def test_what_the_machine_has_is_plausible(tmp_path: Path) -> None:
 def test_a_memory_limit_holds() -> None:
     code = GREEDY
     assert platform.spawn_group(python(code), die_with_parent=True).wait(DEADLINE_S) == 9
+
+
+def test_a_port_is_free_until_somebody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert not platform.port_is_free("127.0.0.1", port)
+    assert platform.port_is_free("127.0.0.1", port)

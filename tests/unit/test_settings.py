@@ -148,6 +148,7 @@ def test_durations(tmp_path: Path, text: str, seconds: float) -> None:
         ({"scheduler.lost_s": 5}, "scheduler.lost_s must be more than suspect_beats times beat_s (6 s); got '5s'"),
         ({"scheduler.leader_lost_s": 1}, "scheduler.leader_lost_s must be at least twice leader_beat_s (2 s)"),
         ({"scheduler.back_off_s_first": 61}, "scheduler.back_off_s_max must be at least scheduler.back_off_s_first"),
+        ({"nats.url": "a:1,http://b:2"}, "nats.url must be HOST:PORT, or an address that begins with one of nats, tls"),
         ({"nats.password": "x"}, "nats.password must be given together with nats.user"),
         ({"nats.cert": "x"}, "nats.cert must be given together with nats.key"),
         ({"nats.creds": "/not/there"}, "nats.creds must be the path of a readable file"),
