@@ -108,13 +108,14 @@ def test_every_page_is_linked_from_the_front():
     assert sorted((docs | top) - linked) == []
 
 
-def test_decisions_have_their_four_parts():
+def test_decisions_are_numbered_and_argued():
+    """One number each, without gaps; what was decided, why, and what it costs or what was not taken."""
     decisions = [path for path in pages() if path.startswith("docs/decisions/")]
     assert decisions
-    for path in decisions:
-        assert re.fullmatch(r"\d{4}-[a-z0-9-]+\.md", path.removeprefix("docs/decisions/")), path
-        for part in ("**Context.**", "**Decision.**", "**Price.**", "**What would change it.**"):
-            assert part in text(path), f"{path} lacks {part}"
+    for number, path in enumerate(decisions, 1):
+        assert re.fullmatch(rf"docs/decisions/{number:04d}-[a-z0-9-]+\.md", path), path
+        assert text(path).startswith(f"# {number:04d}: "), path
+        assert len(re.findall(r"^\*\*[A-Z]", text(path), re.MULTILINE)) >= 3, f"{path} argues in fewer than three parts"
 
 
 def test_the_architecture_names_rules_that_exist():
