@@ -7,6 +7,8 @@
             frame.at_most("status answers at once", 0.5, "s", walls)
 
 A measurement that fails is a row that says why, and leaves its aim unmet; the rest of the benchmark goes on.
+
+Not covered: a benchmark that is killed (not interrupted) leaves its temporary home behind; its programs end with it.
 """
 
 from __future__ import annotations
