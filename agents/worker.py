@@ -29,7 +29,7 @@ from agents.worker_task import LIGHT_PARALLEL, Running, Tools
 from executors.pool import Pool
 from executors.port import Runtime
 from mesh import broker as mesh_broker
-from mesh import codec, platform
+from mesh import codec, metrics, platform
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Bus, Message
 from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, RamifyError
@@ -357,9 +357,17 @@ class Worker:
                     await self._agent.broker.publish(subject, codec.encode(progress))
             await asyncio.sleep(PROGRESS_S)
 
+    async def _measure(self) -> None:
+        rows, size_bytes, oldest_s = await asyncio.to_thread(self._outbox.measure)
+        metrics.set("mesh_outbox_rows", rows)
+        metrics.set("mesh_outbox_bytes", size_bytes)
+        metrics.set("mesh_outbox_age_seconds", oldest_s)
+        metrics.set("mesh_leases_held", len(self._running))
+
     async def _tidy(self) -> None:
         for turn in itertools.count(1):
             self._pool.tidy()
+            await self._measure()
             self._state.cached(await asyncio.to_thread(self._store.cached, CACHED_MAX))
             self._publish()
             if turn % PRUNE_TURNS == 0:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 
-from mesh import codec, limits
+from mesh import codec, limits, metrics
 from mesh.bus import Bus
 from mesh.errors import BusUnavailable
 from mesh.messages.base import Epoch, Key
@@ -75,8 +75,11 @@ class Beats:
         while not self._over:
             self._news.clear()
             self._answered.clear()
-            with contextlib.suppress(BusUnavailable):
+            try:
                 await bus.publish(self._subjects.beat(self._worker), codec.encode(self.next()))
+                metrics.count("mesh_beats_total")
+            except BusUnavailable:
+                metrics.count("mesh_beats_missed_total")
             await asyncio.sleep(GAP_S)
             if await _within(self._beat_s, self._news):
                 await _within(min(ANSWER_S, self._beat_s), self._answered)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agents.worker_spool import patiently
 from executors.frames import Checkpointed
+from mesh import metrics
 from mesh.artifacts import ArtifactStore
 from mesh.cache import remove_folder
 from mesh.errors import ArtifactCorrupt, DataRefused, EnvironmentUnfit
@@ -43,6 +44,7 @@ class Checkpoints:
         """Take over a finished checkpoint folder."""
         if self._waiting is not None:
             self.skipped += 1
+            metrics.count("mesh_checkpoints_total", outcome="skipped")
             remove_folder(Path(self._waiting.folder))
         self._waiting = made
         if self._upload is None or self._upload.done():
@@ -79,6 +81,7 @@ class Checkpoints:
             return
         finally:
             await asyncio.to_thread(remove_folder, folder)
+        metrics.count("mesh_checkpoints_total", outcome="made")
         await self._owe(
             CheckpointMade(
                 key=key,

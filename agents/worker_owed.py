@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from logging import Logger
 
-from mesh import codec, limits
+from mesh import codec, limits, metrics
 from mesh.bus import Broker
 from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound
 from mesh.messages.base import Key
@@ -54,13 +54,16 @@ class Debts:
         self._to_write, self._to_send = asyncio.Event(), asyncio.Event()
         self._asked: dict[Key, tuple[float, float]] = {}
         """Rows sent in this life: when to ask about them, and the pause after that (seconds)."""
+        self._unsent: dict[Key, None] = {}
+        """Rows of this life that are on disk and not yet sent."""
         self._limited = asyncio.Semaphore(TASKS_IN_FLIGHT)
         self._all_sent = asyncio.Event()
 
     @property
     def owed(self) -> tuple[Key, ...]:
-        """Rows sent and not yet receipted, oldest first, as many as a beat may name."""
-        return tuple(self._asked)[: limits.OWED_PER_REQUEST_MAX]
+        """Rows without receipt, oldest first, as many as a beat may name. A lease that is not held any more is named
+        here from the moment at which its last row is on disk, or the leader would think that it was never taken."""
+        return (*self._asked, *self._unsent)[: limits.OWED_PER_REQUEST_MAX]
 
     # -- into the outbox ----------------------------------------------------------------------------------------------
 
@@ -86,6 +89,7 @@ class Debts:
                 await asyncio.sleep(ROOM_PAUSE_S)
                 continue
             del self._incoming[: len(batch)]
+            self._unsent.update((row[0], None) for row in batch)
             for *_, written in batch:
                 if not written.done():
                     written.set_result(None)
@@ -126,6 +130,7 @@ class Debts:
                     self._log.debug("%s is not sent yet: %s", row.key, error)
                     return count
                 self._asked[row.key] = (time.monotonic() + ASK_S_FIRST, ASK_S_FIRST)
+                self._unsent.pop(row.key, None)
                 count += 1
         return count
 
@@ -172,6 +177,7 @@ class Debts:
         await asyncio.to_thread(self._outbox.settle, *news)
         for receipt in news:
             self._asked.pop(receipt.key, None)
+            metrics.count("mesh_receipts_total", outcome="recorded" if receipt.recorded else "refused")
             if not receipt.recorded:
                 self._log.warning("%s was refused and is set aside: %s", receipt.key, receipt.reason)
 

@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import enum
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from agents import worker_spool
@@ -29,7 +29,7 @@ from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, 
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
-from mesh import limits
+from mesh import limits, metrics
 from mesh.artifacts import ArtifactStore
 from mesh.cache import disk_errors, remove_folder
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, DiskFull, OutOfMemory, RamifyError, Reject, Retry, Stop
@@ -73,8 +73,6 @@ class Tools:
     gpu_numbers: tuple[int, ...]
     """The driver's number of each GPU in the capacity."""
     light: asyncio.Semaphore
-    count: Callable[[str], None] = lambda outcome: None
-    """Counts how attempts end."""
 
 
 class Running:
@@ -172,7 +170,7 @@ class Running:
 
     async def _after_cancel(self) -> None:
         if self._voided:
-            self._tools.count("voided")
+            self._count("voided")
             self._log.info("%s under %s is void: %s", self._spec.id, self._epoch, self._voided)
             await asyncio.to_thread(remove_folder, self._folder)
         elif not self._spooled:
@@ -312,7 +310,7 @@ class Running:
                 ResultFound(key=self._result_key, incarnation=incarnation, outcome=self._outcome(made))
             )
             await asyncio.to_thread(remove_folder, self._folder)
-        self._tools.count(ResultFound.kind)
+        self._count(ResultFound.kind)
 
     @property
     def _result_key(self) -> Key:
@@ -323,16 +321,21 @@ class Running:
         key = Key(self._spec.id, self._epoch, GiveBack.kind, 1)
         await self._tools.debts.owe(GiveBack(key=key, incarnation=self._tools.incarnation, reason=reason))
         await asyncio.to_thread(remove_folder, self._folder)
-        self._tools.count(GiveBack.kind)
+        self._count(GiveBack.kind)
 
     async def _owe_failure(self, error: RamifyError) -> None:
         key = Key(self._spec.id, self._epoch, FailureFound.kind, 1)
         reason = (str(error) or type(error).__name__)[: limits.TEXT_CHARS_MAX]
         row = FailureFound(key=key, incarnation=self._tools.incarnation, failure=failure_class(error), reason=reason)
+        if row.failure is not FailureClass.REJECT:
+            await self._checkpoints.flush()  # the next attempt goes on from it, and the ledger wants it before the end
         await self._tools.debts.owe(row)
         await asyncio.to_thread(remove_folder, self._folder)
-        self._tools.count(FailureFound.kind)
+        self._count(FailureFound.kind)
         self._log.warning("%s under %s failed (%s): %s", self._spec.id, self._epoch, row.failure, reason)
+
+    def _count(self, outcome: str) -> None:
+        metrics.count("mesh_tasks_run_total", kind=self._spec.executor, outcome=outcome)
 
     def _say(self, text: str) -> None:
         self._log.info("%s", text)

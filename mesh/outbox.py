@@ -176,6 +176,18 @@ class Outbox:
             if index >= REFUSED_FILES_MAX or now - made_at > REFUSED_KEEP_S:
                 path.unlink(missing_ok=True)
 
+    def measure(self) -> tuple[int, int, float]:
+        """(rows, bytes, age of the oldest in seconds) of what is pending."""
+        with self._errors(), self._lock:
+            found = self._one(
+                "select count(*), coalesce(sum(length(data)), 0), coalesce(min(recorded_at), 0.0) from rows "
+                "where settled_at is null"
+            )
+        assert found is not None
+        rows, size_bytes, oldest = _int(found[0]), _int(found[1]), found[2]
+        assert isinstance(oldest, float)
+        return rows, size_bytes, max(0.0, self._clock() - oldest) if rows else 0.0
+
     def close(self) -> None:
         """Close the file; what is pending waits for the next life."""
         with self._lock:

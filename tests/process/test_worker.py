@@ -295,7 +295,7 @@ async def test_owed_rows_are_sent_by_the_next_life(mesh: Mesh) -> None:
             assert (await mesh.ended(await mesh.submit())).state is TaskState.SUCCEEDED
 
 
-async def test_an_older_broker_gets_the_receipted_rows_again(mesh: Mesh) -> None:
+async def test_a_receipted_row_is_kept_for_a_broker_that_comes_back_older(mesh: Mesh) -> None:
     async with mesh.leading(), mesh.worker():
         task = await mesh.submit()
         await mesh.ended(task)

@@ -87,7 +87,7 @@ class Mesh:
     def worker_pid(self) -> int:
         """The worker proper, below its supervisor."""
         (worker,) = psutil.Process(self.processes["worker"].pid).children()
-        return worker.pid
+        return int(worker.pid)
 
 
 async def _is_there(broker: Broker, stream: str) -> bool:
@@ -105,7 +105,7 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
     try:
         await found.start("scheduler")
         async with asyncio.timeout(30):
-            while not await _is_there(broker, "MESH_RESULTS"):
+            while not await _is_there(broker, "MESH_RESULTS"):  # noqa: ASYNC110 - another process makes it
                 await asyncio.sleep(0.05)
         await found.start("worker")
         yield found

@@ -140,6 +140,16 @@ def test_kept_rows_are_bounded_by_size_oldest_first(tmp_path: Path) -> None:
     assert [row.key.number for row in outbox.kept()] == [2, 3]
 
 
+def test_what_is_pending_is_measured(tmp_path: Path) -> None:
+    clock = Clock()
+    outbox = Outbox(tmp_path, clock=clock)
+    assert outbox.measure() == (0, 0, 0.0)
+    outbox.record(key(1), "s", b"abc")
+    clock.now += 5
+    outbox.record(key(2), "s", b"de")
+    assert outbox.measure() == (2, 5, 5.0)
+
+
 def test_a_second_opener_is_told_so(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     with pytest.raises(EnvironmentUnfit, match="in use by another process"):
