@@ -182,7 +182,7 @@ class _Merged:
             if path.stat().st_size > FILE_BYTES_MAX:
                 raise SettingsInvalid(f"{path} must be a file of settings of at most {FILE_BYTES_MAX} bytes.")
             tree = tomllib.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if must_exist:
                 raise SettingsInvalid(f"The file of settings {path} must exist, and is not there.") from None
             return

@@ -24,6 +24,9 @@ LINE_EVERY_S = 5.0
 TASKS_SHOWN_MAX = 32
 """Bars at a time; a topic has far fewer tasks, `watch` without a topic may have more."""
 
+LABEL_CHARS_MAX = 24
+"""A bar's label."""
+
 SHOWN_METRICS = (("loss", "loss"), ("validation_loss", "validation loss"), ("examples_per_s", "examples/s"))
 
 
@@ -112,6 +115,16 @@ def progress_text(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{words} {number(metrics[key])}" for key, words in SHOWN_METRICS if key in metrics)
 
 
+def short_text(metrics: Mapping[str, float]) -> str:
+    """The same for a bar: together with its label it has to fit into 80 columns."""
+    shown = [
+        f"{words} {metrics[key]:.3g}" for key, words in (("loss", "loss"), ("validation_loss", "val")) if key in metrics
+    ]
+    if "examples_per_s" in metrics:
+        shown.append(f"{metrics['examples_per_s']:,.0f}/s")
+    return "  ".join(shown)
+
+
 class Lines:
     """Plain lines."""
 
@@ -148,16 +161,15 @@ class Bars:
 
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TaskID, TextColumn
         from rich.progress import Progress as RichProgress
 
         self._console = Console(file=stream, highlight=False, soft_wrap=True)
         self._bars: Any = RichProgress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=14),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[metrics]}", markup=False),
-            TimeElapsedColumn(),
             console=self._console,
             transient=True,
             refresh_per_second=4,
@@ -180,12 +192,12 @@ class Bars:
         if progress.task not in self._ids:
             if len(self._ids) >= TASKS_SHOWN_MAX:
                 return
-            self._ids[progress.task] = self._bars.add_task(plain(_label(progress)), total=1.0, metrics="")
+            self._ids[progress.task] = self._bars.add_task(_short_label(progress), total=1.0, metrics="")
         self._bars.update(
             self._ids[progress.task],
             completed=progress.done,
-            description=plain(_label(progress)),
-            metrics=progress_text(progress.metrics),
+            description=_short_label(progress),
+            metrics=short_text(progress.metrics),
         )
 
     def note(self, text: str) -> None:
@@ -195,6 +207,12 @@ class Bars:
     def close(self) -> None:
         """Remove the bars."""
         self._bars.stop()
+
+
+def _short_label(progress: Progress) -> str:
+    """A task's name for a bar; what it does besides training in place of its purpose."""
+    words = plain(_label(progress).replace(" train", ""))
+    return words if len(words) <= LABEL_CHARS_MAX else words[: LABEL_CHARS_MAX - 1] + "…"
 
 
 def _label(progress: Progress) -> str:

@@ -18,7 +18,7 @@ from mesh import codec
 from mesh.bus import Message, Stored
 from mesh.errors import BusUnavailable, Malformed
 from mesh.messages.base import Record
-from mesh.messages.results import Progress
+from mesh.messages.results import Progress, TopicTurnedDown
 
 QUIET_S = 120.0
 """Silence after which a topic without open tasks counts as left alone: checks are planned within seconds."""
@@ -67,7 +67,8 @@ async def follow(
                 record = record_of(item)
                 if record is not None:
                     story.add(record)
-                    display.record(record)
+                    if not isinstance(record, TopicTurnedDown):  # the command's own last sentence says it
+                        display.record(record)
                 if ending := story.ending():
                     return ending
         return Ending.INTERRUPTED

@@ -11,7 +11,7 @@ from agents.commands import flags, loop, output, publishing
 from agents.commands.display import display_for
 from agents.commands.following import follow
 from agents.commands.reach import found, reach
-from agents.commands.report import exit_code, verdict_text
+from agents.commands.report import tell
 from agents.commands.result_document import build
 from agents.commands.story import Story
 from mesh.setting_tree import Settings
@@ -56,6 +56,4 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
             display.close()
     if given.json:
         output.write_json(given.json, build(topic, story, seconds=time.monotonic() - started, ending=ending))
-    if given.json != "-":
-        output.say(verdict_text(story, ending))
-    return exit_code(ending)
+    return tell("publish", story, ending, quiet=given.json == "-")

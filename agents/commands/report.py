@@ -21,6 +21,15 @@ def exit_code(ending: Ending) -> int:
     }[ending]
 
 
+def tell(command: str, story: Story, ending: Ending, *, quiet: bool = False) -> int:
+    """Say how it ended; the exit code. A verdict goes to stdout unless `quiet`, all else as one line to stderr."""
+    if ending is not Ending.VERDICT:
+        output.note(f"bin/agent {command}: {verdict_text(story, ending)}")
+    elif not quiet:
+        output.say(verdict_text(story, ending))
+    return exit_code(ending)
+
+
 def verdict_text(story: Story, ending: Ending) -> str:
     """The end of a topic in readable form."""
     match ending:

@@ -16,7 +16,7 @@ import time
 from agents.commands import flags, loop, output, publishing, worker_flags
 from agents.commands.display import display_for
 from agents.commands.following import follow
-from agents.commands.report import exit_code, verdict_text
+from agents.commands.report import exit_code, tell
 from agents.commands.result_document import build
 from agents.commands.starting import started
 from agents.commands.story import Ending, Story
@@ -63,10 +63,9 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     if topic is not None and given.json:
         output.write_json(given.json, build(topic, story, seconds=seconds, ending=ending))
     if ending is Ending.INTERRUPTED:
-        output.note(how_to_continue(story.topic, settings.nats.named))
-    elif given.json != "-":
-        output.say(verdict_text(story, ending))
-    return exit_code(ending)
+        output.note("bin/agent run: " + how_to_continue(story.topic, settings.nats.named))
+        return exit_code(ending)
+    return tell("run", story, ending, quiet=given.json == "-")
 
 
 def how_to_continue(topic: str, named: bool) -> str:

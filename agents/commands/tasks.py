@@ -1,4 +1,4 @@
-"""`bin/agent tasks`: where each task stands."""
+"""`bin/agent tasks`: where each task stands: the open ones from the leader, the ended ones from the result stream."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 
 from agents.commands import flags, loop, output
 from agents.commands.asking import ask
-from agents.commands.reach import found, reach
+from agents.commands.reach import Reach, found, reach
+from agents.commands.stored import records
 from mesh import limits
+from mesh.messages.results import TaskEnded
 from mesh.messages.services import TaskRow
 from mesh.setting_tree import Settings
 
@@ -38,11 +40,31 @@ def run(given: argparse.Namespace) -> int:
 async def _run(given: argparse.Namespace, settings: Settings) -> int:
     async with reach(settings) as there:
         status = await ask(there, "tasks", topic=given.topic or "", open_only=given.open, rows_max=given.rows)
+        ended = [] if given.open else await ended_rows(there, given.topic or "*")
+    known = {row.id for row in status.tasks}
+    rows = (*status.tasks, *(row for row in ended if row.id not in known))
+    shown, left_out = rows[: given.rows], status.left_out + len(rows[given.rows :])
     if given.json:
-        output.write_json(given.json, {"tasks": status.tasks, "left_out": status.left_out})
+        output.write_json(given.json, {"tasks": shown, "left_out": left_out})
     if given.json != "-":
-        output.say(picture(status.tasks, status.left_out))
+        output.say(picture(shown, left_out))
     return 0
+
+
+async def ended_rows(there: Reach, topic: str) -> list[TaskRow]:
+    """Tasks that have ended, the newest first, as far back as results are kept."""
+    subject = there.subjects.results(topic, TaskEnded.kind)
+    found = await records(there, there.stream("RESULTS"), subject, TaskEnded)
+    return [_row(ended) for ended in reversed(found)]
+
+
+def _row(ended: TaskEnded) -> TaskRow:
+    task = ended.task
+    return TaskRow(
+        id=task.id, topic=ended.topic, specialization=ended.specialization, executor=task.executor,
+        purpose=task.purpose, line=task.line, state=ended.state, epoch=ended.epoch, incarnation=ended.incarnation,
+        attempts=ended.attempts, priority=task.priority, reason=ended.reason, needs=task.needs,
+    )  # fmt: skip
 
 
 def picture(tasks: tuple[TaskRow, ...], left_out: int) -> str:

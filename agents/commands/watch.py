@@ -12,7 +12,7 @@ from agents.commands import flags, loop, output
 from agents.commands.display import display_for
 from agents.commands.following import follow, paced, record_of
 from agents.commands.reach import Reach, found, reach
-from agents.commands.report import exit_code, verdict_text
+from agents.commands.report import exit_code, tell
 from agents.commands.story import Story
 from mesh import codec
 from mesh.bus import Message
@@ -68,8 +68,7 @@ async def _topic(there: Reach, topic: str, stop: asyncio.Event) -> int:
         ending = await follow(there, story, display, from_seq=1, stop=stop)
     finally:
         display.close()
-    output.say(verdict_text(story, ending))
-    return exit_code(ending)
+    return tell("watch", story, ending)
 
 
 async def _all(there: Reach, stop: asyncio.Event) -> int:

@@ -52,7 +52,7 @@ async def test_a_topic_is_followed_through_its_records_and_progress_to_the_end(t
     await put(mesh, TopicTurnedDown(topic="t-1", reason="row 7", ledger_seq=1, at_ms=1), 3)
     async with asyncio.timeout(10):
         assert await following is Ending.TURNED_DOWN
-    assert stream.getvalue().splitlines() == ["profile parked: row 7", "train  50%", "turned down: row 7"]
+    assert stream.getvalue().splitlines() == ["profile parked: row 7", "train  50%"]
     await there.broker.close()
 
 

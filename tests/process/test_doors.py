@@ -1,0 +1,115 @@
+"""The doors for real: `up` makes a mesh, other commands find it, a mistake is one sentence, Ctrl-C leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60.0
+
+pytestmark = [pytest.mark.process, pytest.mark.server]
+
+
+def environ(home: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAMIFY_", "NATS_"))}
+    return {**clean, "PYTHONPATH": str(ROOT), "RAMIFY_HOME": str(home)}
+
+
+def agent(home: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """One command to its end."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "agents", *arguments],
+        capture_output=True, text=True, timeout=DEADLINE_S, env=environ(home), cwd=cwd or home.parent,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A mesh; at the end it was stopped with Ctrl-C, and none of its processes is left."""
+    note = home.parent / "up.json"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "agents", "up", "--cores", "1", "--json", str(note)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ(home), start_new_session=True,
+    )  # fmt: skip
+    seen: set[psutil.Process] = set()
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while not note.exists():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "`up` did not say that the mesh runs"
+            time.sleep(0.02)  # another process: there is nothing to wait on but its file
+        yield process
+        seen = set(psutil.Process(process.pid).children(recursive=True))
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == 0, output
+        assert "bin/agent worker --server nats://127.0.0.1:4222" in output
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    _, alive = psutil.wait_procs(seen, timeout=DEADLINE_S)
+    assert not alive
+
+
+def test_up_status_publish_and_ctrl_c(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "one.csv").write_text("text,label\nhello,a\nworld,a\nagain,a\n")
+    with up(home):
+        status = agent(home, "status", "--json", "-")
+        assert status.returncode == 0, status.stderr
+        found = json.loads(status.stdout)
+        assert found["leader"]
+        roles = {row["role"] for row in found["agents"]}
+        assert {"planner", "consensus", "gate"} <= roles
+        assert found["counts"] == {} or all(count == 0 for count in found["counts"].values())
+
+        refused = agent(home, "publish", "one label", "--data", "one.csv", "--wait", "--json", "r.json")
+        assert refused.returncode == 5, refused.stderr
+        said = [line for line in refused.stderr.splitlines() if line.startswith("bin/agent")]
+        assert len(said) == 1
+        assert "'label'" in said[0]
+        document = json.loads((tmp_path / "r.json").read_text())
+        assert document["ending"] == "turned down"
+        assert document["specializations"] == []
+
+        topic = document["topic"]["id"]
+        lines = agent(home, "watch", topic, "--json", "-")
+        assert lines.returncode == 5
+        assert [json.loads(line)["record"] for line in lines.stdout.splitlines()][-1] == "turned-down"
+        tasks = json.loads(agent(home, "tasks", "--topic", topic, "--json", "-").stdout)["tasks"]
+        assert [(task["executor"], task["state"]) for task in tasks] == [("profile", "parked")]
+
+        doctor = agent(home, "doctor")
+        assert doctor.returncode == 0, doctor.stdout
+        assert "as declared" in doctor.stdout
+        unknown = agent(home, "models", "pull", "nothing", "there")
+        assert unknown.returncode == 6
+        assert not (tmp_path / "there").exists()
+    assert agent(home, "status").returncode in (0, 4), "the broker may linger for a moment"
+
+
+def test_a_home_that_is_a_file_and_a_program_that_is_none_are_sentences(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("not a folder")
+    done = agent(tmp_path / "home", "up", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "--home" in done.stderr
+    assert "Traceback" not in done.stderr
+    no_server = subprocess.run(
+        [sys.executable, "-P", "-m", "agents", "up"], capture_output=True, text=True, timeout=DEADLINE_S,
+        env={**environ(tmp_path / "other"), "NATS_SERVER_BIN": "/no/such/program"}, cwd=tmp_path,
+    )  # fmt: skip
+    assert no_server.returncode == 3
+    assert "/no/such/program" in no_server.stderr
+    assert no_server.stderr.count("\n") == 1
