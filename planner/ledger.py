@@ -278,6 +278,8 @@ class Ledger:
         name = task.spec.id
         if task.state is TaskState.LEASED:
             self._release(task)
+        for other in task.missing:
+            self._waits_no_more(name, other)
         self._move(task, state)
         task.reason = reason
         del self.tasks[name]
@@ -287,6 +289,12 @@ class Ledger:
             del self.by_topic[task.spec.topic]
         self.ended.put(Ended(name, task.spec.topic, state, task.epoch, key, reason))
         return task
+
+    def _waits_no_more(self, name: str, other: str) -> None:
+        waiting = self.dependents.get(other, set())
+        waiting.discard(name)
+        if not waiting:
+            self.dependents.pop(other, None)
 
     def _release(self, task: Task) -> None:
         held = self.by_incarnation.get(task.incarnation, set())

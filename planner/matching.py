@@ -49,11 +49,10 @@ class Matcher:
         """The task may be ready: now, or after its back-off."""
         if task.state is not TaskState.READY:
             return
-        since = self._ready_since.setdefault(task.spec.id, now)
         if task.again_after_s > 0:
             self._again_at[task.spec.id] = now + task.again_after_s
         else:
-            self._ready.push(task.spec, task.order, since)
+            self._ready.push(task.spec, task.order, self._ready_since.setdefault(task.spec.id, now))
 
     def removed(self, name: str) -> None:
         """The task is leased or has ended."""

@@ -28,11 +28,12 @@ class Receipts:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._refused: OrderedDict[Key, str] = OrderedDict()
+        self._refused: OrderedDict[Key, tuple[str, str]] = OrderedDict()
 
-    def refuse(self, key: Key, reason: str) -> None:
-        """This row will never be recorded."""
-        self._refused[key] = reason
+    def refuse(self, key: Key, incarnation: str, reason: str) -> None:
+        """The row that this incarnation sent under `key` will never be recorded. It binds nobody else: a foreign row
+        must not take the word away from the lease's holder, who may still owe the same key."""
+        self._refused[key] = incarnation, reason
         while len(self._refused) > REFUSED_KEYS_MAX:
             self._refused.popitem(last=False)
 
@@ -47,8 +48,9 @@ class Receipts:
             if line.key == key or (key.kind == "checkpoint" and key.epoch == line.epoch):
                 return Receipt(key=key, recorded=True)
             return Receipt(key=key, recorded=False, reason=self.why_stale(key))
-        reason = self._refused.get(key)
-        return None if reason is None else Receipt(key=key, recorded=False, reason=reason)
+        incarnation, reason = self._refused.get(key, ("", ""))
+        holder = task.holders.get(key.epoch, incarnation) if task is not None else incarnation
+        return Receipt(key=key, recorded=False, reason=reason) if reason and holder == incarnation else None
 
     def why_stale(self, key: Key) -> str:
         """Why a write under this key's epoch can not be recorded, for people."""

@@ -103,6 +103,8 @@ class Scheduler:
             self._matcher.placed(task, now)
             if task.state is TaskState.LEASED:
                 self._matcher.charge(task, +1)
+        # One decision may need several entries: a leader that died between them left these waiting for ever.
+        self._park_hopeless(sorted(ledger.tasks), now)
 
     # -- in: commands -------------------------------------------------------------------------------------------------
 
@@ -142,34 +144,44 @@ class Scheduler:
             ),
             now,
         )
-        for spec in fresh:
-            for name in spec.after:
-                line = self.ledger.ended.get(name)
-                if line is not None and line.state is not TaskState.SUCCEEDED:
-                    self._park(spec.id, f"needs {name}, which ended as {line.state}: {line.reason}", now)
+        self._park_hopeless([spec.id for spec in fresh], now)
+
+    def _park_hopeless(self, names: list[str], now: float) -> None:
+        """Park those of these tasks that wait for one that has ended without success."""
+        for name in names:
+            task = self.ledger.tasks.get(name)  # None: parked already, with another one of them that it needs
+            for other in sorted(task.missing) if task is not None else ():
+                line = self.ledger.ended.get(other)
+                if line is not None:
+                    self._park(name, f"needs {other}, which ended as {line.state}: {line.reason}", now)
                     break
 
     def _cancel(self, cancel: Cancel, now: float) -> None:
         names = [cancel.task] if cancel.task else sorted(self.ledger.by_topic.get(cancel.topic, ()))
         names = [name for name in names if name in self.ledger.tasks]
         for name in names:
-            self._decide(TaskCanceled(task=name, reason=cancel.reason), now)
+            self._decide(TaskCanceled(task=name, reason=cancel.reason[: limits.TEXT_CHARS_MAX]), now)
         for name in names:
             self._park_dependents(name, "was canceled", now)
 
     def _owed(self, writer: str, row: ResultFound | CheckpointMade | FailureFound | GiveBack, now: float) -> None:
         """An outbox row of a worker: record it, or refuse it with the reason that its receipt will say."""
         key = row.key
+        receipt = self.receipts.of(key)
         if row.incarnation.partition(".")[0] != writer:
-            self._refuse(key, f"{row.incarnation} can not write as {writer}", stale=True)
-        elif self.receipts.of(key) is not None:
-            return
+            # No receipt: it would stand under the key of another worker, who may still owe that very row.
+            self._count_stale(key, f"{row.incarnation} can not write as {writer}")
+        elif receipt is not None:
+            if not receipt.recorded and key.task not in self.ledger.tasks:
+                self._count_stale(key, receipt.reason)
         elif self.ledger.holds(key.task, key.epoch, row.incarnation):
             self._record(row, now)
         elif isinstance(row, ResultFound) and self._earned(key, row.incarnation):
             self._record_late(row, now)
         else:
-            self._refuse(key, self.receipts.why_stale(key), stale=True)
+            reason = self.receipts.why_stale(key)
+            self.receipts.refuse(key, row.incarnation, reason)
+            self._count_stale(key, reason)
 
     def _record(self, row: ResultFound | CheckpointMade | FailureFound | GiveBack, now: float) -> None:
         key, task = row.key, self.ledger.tasks[row.key.task]
@@ -186,8 +198,9 @@ class Scheduler:
                     now,
                 )
             case CheckpointMade():
-                if task.checkpoint is not None and key.number <= task.checkpoint.number:
-                    self._refuse(key, f"checkpoint {task.checkpoint.number} is on record already", stale=False)
+                newest = task.checkpoint.number if task.checkpoint is not None else 0
+                if key.number <= newest:
+                    self.receipts.refuse(key, row.incarnation, f"checkpoint {key.number} does not follow {newest}")
                     return
                 self._decide(
                     CheckpointRecorded(
@@ -276,18 +289,21 @@ class Scheduler:
         """Which of its leases does the worker know of? Take back those it does not take."""
         named = worker.named()
         offer = worker.beat.offer.number
+        granted, worker.granted = worker.granted, {}
+        unnamed_beats, worker.unnamed_beats = worker.unnamed_beats, {}
         for name in sorted(self.ledger.by_incarnation.get(worker.incarnation, ())):
             task = self.ledger.tasks[name]
             lease = (name, task.epoch)
             if lease in named:
-                worker.granted.pop(lease, None)
-                worker.unnamed_beats.pop(lease, None)
                 continue
-            answered = worker.granted.get(lease)
-            unnamed = worker.unnamed_beats[lease] = worker.unnamed_beats.get(lease, 0) + 1
+            answered, unnamed = granted.get(lease), unnamed_beats.get(lease, 0) + 1
             overtaken = answered is not None and answered < offer
             if overtaken or unnamed >= self.policy.unnamed_beats_max:
                 self._end_lease(task, Cause.UNTAKEN, "the worker did not take it", now)
+                continue
+            worker.unnamed_beats[lease] = unnamed
+            if answered is not None:
+                worker.granted[lease] = answered
 
     def gone(self, gone: Gone, now: float) -> None:
         """A supervisor reports that an incarnation has ended."""
@@ -420,7 +436,7 @@ class Scheduler:
                 task=task.spec.id,
                 epoch=task.epoch,
                 cause=cause,
-                reason=reason,
+                reason=reason[: limits.TEXT_CHARS_MAX],
                 again_after_s=again_after_s,
                 key_kind=key.kind if key else "",
                 key_number=key.number if key else 0,
@@ -445,15 +461,13 @@ class Scheduler:
         self._park_dependents(task.spec.id, f"is parked: {reason}", now)
 
     def _park_dependents(self, name: str, how: str, now: float) -> None:
-        for dependent in sorted(self.ledger.dependents.pop(name, set())):
+        for dependent in sorted(self.ledger.dependents.get(name, ())):
             if dependent in self.ledger.tasks:
                 self._park(dependent, f"needs {name}, which {how}"[: limits.TEXT_CHARS_MAX], now)
 
-    def _refuse(self, key: Key, reason: str, *, stale: bool) -> None:
-        self.receipts.refuse(key, reason)
-        if stale:
-            self.stale_writes += 1
-            self._note(f"{key} is refused: {reason}")
+    def _count_stale(self, key: Key, reason: str) -> None:
+        self.stale_writes += 1
+        self._note(f"{key} is refused: {reason}")
 
     def _note(self, sentence: str) -> None:
         if len(self.ignored) < limits.INPUTS_PENDING_MAX:

@@ -39,3 +39,4 @@ def test_replaying_the_events_gives_the_same_state(path: Path) -> None:
     assert again.counts == first.counts
     assert again.by_incarnation == first.by_incarnation
     assert again.by_topic == first.by_topic
+    assert again.dependents == first.dependents

@@ -3,6 +3,7 @@
 Commands (one a line; names are free):
 
     plan TOPIC TASK [key=value …]        cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind
+    plans TOPIC TASK:NEEDED,… …          several tasks in one plan
     offer W leases=N [cores=] [memory=] [kinds=a,b] [labels=x]      a new offer, sent with a beat
     beat W [loop=SECONDS] [owed=TASK]    a beat as the worker stands
     advance SECONDS [W …]                time passes in steps of one second; the named workers beat every two seconds
@@ -115,6 +116,14 @@ class Stage:
             wait_s=float(named.get("wait", 600)),
         )
         return self._command("planner", Submit(id=f"plan-{task}", topic=topic, tasks=(spec,)))
+
+    def do_plans(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        topic, *tasks = plain
+        specs = [
+            TaskSpec(id=name, topic=topic, executor="noop", after=tuple(filter(None, after.split(","))))
+            for name, _, after in (task.partition(":") for task in tasks)
+        ]
+        return self._command("planner", Submit(id=f"plan-{specs[0].id}", topic=topic, tasks=tuple(specs)))
 
     def do_offer(self, plain: list[str], named: dict[str, str]) -> list[str]:
         worker = self.workers.setdefault(plain[0], StagedWorker(plain[0]))

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from mesh import limits
 from mesh.messages.base import Epoch
+from mesh.messages.commands import Cancel
 from mesh.messages.ledger import (
     CheckpointRecorded,
     LeaseEnded,
@@ -17,7 +19,8 @@ from mesh.messages.ledger import (
 )
 from mesh.messages.tasks import TaskState
 from planner.ledger import Ledger
-from tests.support.scheduler_stage import Stage
+from planner.scheduling import Policy, Scheduler
+from tests.support.scheduler_stage import Stage, StagedWorker
 
 WORKERS = ("w1", "w2", "w3")
 STEPS = 250
@@ -105,6 +108,8 @@ def test_promises_hold_over_random_lives(seed: int) -> None:
     for event in stage.events:
         again.apply(event)
     assert again.tasks == stage.mind.ledger.tasks
+    assert again.dependents == stage.mind.ledger.dependents
+    assert all(name in again.tasks for waiting in again.dependents.values() for name in waiting)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -126,3 +131,51 @@ def test_every_task_ends_once_workers_behave(seed: int) -> None:
     assert not ledger.tasks, {name: task.state for name, task in ledger.tasks.items()}
     assert ledger.counts[TaskState.LEASED] == ledger.counts[TaskState.READY] == ledger.counts[TaskState.WAITING] == 0
     check(stage)
+
+
+def test_a_decision_that_was_cut_off_between_two_entries_is_finished_by_the_next_leader() -> None:
+    stage = Stage()
+    for command in ("plan t a", "plan t b after=a", "plan t c after=b", "cancel task=a"):
+        stage.run(command)
+    cut = Ledger()
+    for event in stage.events:
+        cut.apply(event)
+        if isinstance(event, TaskCanceled):
+            break
+    assert [task.state for task in cut.tasks.values()] == [TaskState.WAITING] * 2
+    mind = Scheduler(cut, Policy(), 0.0)
+    decided = [item.event for item in mind.take()]
+    assert [event.task for event in decided if isinstance(event, TaskParked)] == ["b", "c"]
+    assert not cut.tasks
+
+
+def test_what_is_remembered_of_a_worker_does_not_grow_with_the_leases_it_did_not_take() -> None:
+    stage = Stage()
+    worker = StagedWorker("w1")
+    stage.workers["w1"] = worker
+    stage.run("plan t a")
+    for _ in range(50):
+        stage.run("offer w1 leases=1")
+        worker.held.clear()  # the answer was lost: the next offer overtakes the lease
+    known = stage.mind.workers[worker.incarnation]
+    assert len(known.granted) + len(known.unnamed_beats) <= 2
+
+
+def test_a_worker_on_which_it_failed_is_passed_over_for_a_while_after_the_back_off_not_during_it() -> None:
+    stage = Stage(Policy(back_off_s_first=20.0))
+    for command in ("offer w1 leases=1", "plan t a", "beat w1", "offer w2 leases=0", "failure w1 a"):
+        stage.run(command)
+    stage.run("advance 22 w1 w2")
+    assert stage.mind.ledger.tasks["a"].state is TaskState.READY
+    stage.run("offer w2 leases=1")
+    assert stage.mind.ledger.tasks["a"].incarnation == "w2.1"
+
+
+def test_reasons_are_cut_to_what_a_person_reads() -> None:
+    stage = Stage()
+    for command in ("plan t a", "offer w1 leases=1", f"failure w1 a reason={'x' * 100_000}"):
+        stage.run(command)
+    stage.mind.command(9, "cli", Cancel(id="c", task="a", reason="y" * 100_000), stage.now)
+    reasons = [item.reason for item in stage.events if isinstance(item, LeaseEnded)]
+    reasons += [item.event.reason for item in stage.mind.take() if isinstance(item.event, TaskCanceled)]
+    assert [len(reason) for reason in reasons] == [limits.TEXT_CHARS_MAX] * 2
