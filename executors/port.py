@@ -35,7 +35,7 @@ class Runtime(enum.StrEnum):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of a kind's settings: typed, with defaults and bounds (ValueError in __post_init__); unknown names refused."""
+    """Base of a kind's settings: typed, with defaults, bounds (ValueError in __post_init__); unknown names refused."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
