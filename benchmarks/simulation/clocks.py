@@ -1,0 +1,97 @@
+"""The loop of a simulation: virtual time, blocking calls done in place, and every clock of the process bent to it.
+
+Calls that a program puts into a thread are carried out at once, on the loop; their result arrives a moment later, so a
+process can die between the disk's work and its return. Tasks hash by their number: a set of them has the same order in
+every run. `time.monotonic` is the loop's time while a seed runs; `time.time` adds an offset that jumps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from mesh.virtual_time import VirtualTimeLoop
+
+T = TypeVar("T")
+
+DISK_S = 0.002
+"""How long a call that goes into a thread takes."""
+
+WALL_S = 1_700_000_000.0
+"""Where the wall clock starts: any date will do, but always the same."""
+
+
+class NumberedTask(asyncio.Task[Any]):
+    """A task that hashes by its number."""
+
+    count = 0
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], **options: Any) -> None:
+        NumberedTask.count += 1
+        self._number = NumberedTask.count  # before the loop registers it in a set
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class SimulationLoop(VirtualTimeLoop):
+    """Virtual time, without threads."""
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: concurrent.futures.Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        """Do it now; tell in DISK_S."""
+        done: asyncio.Future[T] = self.create_future()
+
+        def tell(error: BaseException | None, value: Any) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(value)
+            else:
+                done.set_exception(error)
+
+        try:
+            value = func(*args)
+        except Exception as error:
+            self.call_later(DISK_S, tell, error, None)
+        else:
+            self.call_later(DISK_S, tell, None, value)
+        return done
+
+
+class WallClock:
+    """The date, which may jump while durations do not."""
+
+    def __init__(self) -> None:
+        self.offset_s = WALL_S
+
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the clock."""
+        self.offset_s += seconds
+
+
+@contextlib.contextmanager
+def bent_clocks(loop: asyncio.AbstractEventLoop, wall: WallClock) -> Iterator[None]:
+    """While this holds, every clock of this process shows the loop's time."""
+    names = ("monotonic", "monotonic_ns", "perf_counter", "time", "time_ns")
+    real = {name: getattr(time, name) for name in names}
+
+    def put(name: str, clock: Callable[[], float]) -> None:
+        setattr(time, name, clock)
+
+    put("monotonic", loop.time)
+    put("monotonic_ns", lambda: int(loop.time() * 1e9))
+    put("perf_counter", loop.time)
+    put("time", lambda: loop.time() + wall.offset_s)
+    put("time_ns", lambda: int((loop.time() + wall.offset_s) * 1e9))
+    try:
+        yield
+    finally:
+        for name, clock in real.items():
+            setattr(time, name, clock)

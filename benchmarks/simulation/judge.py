@@ -1,0 +1,298 @@
+"""The promises, and a second, simple account of the ledger that tells whether they hold.
+
+Watches from outside: the LEDGER's entries as they come, at the end RESULTS, the COMMANDS and the outboxes' contents.
+It shares no code with the scheduler's mind; only the projection's words are taken from it.
+
+    one history       entries form one chain, terms and the commands they cover only rise
+    one lease         a task has at most one lease; each under a higher epoch; never after its end; after its needs
+    no stale write    what is recorded names the current epoch, and came from its holder
+    every task ends   once faults cease, within SETTLE_S
+    nothing lost      a result by a holder stands in the ledger, unless its task ended otherwise before it was heard
+    true receipts     what an outbox let go as recorded is recorded, what was refused is not
+    one projection    RESULTS holds every record that follows from the ledger, once, and nothing else
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from benchmarks.simulation.parts import Disk
+from benchmarks.simulation.work import Publisher
+from mesh import codec, limits
+from mesh.ledger_log import START
+from mesh.memory import MemoryServer
+from mesh.messages.base import Epoch, Key, Record
+from mesh.messages.commands import COMMANDS, Cancel, CheckpointMade, FailureFound, GiveBack, ResultFound, Submit
+from mesh.messages.ledger import (
+    AnyEvent,
+    CheckpointRecorded,
+    Entry,
+    LeaderChosen,
+    LeaseEnded,
+    TaskCanceled,
+    TaskLeased,
+    TaskParked,
+    TaskSucceeded,
+    TopicPlanned,
+)
+from mesh.messages.results import stamped
+from mesh.messages.tasks import TaskSpec
+from mesh.outbox import Row
+from planner.ledger import Ledger
+from planner.projection import project
+
+BROKEN_MAX = 20
+"""Broken promises told of one seed: the first ones say what went wrong."""
+
+
+@dataclasses.dataclass(slots=True)
+class TaskAccount:
+    """What the ledger has said of one task."""
+
+    spec: TaskSpec
+    epoch: Epoch | None = None
+    holder: str = ""
+    """Who holds its lease; '' when nobody does."""
+    holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
+    recorded: set[Key] = dataclasses.field(default_factory=set)
+    """Outbox rows that the ledger names."""
+    ended: str = ""
+    ended_at: int = 0
+    """Sequence of the entry that ended it."""
+
+
+class Judge:
+    """Reads what the mesh says, and says what is wrong with it."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.broken: list[str] = []
+        self.tasks: dict[str, TaskAccount] = {}
+        self.entries: list[tuple[int, Entry]] = []
+        self._server = server
+        self._subjects = server.subjects
+        self._created = ""
+        self._previous, self._term, self._covered = START, 0, 0
+        self._leases: dict[tuple[str, Epoch], str] = {}
+        """Every lease ever given, in this history or in one that was lost with the broker's store."""
+
+    def breaks(self, promise: str, sentence: str) -> None:
+        """A promise was broken."""
+        if len(self.broken) < BROKEN_MAX:
+            self.broken.append(f"{promise}: {sentence}")
+
+    # -- the ledger as it grows ---------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Read the entries that have come."""
+        stream = self._server.stream(self._subjects.stream("LEDGER"))
+        seq = self.entries[-1][0] if self.entries else 0
+        while (stored := stream.following(self._subjects.ledger(), seq + 1)) is not None:
+            seq = stored.seq
+            entry = codec.decode(stored.data, Entry, bytes_max=limits.LEDGER_ENTRY_BYTES_MAX)
+            self._read(seq, entry)
+            self._previous = codec.digest(stored.data)
+
+    def rewound(self) -> None:
+        """The broker came back with an older store: read its history from the start."""
+        self.entries.clear()
+        self.tasks.clear()
+        self._previous, self._term, self._covered = START, 0, 0
+
+    def _read(self, seq: int, entry: Entry) -> None:
+        if entry.previous != self._previous:
+            self.breaks("one history", f"entry {seq} does not follow the one before it")
+        for event in entry.events:
+            if isinstance(event, LeaderChosen):
+                if event.term <= self._term:
+                    self.breaks("one history", f"term {event.term} follows term {self._term}")
+                self._term = event.term
+            else:
+                self._hear(seq, event)
+        if entry.term != self._term:
+            self.breaks("one history", f"entry {seq} of term {entry.term} stands in term {self._term}")
+        if entry.commands_seq < self._covered:
+            self.breaks("one history", f"entry {seq} covers {entry.commands_seq} commands, {self._covered} before")
+        self._covered = entry.commands_seq
+        self.entries.append((seq, entry))
+
+    def _hear(self, seq: int, event: AnyEvent) -> None:
+        if isinstance(event, TopicPlanned):
+            for spec in event.tasks:
+                if spec.id in self.tasks:
+                    self.breaks("one lease", f"{spec.id} is planned twice")
+                self.tasks[spec.id] = TaskAccount(spec)
+            return
+        name = getattr(event, "task", "")
+        task = self.tasks.get(name)
+        if task is None:
+            return self.breaks("one lease", f"entry {seq} names {name}, which was never planned")
+        if task.ended:
+            return self.breaks("one lease", f"entry {seq}: {type(event).__name__} of {name} after its end")
+        match event:
+            case TaskLeased():
+                self._leased(seq, task, event)
+            case CheckpointRecorded():
+                self._current(seq, task, event.epoch)
+                task.recorded.add(Key(name, event.epoch, "checkpoint", event.number))
+            case LeaseEnded():
+                self._current(seq, task, event.epoch)
+                if event.key_kind:
+                    task.recorded.add(Key(name, event.epoch, event.key_kind, event.key_number))
+                task.holder = ""
+            case TaskSucceeded():
+                self._succeeded(seq, task, event)
+            case TaskParked():
+                if event.key_kind and event.epoch is not None:
+                    self._current(seq, task, event.epoch)
+                    task.recorded.add(Key(name, event.epoch, event.key_kind, event.key_number))
+                self._ended(seq, task, "parked")
+            case TaskCanceled():
+                self._ended(seq, task, "canceled")
+
+    def _leased(self, seq: int, task: TaskAccount, event: TaskLeased) -> None:
+        name = event.task
+        if task.holder:
+            self.breaks("one lease", f"entry {seq} leases {name} to {event.incarnation}, {task.holder} holds it")
+        if task.epoch is not None and event.epoch <= task.epoch:
+            self.breaks("one lease", f"entry {seq}: epoch {event.epoch} of {name} follows {task.epoch}")
+        unmet = [other for other in task.spec.after if self.tasks[other].ended != "succeeded"]
+        if unmet:
+            self.breaks("one lease", f"entry {seq} leases {name} before {unmet[0]} has succeeded")
+        before = self._leases.setdefault((name, event.epoch), event.incarnation)
+        if before != event.incarnation:
+            self.breaks("one lease", f"epoch {event.epoch} of {name} is given to {before} and {event.incarnation}")
+        task.epoch, task.holder = event.epoch, event.incarnation
+        task.holders[event.epoch] = event.incarnation
+
+    def _current(self, seq: int, task: TaskAccount, epoch: Epoch) -> None:
+        if not task.holder or epoch != task.epoch:
+            holder = task.holder or "nobody"
+            self.breaks("no stale write", f"entry {seq}: {task.spec.id} {epoch} while {holder} holds {task.epoch}")
+
+    def _succeeded(self, seq: int, task: TaskAccount, event: TaskSucceeded) -> None:
+        self._current(seq, task, event.epoch)
+        earned = event.earned_under or event.epoch
+        if event.incarnation != task.holder or task.holders.get(earned) != event.incarnation:
+            self.breaks("no stale write", f"entry {seq}: {event.incarnation} did not earn {event.task} under {earned}")
+        task.recorded.add(Key(event.task, earned, "result", event.number))
+        self._ended(seq, task, "succeeded")
+
+    @staticmethod
+    def _ended(seq: int, task: TaskAccount, how: str) -> None:
+        task.ended, task.ended_at, task.holder = how, seq, ""
+
+    # -- has everything settled? --------------------------------------------------------------------------------------
+
+    def unsettled(self, publisher: Publisher, disks: dict[str, Disk]) -> list[str]:
+        """What is still open, in words."""
+        found = [] if publisher.done else ["not everything is published"]
+        for command in publisher.stored.values():
+            if isinstance(command, Submit):
+                found += [f"{spec.id} is not planned" for spec in command.tasks if spec.id not in self.tasks]
+        found += [f"{name} has not ended" for name, task in self.tasks.items() if not task.ended]
+        found += [f"{name} owes {key}" for name, disk in disks.items() for key in disk.pending]
+        return found
+
+    def projected(self) -> int:
+        """Records that RESULTS holds now."""
+        return self._server.stream(self._subjects.stream("RESULTS")).state().messages
+
+    # -- the verdict --------------------------------------------------------------------------------------------------
+
+    def conclude(self, publisher: Publisher, disks: dict[str, Disk]) -> None:
+        """Everything that can only be said at the end."""
+        self._check_cancels(publisher)
+        self._check_projection()
+        heard = self._heard_commands()
+        for name, disk in disks.items():
+            for row in (*disk.pending.values(), *disk.kept.values()):
+                self._check_row(name, row, heard, refused=None)
+            for row, reason in disk.refused.values():
+                self._check_row(name, row, heard, refused=reason)
+            for key in disk.kept:
+                if key not in self._recorded(key):
+                    self.breaks("true receipts", f"{name} let go of {key} as recorded, the ledger has no such thing")
+        self._check_writers(disks)
+
+    def _recorded(self, key: Key) -> set[Key]:
+        task = self.tasks.get(key.task)
+        return task.recorded if task else set()
+
+    def _check_cancels(self, publisher: Publisher) -> None:
+        for command in publisher.stored.values():
+            if isinstance(command, Cancel):
+                named = {command.task} if command.task else {n for n, t in self.tasks.items() if t.spec.topic == command.topic}
+                for name in sorted(named):
+                    if name in self.tasks and not self.tasks[name].ended:
+                        self.breaks("every task ends", f"{name} was withdrawn and goes on")
+
+    def _heard_commands(self) -> dict[str, int]:
+        """Ledger sequence at which each command subject was certainly heard."""
+        stream = self._server.stream(self._subjects.stream("COMMANDS"))
+        covers, found, seq = iter(self.entries), dict[str, int](), 0
+        ledger_seq, covered = 0, 0
+        while (stored := stream.following(self._subjects.commands(), seq + 1)) is not None:
+            seq = stored.seq
+            while covered < seq:
+                following = next(covers, None)
+                if following is None:
+                    return found
+                ledger_seq, covered = following[0], following[1].commands_seq
+            found.setdefault(stored.subject, ledger_seq)
+        return found
+
+    def _check_row(self, worker: str, row: Row, heard: dict[str, int], refused: str | None) -> None:
+        key, task = row.key, self.tasks.get(row.key.task)
+        if task is None:
+            return self.breaks("nothing lost", f"{worker} has {key}, the ledger does not know the task")
+        if refused is not None and key in task.recorded:
+            self.breaks("true receipts", f"{worker} was told that {key} is refused ({refused}), but it is recorded")
+        record = codec.decode(row.data, *COMMANDS)
+        if not isinstance(record, ResultFound) or task.holders.get(key.epoch) != record.incarnation:
+            return None
+        if not task.ended:
+            self.breaks("nothing lost", f"{worker} has the result {key}, and {key.task} has not ended")
+        at = heard.get(row.subject)
+        if at is not None and task.ended_at > at:
+            sentence = f"the result {key} was heard at entry {at}, and {key.task} ended at {task.ended_at}"
+            self.breaks("nothing lost", sentence)
+        return None
+
+    def _check_writers(self, disks: dict[str, Disk]) -> None:
+        """What the ledger recorded of outbox rows was written by the holder of the epoch, and stands in its outbox."""
+        written: dict[Key, list[Record]] = {}
+        for disk in disks.values():
+            rows = (*disk.pending.values(), *disk.kept.values(), *(row for row, _ in disk.refused.values()))
+            for row in rows:
+                written.setdefault(row.key, []).append(codec.decode(row.data, *COMMANDS))
+        for name, task in self.tasks.items():
+            for key in sorted(task.recorded):
+                writers = [
+                    record.incarnation
+                    for record in written.get(key, ())
+                    if isinstance(record, ResultFound | CheckpointMade | FailureFound | GiveBack)
+                ]
+                if task.holders.get(key.epoch) not in writers:
+                    who = task.holders.get(key.epoch)
+                    self.breaks("no stale write", f"{key} of {name} is recorded, held by {who}, written by {writers}")
+
+    def _check_projection(self) -> None:
+        wanted: dict[str, bytes] = {}
+        ledger = Ledger()
+        for seq, entry in self.entries:
+            for index, event in enumerate(entry.events):
+                record = project(event, ledger.apply(event))
+                if record is not None:
+                    subject = self._subjects.result(record.topic, record.kind, f"{seq}-{index}")
+                    wanted[subject] = codec.encode(stamped(record, seq, entry.at_ms))
+        stream = self._server.stream(self._subjects.stream("RESULTS"))
+        found, seq = Counter[str](), 0
+        while (stored := stream.following(self._subjects.results(), seq + 1)) is not None:
+            seq = stored.seq
+            found[stored.subject] += 1
+            if wanted.get(stored.subject) != stored.data:
+                self.breaks("one projection", f"{stored.subject} does not follow from the ledger")
+        for subject in wanted:
+            if found[subject] != 1:
+                self.breaks("one projection", f"{subject} stands {found[subject]} times on RESULTS")

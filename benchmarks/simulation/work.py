@@ -1,0 +1,103 @@
+"""What a simulated mesh is given to do: topics with their tasks, some of them withdrawn, some of them trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import msgspec
+
+from benchmarks.simulation.parts import KIND, Fate
+from benchmarks.simulation.trace import Trace
+from mesh import codec
+from mesh.bus import Broker
+from mesh.errors import BusUnavailable, Conflict, NotFound
+from mesh.messages.commands import Cancel, Submit
+from mesh.messages.tasks import Needs, OnDisconnect, TaskSpec
+from mesh.subjects import Subjects
+
+WRITER = "cli"
+PUBLISHED_S = 30.0
+"""Everything is published in the first so many seconds."""
+
+AGAIN_S = 1.0
+
+
+class Publisher:
+    """Publishes topics and withdraws some, each command until it is stored."""
+
+    def __init__(self, broker: Broker, subjects: Subjects, chance: random.Random, trace: Trace) -> None:
+        self.stored: dict[str, Submit | Cancel] = {}
+        """Commands that the stream has taken, by id."""
+        self.done = False
+        self._broker, self._subjects, self._chance, self._trace = broker, subjects, chance, trace
+
+    async def run(self) -> None:
+        """All topics, then it is done."""
+        topics = [f"t{number}" for number in range(1, self._chance.randint(2, 5))]
+        await asyncio.gather(*(self._topic(topic) for topic in topics))
+        self.done = True
+
+    async def _topic(self, topic: str) -> None:
+        chance = self._chance
+        await asyncio.sleep(chance.uniform(0.0, PUBLISHED_S))
+        tasks = self._tasks(topic)
+        await self._put(Submit(id=f"s-{topic}", topic=topic, tasks=tasks))
+        if chance.random() < 0.2:
+            await asyncio.sleep(chance.uniform(0.0, 15.0))
+            named = {"topic": topic} if chance.random() < 0.5 else {"task": chance.choice(tasks).id}
+            await self._put(Cancel(id=f"c-{topic}", reason="withdrawn", **named))
+
+    def _tasks(self, topic: str) -> tuple[TaskSpec, ...]:
+        chance, made = self._chance, list[TaskSpec]()
+        for number in range(1, chance.randint(1, 4) + 1):
+            after = (chance.choice(made).id,) if made and chance.random() < 0.5 else ()
+            made.append(self._task(topic, f"{topic}-{number}", after))
+        return tuple(made)
+
+    def _task(self, topic: str, name: str, after: tuple[str, ...]) -> TaskSpec:
+        chance = self._chance
+        waits = chance.random() < 0.25
+        return TaskSpec(
+            id=name,
+            topic=topic,
+            executor=KIND,
+            settings=msgspec.to_builtins(self._fate()),
+            needs=Needs(cores=chance.choice((0.0, 0.5, 1.0)), memory_bytes=1 << 20, disk_bytes=1 << 20),
+            priority=chance.randint(0, 9),
+            stall_s=5.0,
+            attempts_max=chance.choice((1, 3, 4)),
+            after=after,
+            avoid=(f"w{chance.randint(1, 3)}",) if chance.random() < 0.2 else (),
+            on_disconnect=OnDisconnect.WAIT if waits else OnDisconnect.REPLACE,
+            wait_s=chance.uniform(5.0, 40.0),
+        )
+
+    def _fate(self) -> Fate:
+        chance = self._chance
+        common = {"seconds": chance.choice((0.5, 2.0, 6.0, 12.0)), "outputs": chance.random() < 0.5}
+        roll = chance.random()
+        if roll < 0.55:
+            return Fate(**common)
+        if roll < 0.67:
+            return Fate(**common, fails=chance.randint(1, 4))
+        if roll < 0.77:
+            return Fate(**common, kills=chance.randint(1, 3))
+        if roll < 0.84:
+            return Fate(**common, hangs=1)
+        if roll < 0.94:
+            return Fate(**common, halvings=chance.randint(1, 5))
+        return Fate(**common, rejects=True)
+
+    async def _put(self, command: Submit | Cancel) -> None:
+        subject = self._subjects.command(WRITER, command.kind, command.id)
+        while True:
+            try:
+                await self._broker.append(subject, codec.encode(command), subject_seq=0)
+                break
+            except Conflict:
+                break  # an earlier try was stored, though nobody said so
+            except (BusUnavailable, NotFound):
+                await asyncio.sleep(AGAIN_S)
+        self._trace.note(f"published {command.id}")
+        self.stored[command.id] = command

@@ -1,0 +1,242 @@
+"""One seed from its start to its verdict: a broker, schedulers, workers, a publisher, faults, and a judge beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import gc
+import logging
+import random
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.simulation import process as processes
+from benchmarks.simulation.chaos import Chaos
+from benchmarks.simulation.clocks import NumberedTask, SimulationLoop, WallClock, bent_clocks
+from benchmarks.simulation.judge import Judge
+from benchmarks.simulation.lives import SchedulerMachine, WorkerMachine
+from benchmarks.simulation.network import Network
+from benchmarks.simulation.parts import Nature
+from benchmarks.simulation.trace import Trace
+from benchmarks.simulation.work import WRITER, Publisher
+from mesh import settings as mesh_settings
+from mesh import streams
+from mesh.errors import InvariantBroken, NotFound, RamifyError
+from mesh.memory import MemoryServer
+from mesh.setting_tree import Settings
+
+SETTLE_S = 400.0
+"""Virtual time after the last fault in which everything must have ended: back-offs, waits and pauses fit in twice."""
+
+LOOK_S = 1.0
+"""How often the judge reads the ledger."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one seed."""
+
+    seed: int
+    broken: tuple[str, ...]
+    tail: tuple[str, ...]
+    """The last events; empty when all promises were kept."""
+    virtual_s: float
+    events: int
+    faults: Counter[str]
+    digest: str
+    """The same for the same run."""
+
+
+class World:
+    """The mesh of one seed."""
+
+    def __init__(self, seed: int, settings: Settings, *, older: bool) -> None:
+        self.trace = Trace()
+        self.wall = WallClock()
+        self.network = Network(_chance(seed, "network"), self.trace)
+        self.server = MemoryServer(faults=self.network)
+        self.judge = Judge(self.server)
+        chance, nature = _chance(seed, "world"), Nature(self.trace)
+        names = [f"w{number}" for number in range(1, chance.randint(2, 3) + 1)]
+        self.workers = [
+            WorkerMachine(
+                name, self.server, settings, _chance(seed, name), self.trace,
+                nature=nature, cores=chance.choice((1.0, 2.0)),
+            )
+            for name in names
+        ]  # fmt: skip
+        self.schedulers = [
+            SchedulerMachine(
+                name, self.server, dataclasses.replace(settings, home=settings.home / name), _chance(seed, name),
+                self.trace,
+            )
+            for name in ("s1", "s2")
+        ]  # fmt: skip
+        self.schedulers[1].wanted = False
+        self.publisher = Publisher(
+            self.server.connect(WRITER), self.server.subjects, _chance(seed, "publisher"), self.trace
+        )
+        self.chaos = Chaos(
+            self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
+            workers=self.workers, schedulers=self.schedulers, older=older,
+        )  # fmt: skip
+
+    async def run(self) -> None:
+        """Live through the seed; what is wrong stands with the judge."""
+        loop = asyncio.get_running_loop()
+        for machine in (*self.schedulers, *self.workers):
+            loop.create_task(machine.run(), name=machine.name)
+        loop.create_task(self.publisher.run(), name="publisher")
+        loop.create_task(self.chaos.run(), name="chaos")
+        deadline = SETTLE_S
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._look()
+            if not self.chaos.over:
+                deadline = loop.time() + SETTLE_S
+                continue
+            open_ones = self._unsettled()
+            if not open_ones or self.judge.broken:
+                break
+            if loop.time() > deadline:
+                for sentence in open_ones:
+                    self.judge.breaks("every task ends", sentence)
+                break
+        if not self.judge.broken:
+            self.judge.conclude(self.publisher, self._disks())
+
+    def _disks(self) -> dict[str, Any]:
+        return {worker.name: worker.disk for worker in self.workers}
+
+    def _look(self) -> None:
+        with contextlib.suppress(NotFound):  # the scheduler has not made the streams yet
+            self.judge.watch()
+        for sentence in self.trace.defects:
+            self.judge.breaks("no defect", sentence)
+        self.trace.defects.clear()
+
+    def _unsettled(self) -> list[str]:
+        found = self.judge.unsettled(self.publisher, self._disks())
+        found += [
+            f"{machine.name} still holds {held[0]} under {held[1]}"
+            for machine in self.workers
+            for held in (machine.worker.holds if machine.worker is not None else ())
+        ]
+        if not found and self.judge.projected() != self._projected_wanted():
+            found.append("RESULTS does not hold what the ledger says")
+        return found
+
+    def _projected_wanted(self) -> int:
+        """Events that have a record for subscribers: all but the changes of leaders."""
+        return sum(
+            type(event).__name__ not in ("LeaderChosen", "Restored")
+            for _, entry in self.judge.entries
+            for event in entry.events
+        )
+
+
+def simulate(seed: int, home: Path, *, older: bool = False) -> Verdict:
+    """Live through one seed, on its own loop. home: an empty folder, best in memory."""
+    loop = SimulationLoop()
+    NumberedTask.count = 0
+    loop.set_task_factory(processes.task_factory)
+    asyncio.set_event_loop(loop)
+    settings = _settings(home)
+    for name in ("workers", "s1", "s2"):
+        shutil.rmtree(home / name, ignore_errors=True)
+    world: World | None = None
+
+    async def live() -> None:
+        nonlocal world
+        world = World(seed, settings, older=older)
+        loop.set_exception_handler(lambda loop, context: _unforeseen(world, context))
+        with _errors_noted(world.trace), bent_clocks(loop, world.wall):
+            await world.run()
+
+    before = logging.root.manager.disable
+    gc.disable()  # what is collected when must not depend on what ran before
+    try:
+        try:
+            loop.run_until_complete(live())
+        except InvariantBroken as error:
+            if world is None:
+                raise
+            world.judge.breaks("no defect", str(error))
+        assert world is not None
+        return _verdict(seed, world, loop.time())
+    finally:
+        logging.disable(logging.CRITICAL)  # the dead do not complain
+        loop.set_exception_handler(lambda loop, context: None)
+        processes.bury(loop)
+        loop.close()
+        logging.disable(before)
+        asyncio.set_event_loop(None)
+        gc.enable()
+
+
+def _verdict(seed: int, world: World, virtual_s: float) -> Verdict:
+    broken = tuple(world.judge.broken)
+    trace = world.trace
+    tail = tuple(trace.tail()) if broken else ()
+    return Verdict(seed, broken, tail, virtual_s, trace.events, trace.faults, trace.digest())
+
+
+def _chance(seed: int, what: str) -> random.Random:
+    return random.Random(f"{seed} {what}")
+
+
+_loaded: dict[Path, Settings] = {}
+
+
+def _settings(home: Path) -> Settings:
+    """The settings of every agent; read once."""
+    if home not in _loaded:
+        flags = {"home": str(home), "scheduler.back_off_s_max": 8.0, "worker.stop_grace_s": 8.0}
+        _loaded[home] = mesh_settings.load(flags, {}, home)
+    return _loaded[home]
+
+
+def _unforeseen(world: World | None, context: dict[str, Any]) -> None:
+    assert world is not None
+    error = context.get("exception")
+    world.trace.defect(f"{context.get('message')}: {error!r}"[:300])
+
+
+class _Errors(logging.Handler):
+    """Notes errors with a traceback that are none of the foreseen ones."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(logging.ERROR)
+        self._trace = trace
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and (not isinstance(error, RamifyError) or isinstance(error, InvariantBroken)):
+            self._trace.defect(f"{record.getMessage()}: {error!r}"[:300])
+
+
+@contextlib.contextmanager
+def _errors_noted(trace: Trace) -> Iterator[None]:
+    """Only errors are logged, and only to the trace: a thousand seeds would fill any log."""
+    handler, root = _Errors(trace), logging.getLogger()
+    before, handlers = logging.root.manager.disable, root.handlers[:]
+    logging.disable(logging.WARNING)
+    root.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def home_folder() -> Iterator[Path]:
+    """A folder for simulated disks: in memory where the system has such a place."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="simulation-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
