@@ -37,18 +37,20 @@ def _records() -> dict[str, type[Record]]:
 RECORDS = _records()
 
 
-def encode(record: Record, *, bytes_max: int = limits.RECORD_BYTES_MAX) -> bytes:
-    """The bytes of `record`. Malformed when they exceed `bytes_max`."""
-    body = {"kind": record.kind, "v": record.version, **msgspec.to_builtins(record)}
+def encode(record: Record, *, bytes_max: int | None = None) -> bytes:
+    """The bytes of `record`. Malformed when they exceed `bytes_max` (default: what its kind may have)."""
+    body = {"kind": record.kind, "v": record.version, **msgspec.to_builtins(record, builtin_types=(bytes,))}
     data = pack(body)
-    if len(data) > bytes_max:
-        raise Malformed(f"a {record.kind!r} record may have {bytes_max} bytes, this one has {len(data)}: send less")
+    allowed = record.bytes_max if bytes_max is None else bytes_max
+    if len(data) > allowed:
+        raise Malformed(f"a {record.kind!r} record may have {allowed} bytes, this one has {len(data)}: send less")
     return data
 
 
-def decode(data: bytes, *wanted: type[R], bytes_max: int = limits.RECORD_BYTES_MAX) -> R:
+def decode(data: bytes, *wanted: type[R], bytes_max: int | None = None) -> R:
     """The record in `data`, one of the `wanted` types. Malformed with a reason for anything else."""
-    body = unpack(data, bytes_max=bytes_max)
+    allowed = max(candidate.bytes_max for candidate in wanted) if bytes_max is None else bytes_max
+    body = unpack(data, bytes_max=allowed)
     if not isinstance(body, dict):
         raise Malformed(f"a record is a map, got {type(body).__name__}")
     name = body.get("kind")
@@ -56,7 +58,7 @@ def decode(data: bytes, *wanted: type[R], bytes_max: int = limits.RECORD_BYTES_M
         if candidate.kind == name:
             return _convert(body, candidate)
     expected = " or ".join(repr(candidate.kind) for candidate in wanted)
-    known = "" if name in RECORDS else ", which this version does not know"
+    known = "" if isinstance(name, str) and name in RECORDS else ", which this version does not know"
     raise Malformed(f"expected a record of kind {expected}, got {str(name)[:80]!r}{known}")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from mesh import codec, limits
+from mesh import codec
 from mesh.bus import Log
 from mesh.errors import BusUnavailable, Conflict, Deposed, InvariantBroken, Malformed
 from mesh.messages.ledger import Entry
@@ -49,7 +49,7 @@ class LedgerLog:
 
     def _checked(self, seq: int, data: bytes) -> Entry:
         try:
-            entry = codec.decode(data, Entry, bytes_max=limits.LEDGER_ENTRY_BYTES_MAX)
+            entry = codec.decode(data, Entry)
         except Malformed as error:
             raise InvariantBroken(f"ledger entry {seq} can not be read: {error}") from None
         if entry.previous != self.digest:
@@ -64,7 +64,7 @@ class LedgerLog:
 
         Deposed when somebody else wrote first; Malformed when the entry is too large for one message.
         """
-        data = codec.encode(entry, bytes_max=limits.LEDGER_ENTRY_BYTES_MAX)
+        data = codec.encode(entry)
         digest = codec.digest(data)
         while True:
             try:

@@ -95,8 +95,8 @@ class Subjects:
         return f"$KV.{self.prefix}_{bucket}.>"
 
     def stream(self, name: str) -> str:
-        """A stream's name: LEDGER becomes MESH_LEDGER, so that several meshes share a server."""
-        return f"{self.prefix.upper().replace('-', '_')}_{name}"
+        """A stream's name: LEDGER becomes MESH_LEDGER, so that several meshes share a server, `a-b` and `a_b` too."""
+        return f"{self.prefix.upper()}_{name}"
 
     def durable(self, role: str) -> str:
         """Name of a role's durable consumer."""
@@ -127,6 +127,16 @@ class Subjects:
     def inbox(self, name: str) -> str:
         """Prefix of an agent's reply subjects."""
         return f"{self.prefix}.in.{_token(name)}"
+
+    def may_answer(self, reply: str) -> bool:
+        """May an agent answer on this subject? Never on one that the mesh or the broker gives a meaning: who asks
+        could else have the leader write into its own ledger."""
+        inboxes = f"{self.prefix}.in."
+        return (
+            bool(reply)
+            and not reply.startswith("$")
+            and (reply.startswith(inboxes) or not reply.startswith(f"{self.prefix}."))
+        )
 
     def progress(self, worker: str, topic: str, task: str) -> str:
         """Progress of one task on one worker."""

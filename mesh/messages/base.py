@@ -23,6 +23,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
+    bytes_max: ClassVar[int] = limits.RECORD_BYTES_MAX
+    """Most bytes of one encoded record of this kind."""
 
     def evolve(self, **changes: Any) -> Self:
         """The same record with other values in these fields; TypeError for a field that it does not have."""
@@ -46,6 +48,12 @@ def check_text(value: str, what: str, chars_max: int = limits.TEXT_CHARS_MAX) ->
     """Raise ValueError unless `value` is a non-blank text of at most `chars_max` characters."""
     if not value.strip() or len(value) > chars_max:
         raise ValueError(f"{what} must be 1 to {chars_max} characters of text; got {len(value)}")
+
+
+def check_incarnation(value: str, worker: str) -> None:
+    """Raise ValueError unless `value` is a life of this worker."""
+    if not value.startswith(worker + "."):
+        raise ValueError(f"an incarnation is NAME.RANDOM; {value!r} is not one of {worker!r}")
 
 
 def derived_id(id_: str, purpose: str) -> str:

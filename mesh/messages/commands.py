@@ -57,6 +57,7 @@ class Refuse(Record, frozen=True, kw_only=True):
     reason: str
 
     def __post_init__(self) -> None:
+        check_name(self.topic, "a refused topic")
         check_text(self.reason, "a refusal's reason")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
+from mesh import limits
 from mesh.messages.base import Facts, Part, Record, check_name
 from mesh.messages.tasks import Line
 
@@ -124,6 +125,11 @@ class Recommendation(Part, frozen=True, kw_only=True):
     holdout_uses: int = 0
     """Challengers compared on this holdout so far, these candidates included: alpha is spent over them."""
 
+    def __post_init__(self) -> None:
+        check_name(self.id, "a recommendation's id")
+        check_name(self.topic, "a recommendation's topic")
+        check_name(self.specialization, "a recommendation's specialization")
+
 
 class Check(Part, frozen=True, kw_only=True):
     """One KPI of a verdict."""
@@ -139,6 +145,7 @@ class Verdict(Record, frozen=True, kw_only=True):
     """The gate's accept or reject of a recommendation, KPI by KPI. Written before the champion is."""
 
     kind: ClassVar[str] = "verdict"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
 
     id: str
     topic: str

@@ -11,7 +11,7 @@ import enum
 from typing import ClassVar
 
 from mesh import limits
-from mesh.messages.base import Epoch, Key, Part, Record, check_name
+from mesh.messages.base import Epoch, Key, Part, Record, check_incarnation, check_name
 from mesh.messages.tasks import TaskSpec
 
 
@@ -53,7 +53,7 @@ class Beat(Record, frozen=True, kw_only=True):
     number: int
     """Rises with every beat of an incarnation; older ones that arrive late are ignored."""
     reply: str
-    """Subject on which this worker hears answers."""
+    """Subject on which this worker hears answers, below its own inbox `<prefix>.in.<worker>.`; else there are none."""
     loop_age_s: float
     """Since the main loop's last turn: a wedged worker does not keep its leases."""
     offer: Offer
@@ -67,8 +67,7 @@ class Beat(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_name(self.worker, "a worker's name")
-        if not self.incarnation.startswith(self.worker + "."):
-            raise ValueError(f"an incarnation is NAME.RANDOM; {self.incarnation!r} is not one of {self.worker!r}")
+        check_incarnation(self.incarnation, self.worker)
         if len(self.held) > limits.HELD_PER_BEAT_MAX or len(self.owed) > limits.OWED_PER_REQUEST_MAX:
             raise ValueError("a beat names too many leases or outbox rows")
 
@@ -122,6 +121,7 @@ class Answer(Record, frozen=True, kw_only=True):
     """The leader's answer to a beat, true at `ledger_seq`. Older answers than one already heard are ignored."""
 
     kind: ClassVar[str] = "answer"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
 
     incarnation: str
     offer: int
@@ -145,6 +145,10 @@ class Gone(Record, frozen=True, kw_only=True):
     worker: str
     incarnation: str
     exit_code: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.worker, "a worker's name")
+        check_incarnation(self.incarnation, self.worker)
 
 
 class LeaderBeat(Record, frozen=True, kw_only=True):

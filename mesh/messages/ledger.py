@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
+from mesh import limits
 from mesh.messages.base import Epoch, Facts, Record
 from mesh.messages.judgement import Recommendation
 from mesh.messages.tasks import Outcome, TaskSpec
@@ -158,6 +159,7 @@ class Entry(Record, frozen=True, kw_only=True):
     """One commit of the ledger: one message, one compare-and-set on the stream's last sequence."""
 
     kind: ClassVar[str] = "entry"
+    bytes_max: ClassVar[int] = limits.LEDGER_ENTRY_BYTES_MAX
 
     term: int
     generation: int

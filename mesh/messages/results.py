@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
+from mesh import limits
 from mesh.messages.base import Epoch, Facts, Record
 from mesh.messages.judgement import Recommendation
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
@@ -16,6 +17,7 @@ class Planned(Record, frozen=True, kw_only=True):
     """A topic became (more) tasks."""
 
     kind: ClassVar[str] = "planned"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
 
     topic: str
     specialization: str
@@ -59,6 +61,7 @@ class TaskEnded(Record, frozen=True, kw_only=True):
     """A task has ended: succeeded (with its outcome), parked or canceled (with the reason)."""
 
     kind: ClassVar[str] = "task-ended"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
 
     topic: str
     specialization: str
@@ -77,6 +80,7 @@ class RecommendationMade(Record, frozen=True, kw_only=True):
     """Consensus has spoken."""
 
     kind: ClassVar[str] = "recommendation"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
 
     topic: str
     specialization: str

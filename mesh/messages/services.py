@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from mesh import limits
 from mesh.messages.base import Epoch, Facts, Key, Part, Record, check_name
 from mesh.messages.leases import Receipt
 from mesh.messages.tasks import Line, Needs, TaskState
@@ -128,6 +129,7 @@ class Status(Record, frozen=True, kw_only=True):
     """The leader's view of the mesh."""
 
     kind: ClassVar[str] = "status"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
 
     leader: str
     term: int

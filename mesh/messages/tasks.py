@@ -24,9 +24,9 @@ class TaskState(enum.StrEnum):
     """Where a task stands. The arrows are drawn in docs/lifecycle.md and held by planner/ledger.py."""
 
     WAITING = "waiting"
-    """Needs the end of other tasks first, or its back-off is not over."""
+    """Needs the success of other tasks first."""
     READY = "ready"
-    """May be leased."""
+    """May be leased; after a failure not before its back-off is over."""
     LEASED = "leased"
     """One incarnation holds it under one epoch."""
     SUCCEEDED = "succeeded"

@@ -52,6 +52,7 @@ def limit_table() -> str:
     """The caps that a program on the wire has to respect."""
     caps = {
         "RECORD_BYTES_MAX": "one encoded record",
+        "REPEATING_BYTES_MAX": "one encoded `answer`, `planned`, `task-ended`, `recommendation`, `verdict` or `status`",
         "LEDGER_ENTRY_BYTES_MAX": "one ledger entry",
         "NEST_DEPTH_MAX": "maps and lists inside each other",
         "NAME_CHARS_MAX": "characters of a name in a subject",

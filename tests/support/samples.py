@@ -19,6 +19,7 @@ DIGEST = "ab" * 32
 
 SPECIAL: dict[tuple[str, str], Any] = {
     ("Beat", "incarnation"): "worker.1a2b",
+    ("Gone", "incarnation"): "worker.1a2b",
     ("Cancel", "topic"): "",
     ("Kpi", "maximum"): None,
     ("Outcomes", "items"): 1,
@@ -51,7 +52,7 @@ def _bare(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_bare(item) for item in value]
     if not isinstance(value, msgspec.Struct) or value.__struct_config__.array_like:
-        return msgspec.to_builtins(value)
+        return msgspec.to_builtins(value, builtin_types=(bytes,))
     config = value.__struct_config__
     needed = NEEDED.get(type(value).__name__, ())
     fields = [field.name for field in msgspec.structs.fields(value) if field.required or field.name in needed]

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from mesh import codec, limits
 from mesh.errors import Malformed
 from mesh.messages.base import Record
+from mesh.messages.commands import Recommend, Refuse
+from mesh.messages.judgement import Outcomes
 from mesh.messages.leases import Beat, Gone, LeaderBeat
-from mesh.messages.results import Progress
+from mesh.messages.results import Planned, Progress, TaskEnded
+from mesh.messages.services import Problem
+from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 from tests.support.samples import sample
 
 GONE = Gone(worker="w", incarnation="w.1a", exit_code=None)
@@ -51,6 +55,7 @@ def _changed(**changes: Any) -> bytes:
         (codec.pack([1, 2]), "is a map, got list"),
         (codec.pack({"v": 1}), "expected a record of kind 'gone', got 'None'"),
         (_changed(kind="beat"), "expected a record of kind 'gone', got 'beat'"),
+        (_changed(kind=[1]), r"got '\[1\]', which this version does not know"),
         (_changed(kind="no-such"), "which this version does not know"),
         (_changed(kind="x" * 10_000), "expected a record of kind 'gone'"),
         (_changed(v=2), "up to version 1, got 2: update the older side"),
@@ -58,6 +63,8 @@ def _changed(**changes: Any) -> bytes:
         (_changed(v="absent"), "got None"),
         (_changed(worker="absent"), "missing required field `worker`"),
         (_changed(worker=7), "Expected `str`, got `int`"),
+        (_changed(incarnation="v.1"), "is not one of 'w'"),
+        (_changed(worker="w.>", incarnation="w.>.1"), "a worker's name must be"),
         (_changed(exit_code="1"), "Expected `int"),
     ],
 )
@@ -73,13 +80,13 @@ def test_a_broken_invariant_is_malformed() -> None:
 
 
 def test_size_and_depth_are_bounded_both_ways() -> None:
-    large = Gone(worker="w" * limits.RECORD_BYTES_MAX, incarnation="w.1")
+    large = Problem(reason="x" * limits.RECORD_BYTES_MAX)
     with pytest.raises(Malformed, match="send less"):
         codec.encode(large)
     data = codec.encode(large, bytes_max=2 * limits.RECORD_BYTES_MAX)
     with pytest.raises(Malformed, match="expected at most"):
-        codec.decode(data, Gone)
-    assert codec.decode(data, Gone, bytes_max=2 * limits.RECORD_BYTES_MAX) == large
+        codec.decode(data, Problem)
+    assert codec.decode(data, Problem, bytes_max=2 * limits.RECORD_BYTES_MAX) == large
     deep: Any = 1
     for _ in range(limits.NEST_DEPTH_MAX):
         deep = [deep]
@@ -113,3 +120,30 @@ def test_a_flipped_byte_is_noticed_or_harmless(position: int, byte: int) -> None
 
 def test_a_digest_names_bytes() -> None:
     assert codec.digest(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_what_was_recorded_can_be_told_however_large_its_parts_are() -> None:
+    """A task and its outcome may each be as large as a record; the task's end repeats both."""
+    task = TaskSpec(id="a", topic="t", executor="noop", settings={"x": "y" * (limits.RECORD_BYTES_MAX - 2_000)})
+    outcome = Outcome(facts={"x": "y" * (limits.RECORD_BYTES_MAX - 2_000)})
+    ended = TaskEnded(
+        topic="t", specialization="s", task=task, state=TaskState.PARKED, outcome=outcome,
+        reason="\N{SNOWMAN}" * limits.TEXT_CHARS_MAX, ledger_seq=1, at_ms=1,
+    )  # fmt: skip
+    assert codec.decode(codec.encode(ended), TaskEnded, Planned) == ended
+
+
+@pytest.mark.parametrize("bad", ["a.b", "*", "", "x" * 97])
+def test_names_that_become_subjects_are_checked_at_the_border(bad: str) -> None:
+    refuse = {"kind": "refuse", "v": 1, "topic": bad, "reason": "no"}
+    made = codec.unpack(codec.encode(sample(Recommend, full=True)))
+    with pytest.raises(Malformed):
+        codec.decode(codec.pack(refuse), Refuse)
+    for field in ("id", "topic", "specialization"):
+        with pytest.raises(Malformed):
+            codec.decode(codec.pack(made | {"recommendation": made["recommendation"] | {field: bad}}), Recommend)
+
+
+def test_bytes_travel_as_bytes() -> None:
+    outcomes = sample(Outcomes, full=True)
+    assert codec.unpack(codec.encode(outcomes))["ids"] == outcomes.ids

@@ -1,0 +1,37 @@
+"""Names of subjects and streams: what may stand in them, and on which a stranger's question is answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from mesh.subjects import Subjects
+
+SUBJECTS = Subjects("mesh")
+
+
+@pytest.mark.parametrize("bad", ["", "a.b", "*", ">", "A", "a b", "-a", "x" * 97])
+def test_a_name_that_is_no_token_is_refused_everywhere(bad: str) -> None:
+    for spell in (SUBJECTS.topic, SUBJECTS.beat, SUBJECTS.gone, SUBJECTS.answer, SUBJECTS.ask, Subjects):
+        with pytest.raises(ValueError):
+            spell(bad)
+    with pytest.raises(ValueError):
+        SUBJECTS.command("cli", "submit", bad)
+    with pytest.raises(ValueError):
+        SUBJECTS.result(bad, "planned", "1-0")
+
+
+def test_meshes_whose_names_look_alike_share_no_stream() -> None:
+    assert Subjects("lab-1").stream("LEDGER") != Subjects("lab_1").stream("LEDGER")
+    assert Subjects("mesh").stream("LEDGER") == "MESH_LEDGER"
+
+
+@pytest.mark.parametrize("reply", ["_INBOX.x.1", "mesh.in.cli.4f.1", "other.in.cli.1"])
+def test_an_inbox_is_answered(reply: str) -> None:
+    assert SUBJECTS.may_answer(reply)
+
+
+@pytest.mark.parametrize(
+    "reply", ["", "mesh.ledger", "mesh.beat.w1", "mesh.cmd.w1.result.x", "$KV.mesh_graph.x", "$JS.API.INFO"]
+)
+def test_nobody_has_the_leader_write_where_only_it_may(reply: str) -> None:
+    assert not SUBJECTS.may_answer(reply)
