@@ -1,6 +1,6 @@
 """The life of any agent: connect, introduce itself, serve, work, drain, leave.
 
-    start   settings -> log -> broker -> wait for the streams -> /health and /metrics -> $SRV service -> hello
+    start   settings -> log -> broker -> /health and /metrics -> $SRV service -> wait for the streams -> hello
     work    the role's body runs in a task group beside the helpers (hello, loop watch); if one dies the agent ends
     stop    SIGTERM, Ctrl-C or an error sets `stopping`; the body returns by itself within the grace time, else it is
             cancelled; then services, HTTP and broker are closed, in this order
@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 import socket
 import sys
 import time
@@ -25,12 +24,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from agents.health import HealthServer
-from agents.service import Service
+from agents.service import Endpoint, Service
 from mesh import broker as mesh_broker
-from mesh import codec, limits, log
+from mesh import codec, limits, log, platform
 from mesh.artifacts import ArtifactStore
-from mesh.bus import Broker
-from mesh.errors import BrokerRefused, BusUnavailable, EnvironmentUnfit, NotFound, RamifyError, Stop
+from mesh.bus import Broker, Handler, Subscription
+from mesh.errors import BrokerRefused, BusUnavailable, EnvironmentUnfit, Malformed, NotFound, RamifyError
+from mesh.messages.base import Record
 from mesh.messages.services import Hello, Problem, Welcome
 from mesh.metrics import Metrics
 from mesh.setting_tree import Settings
@@ -74,7 +74,8 @@ class Agent:
         self._started = now_s()
         self.kinds: dict[str, int] = {}
         """Executor kinds for the hello; a worker fills it."""
-        self.leader_term = 0
+        self.endpoints: list[Endpoint] = []
+        """What this agent answers, for the service protocol."""
         self.loop_turned = time.monotonic()
         """When the event loop last turned, by time.monotonic(): a worker's beat thread reads it."""
         self._tasks: asyncio.TaskGroup | None = None
@@ -110,6 +111,13 @@ class Agent:
         task.add_done_callback(self._spawned.discard)
         return task
 
+    async def serve(self, name: str, subject: str, handler: Handler, *, queue: str) -> Subscription:
+        """Subscribe a handler of questions; the service protocol tells of it and of its statistics."""
+        endpoint = Endpoint(name, subject, queue, handler)
+        subscription = await self.broker.subscribe(subject, endpoint.handle, queue=queue)
+        self.endpoints.append(endpoint)
+        return subscription
+
     def stop(self, error: BaseException | None = None) -> None:
         """Begin the ordered stop; with an error, the process ends with its exit code."""
         if error is not None and self._error is None:
@@ -124,21 +132,23 @@ class Agent:
     async def until_stopping(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """The items of an iterator until the agent stops, even while waiting for the next one."""
         stop = asyncio.ensure_future(self.stopping.wait())
+        following: asyncio.Future[T] | None = None
         try:
             while not stop.done():
                 following = asyncio.ensure_future(_next(items))
                 await asyncio.wait((following, stop), return_when=asyncio.FIRST_COMPLETED)
                 if not following.done():
-                    following.cancel()
-                    await asyncio.gather(following, return_exceptions=True)
                     return
                 try:
                     item = following.result()
                 except StopAsyncIteration:
                     return
                 yield item
-        finally:
+        finally:  # also when cancelled: the iterator can be closed only when nobody waits in it
             stop.cancel()
+            if following is not None and not following.done():
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
 
     def failed(self, what: str, sentence: str, error: BaseException | None = None) -> None:
         """Count and log a failure that the agent survives."""
@@ -170,11 +180,12 @@ class Agent:
         http = HealthServer(self)
         service = Service(self)
         try:
-            if self.role != "scheduler":
-                await self._await_streams()
             await http.start()
             await service.start()
-            await self.work(body)
+            if self.role != "scheduler":
+                await self._await_streams()
+            if not self.stopping.is_set():
+                await self.work(body)
         finally:
             await service.close()
             await http.close()
@@ -211,7 +222,7 @@ class Agent:
             await work
         except asyncio.CancelledError:
             raise
-        except Stop as error:
+        except RamifyError as error:  # worded for people: `run` says it, a traceback would say no more
             self.stop(error)
         except Exception as error:  # the group would cancel its siblings at once: stop in order instead
             self.log.error("the task %r of %s failed: %s", name, self.role, error, exc_info=error)
@@ -224,6 +235,7 @@ class Agent:
         """Wait until the mesh's streams exist; EnvironmentUnfit with a sentence after STREAMS_WAIT_S."""
         deadline = now_s() + STREAMS_WAIT_S
         missing = stream_names(self.subjects)
+        self.health("streams", lambda: f"The stream {missing[0]} is not there yet." if missing else "")
         while missing and not self.stopping.is_set():
             try:
                 await self.broker.state(missing[0])
@@ -275,14 +287,18 @@ class Agent:
                 answer = await self.broker.request(
                     self.subjects.ask("scheduler"), codec.encode(self.hello()), timeout_s=2.0
                 )
-                welcome = codec.decode(answer.data, Welcome, Problem)
-                if isinstance(welcome, Welcome):
-                    if not welcome.accepted:
-                        raise BrokerRefused(welcome.reason)
-                    self.leader_term = welcome.term
+                self._hear_welcome(codec.decode(answer.data, Welcome, Problem))
             except (NotFound, BusUnavailable):
                 wait_s = 1.0
+            except Malformed as error:
+                self.failed("malformed", f"the answer to the hello can not be read: {error}")
             await self.pause(wait_s)
+
+    def _hear_welcome(self, answer: Record) -> None:
+        if isinstance(answer, Problem):
+            self.log.warning("the scheduler does not understand our hello: %s", answer.reason)
+        elif isinstance(answer, Welcome) and not answer.accepted:
+            raise BrokerRefused(answer.reason)
 
 
 def run(
@@ -324,15 +340,9 @@ async def _run(
         agent = Agent(role, name, settings, broker)
         if prepare is not None:
             prepare(agent)
-        loop = asyncio.get_running_loop()
-        for number in stop_signals():
-            loop.add_signal_handler(number, agent.stop)
+        # Until the process ends: a second signal must not cut the closing short.
+        platform.on_stop(asyncio.get_running_loop(), lambda _: agent.stop())
         await agent.live(body)
-
-
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """Signals that ask for an ordered stop on this system."""
-    return (signal.SIGTERM, signal.SIGINT)
 
 
 async def _next(items: AsyncIterator[T]) -> T:

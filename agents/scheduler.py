@@ -14,10 +14,11 @@ from __future__ import annotations
 import time
 
 from agents.runtime import Agent, now_s
+from agents.scheduler_answers import fitting
 from agents.scheduler_inputs import HeardCommand, Inputs, Question
 from agents.scheduler_results import Projector
 from agents.scheduler_views import Views
-from mesh import codec, streams
+from mesh import codec, limits, streams
 from mesh.bus import Message, Stored
 from mesh.ended import EndedIndexOnDisk
 from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, NotFound
@@ -42,6 +43,7 @@ from mesh.server import store_bytes_max
 from planner.ledger import Ledger
 from planner.projection import Decided, project
 from planner.scheduling import Policy, Scheduler
+from planner.workers import WorkerState
 
 TICK_S = 0.2
 """Longest pause between two turns: how finely suspicion, expiry and back-offs are noticed."""
@@ -54,6 +56,9 @@ PURGE_EVERY_S = 60.0
 
 COMMANDS_KEPT = 1_000
 """Covered commands that stay, for people who look."""
+
+COVER_EVERY = 1_000
+"""Commands that decided nothing get an entry of their own after so many: uncovered, they would fill their stream."""
 
 ASK_LEADER_S = 0.3
 """Patience with another leader at the start."""
@@ -109,13 +114,14 @@ class Leader:
         """Replay the ledger, catch up with the projection, and begin a new term."""
         ledger, entries = self._ledger, 0
         since = await self._projector.projected_up_to()
+        kept_since_ms = time.time_ns() // 1_000_000 - int(limits.RESULTS_AGE_S * 1_000)
         self._agent.spawn(self._projector.run(), "projection")
         async for seq, entry in self._log.replay():
             entries += 1
             ledger.generation = max(ledger.generation, entry.generation)
             for index, event in enumerate(entry.events):
                 record = project(event, ledger.apply(event))
-                if record is not None and seq >= since:
+                if record is not None and seq >= since and entry.at_ms >= kept_since_ms:
                     self._projector.put(record, seq, index, entry.at_ms)
             self._covered = ledger.commands_seq = entry.commands_seq
             await self._projector.room()
@@ -138,7 +144,7 @@ class Leader:
         heard = [
             await agent.broker.subscribe(subjects.beats(), self._on_beat),
             await agent.broker.subscribe(subjects.all_gone(), self._on_gone),
-            await agent.broker.subscribe(subjects.ask("scheduler"), self._on_question, queue="scheduler"),
+            await agent.serve("ask", subjects.ask("scheduler"), self._on_question, queue="scheduler"),
         ]
         self._turned = now_s()
         while not agent.stopping.is_set():
@@ -158,7 +164,7 @@ class Leader:
         questions = self._feed(now)
         self._mind.tick(now)
         decided = self._mind.take()
-        if decided:
+        if decided or self._ledger.commands_seq >= self._covered + COVER_EVERY:
             await self._commit(decided)
         for subject, answer in self._mind.answers(self._log.seq):
             await self._send(subject, answer)
@@ -234,7 +240,7 @@ class Leader:
 
     async def _send(self, subject: str, record: Record) -> None:
         try:
-            await self._agent.broker.publish(subject, codec.encode(record))
+            await self._agent.broker.publish(subject, fitting(record))
         except BusUnavailable:
             return  # the worker's next beat is answered again
         except Malformed as error:
@@ -247,7 +253,7 @@ class Leader:
         mind.ignored.clear()
         for state, count in self._ledger.counts.items():
             metrics.set("mesh_tasks", count, state=str(state))
-        metrics.set("mesh_workers", len(mind.workers))
+        metrics.set("mesh_workers", sum(worker.state is not WorkerState.LOST for worker in mind.workers.values()))
         metrics.set_total("mesh_stale_writes_total", mind.stale_writes)
         metrics.set_total("mesh_inputs_dropped_total", self._inputs.dropped)
         metrics.set("mesh_ledger_sequence", self._log.seq)
@@ -259,11 +265,13 @@ class Leader:
         """Read COMMANDS as a log, from behind what the ledger covers."""
         agent = self._agent
         stream, subject = agent.stream("COMMANDS"), agent.subjects.commands()
+        heard = self._covered
         while not agent.stopping.is_set():
             try:
-                async with agent.broker.tail(stream, subject, from_seq=self._covered + 1) as commands:
+                async with agent.broker.tail(stream, subject, from_seq=heard + 1) as commands:
                     async for stored in agent.until_stopping(commands):
                         await self._inputs.put(self._heard(stored))
+                        heard = stored.seq
             except (BusUnavailable, NotFound) as error:
                 agent.log.warning("reading commands is interrupted: %s", error)
                 await agent.pause(TICK_S)
@@ -285,6 +293,9 @@ class Leader:
         if message.subject != self._agent.subjects.beat(beat.worker):
             self._agent.failed("rejected", f"{message.subject} carries a beat of {beat.worker}")
             return
+        if not beat.reply.startswith(self._agent.subjects.inbox(beat.worker) + "."):
+            self._agent.failed("rejected", f"{beat.worker} wants its answer on {beat.reply[:120]!r}, not in its inbox")
+            return
         self._inputs.offer(beat)
 
     async def _on_gone(self, message: Message) -> None:
@@ -297,7 +308,7 @@ class Leader:
             self._inputs.offer(gone)
 
     async def _on_question(self, message: Message) -> None:
-        if not message.reply:
+        if not self._agent.subjects.may_answer(message.reply):
             return
         try:
             question = codec.decode(message.data, Ask, Hello, OwedQuestion)

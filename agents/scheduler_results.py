@@ -2,7 +2,7 @@
 
 Each record's subject ends in `<ledger seq>-<index in the entry>` and is put if absent, so projecting an entry again
 (after a crash, by the next leader) changes nothing. At the start everything from the newest projected entry on is
-projected again.
+projected again, but for what is older than the stream keeps: after a quiet week it would all be told once more.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """The NATS service protocol (ADR-32: $SRV.PING, INFO, STATS), so that `nats micro ls` shows the mesh.
 
-Answers are JSON, as the protocol says. Requests are answered one at a time; nothing here touches the role's state.
+Answers are JSON, as the protocol says. Requests are answered one at a time; nothing here touches the role's state. An
+endpoint is what a role answers (`Agent.serve`): its questions, its errors and the time they took stand in STATS.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
-from mesh.bus import Message, Subscription
+from mesh.bus import Handler, Message, Subscription
 from mesh.errors import BusUnavailable
 from mesh.version import PROGRAM_VERSION
 
@@ -17,6 +19,48 @@ if TYPE_CHECKING:
     from agents.runtime import Agent
 
 TYPE = "io.nats.micro.v1."
+
+
+ERROR_CHARS_MAX = 200
+"""Of the last error, in STATS."""
+
+
+class Endpoint:
+    """A handler of questions, and its statistics. Times are nanoseconds, as ADR-32 wants them."""
+
+    def __init__(self, name: str, subject: str, queue: str, handler: Handler) -> None:
+        self._about = {"name": name, "subject": subject, "queue_group": queue}
+        self._handler = handler
+        self._requests = self._errors = self._busy_ns = 0
+        self._last_error = ""
+
+    async def handle(self, message: Message) -> None:
+        """Answer one question, and count it."""
+        began = time.perf_counter_ns()
+        try:
+            await self._handler(message)
+        except Exception as error:
+            self._errors += 1
+            self._last_error = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
+            raise
+        finally:
+            self._requests += 1
+            self._busy_ns += time.perf_counter_ns() - began
+
+    def info(self) -> dict[str, Any]:
+        """As in INFO."""
+        return {**self._about, "metadata": {}}
+
+    def stats(self) -> dict[str, Any]:
+        """As in STATS."""
+        return {
+            **self._about,
+            "num_requests": self._requests,
+            "num_errors": self._errors,
+            "last_error": self._last_error,
+            "processing_time": self._busy_ns,
+            "average_processing_time": self._busy_ns // max(1, self._requests),
+        }
 
 
 class Service:
@@ -45,7 +89,7 @@ class Service:
 
     def _replier(self, verb: str, answer: Any) -> Any:
         async def reply(message: Message) -> None:
-            if not message.reply:
+            if not self._agent.subjects.may_answer(message.reply):
                 return
             body = json.dumps({"type": f"{TYPE}{verb.lower()}_response", **answer()}).encode()
             try:
@@ -61,15 +105,13 @@ class Service:
         return {"name": self.name, "id": self._id(), "version": PROGRAM_VERSION, "metadata": metadata}
 
     def _info(self) -> dict[str, Any]:
-        endpoint = {
-            "name": "ask",
-            "subject": self._agent.subjects.ask(self._agent.role),
-            "queue_group": self._agent.role,
-            "metadata": {},
-        }
-        endpoints = [endpoint] if self._agent.role == "scheduler" else []
+        endpoints = [endpoint.info() for endpoint in self._agent.endpoints]
         return {**self._base(), "description": f"Ramify {self._agent.role}", "endpoints": endpoints}
 
     def _stats(self) -> dict[str, Any]:
         started = self._started.isoformat().replace("+00:00", "Z")
-        return {**self._base(), "started": started, "endpoints": []}
+        return {
+            **self._base(),
+            "started": started,
+            "endpoints": [endpoint.stats() for endpoint in self._agent.endpoints],
+        }

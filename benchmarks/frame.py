@@ -47,11 +47,19 @@ class Frame:
         quick: bool,
         data: Path | None = None,
         runs: int | None = None,
+        tasks: int | None = None,
+        seed: int | None = None,
+        peers_python: Path | None = None,
         say: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """runs: how often to measure, in place of the benchmark's own number. data: a dataset of the user's."""
+        """runs: how often to measure, in place of the benchmark's own number. data: a dataset of the user's.
+
+        tasks: how many tasks, in place of the benchmark's own number. seed: of what is random; None: the benchmark's
+        own. peers_python: the interpreter that has the peers installed; None: this one.
+        """
         self.quick, self.data, self.say = quick, data, say
+        self.tasks, self.seed, self.peers_python = tasks, seed, peers_python
         self.rows: list[Row] = []
         self.aims: list[Aim] = []
         self.failures: list[str] = []

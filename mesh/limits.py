@@ -16,8 +16,8 @@ RECORD_BYTES_MAX = 224 * 1024
 """One encoded record. Under LEDGER_ENTRY_BYTES_MAX, so that any single command fits into one ledger entry."""
 
 REPEATING_BYTES_MAX = 2 * RECORD_BYTES_MAX + 32 * 1024
-"""A record that repeats what stood in two others (a task's end: the task and its outcome): what was recorded can also be
-told. Far below the broker's payload limit."""
+"""A record that repeats what stood in two others (a task's end: the task and its outcome), so that what was recorded
+can also be told. Far below the broker's payload limit."""
 
 LEDGER_ENTRY_BYTES_MAX = 256 * 1024
 """One ledger message: small enough to stay far below the broker's 1 MiB payload, large enough for some 800 events."""

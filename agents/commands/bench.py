@@ -10,6 +10,7 @@ Benchmarks start meshes of their own in temporary home folders; settings and run
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,9 @@ EXIT_NOT_MEASURED = 1
 RUNS_MAX = 1_000
 """More runs than this are a typing error: the shortest benchmark would take hours."""
 
+TASKS_MAX = 1_000_000
+"""A durability run of this size takes a night."""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Which benchmark, how thoroughly, on what, and where to."""
@@ -38,6 +42,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="only see that it works, within a minute; no measurement")
     parser.add_argument("--runs", metavar="N", type=_runs, help="measure N times instead of the benchmark's own number")
     parser.add_argument("--data", metavar="PATH", type=Path, help="measure on this dataset as well, where that applies")
+    parser.add_argument("--tasks", metavar="N", type=_tasks, help="with so many tasks, where that applies")
+    parser.add_argument("--seed", metavar="N", type=_seed, help="of what is random, to repeat a run that failed")
+    parser.add_argument(
+        "--peers-python", metavar="PYTHON", type=Path, help="the interpreter that has the peers (default: this one)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the full run's document for `bench report`")
     flags.add_json(parser, "the document")
 
@@ -46,9 +55,10 @@ def run(given: argparse.Namespace) -> int:
     """0 when everything was measured, whether or not the aims were met; 1 when a measurement failed."""
     output.check_target(given.json)
     if given.benchmark in ("list", "report"):
-        for option in ("quick", "runs", "data", "keep"):
+        for option in ("quick", "runs", "data", "tasks", "seed", "peers_python", "keep"):
             if getattr(given, option):
-                raise SettingsInvalid(f"`bench {given.benchmark}` does not take --{option}: it measures nothing.")
+                flag = option.replace("_", "-")
+                raise SettingsInvalid(f"`bench {given.benchmark}` does not take --{flag}: it measures nothing.")
         return _list(given) if given.benchmark == "list" else _report(given)
     return _measure(given)
 
@@ -56,6 +66,18 @@ def run(given: argparse.Namespace) -> int:
 def _runs(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= RUNS_MAX:
         raise argparse.ArgumentTypeError(f"expected a number of runs from 1 to {RUNS_MAX}, got {text!r}")
+    return int(text)
+
+
+def _tasks(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= TASKS_MAX:
+        raise argparse.ArgumentTypeError(f"expected a number of tasks from 1 to {TASKS_MAX:,}, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at most 18 digits, got {text!r}")
     return int(text)
 
 
@@ -100,7 +122,17 @@ def _measure(given: argparse.Namespace) -> int:
     from benchmarks.frame import Frame, perform
 
     data = given.data.resolve() if given.data is not None else None
-    frame = Frame(quick=given.quick, data=data, runs=given.runs, say=output.note)
+    if given.peers_python is not None and shutil.which(given.peers_python) is None:
+        raise SettingsInvalid(f"--peers-python {str(given.peers_python)!r} must be a Python interpreter.")
+    frame = Frame(
+        quick=given.quick,
+        data=data,
+        runs=given.runs,
+        tasks=given.tasks,
+        seed=given.seed,
+        peers_python=given.peers_python.absolute() if given.peers_python is not None else None,
+        say=output.note,
+    )
     document = perform(chosen.name, chosen.why, chosen.load(), frame)
     if given.json:
         output.write_json(given.json, document)

@@ -123,9 +123,13 @@ class Chaos:
         lasts_s = self._chance.choice((2.0, 8.0, 20.0)) * self._chance.uniform(0.5, 1.5)
         kind = "silent partition" if silently else "partition"
         self._trace.fault(kind, f"{' and '.join(names)} for {lasts_s:.1f} s")
-        self._later(lasts_s, lambda: [self._server.heal(name) for name in names])
+        self._later(lasts_s, lambda: self._rejoin(*names))
         if names[0].startswith("s") and self._chance.random() < 0.5:
             self._rival()
+
+    def _rejoin(self, *names: str) -> None:
+        for name in names:
+            self._server.heal(name)
 
     def _crash_broker(self) -> None:
         if not self._server.up:

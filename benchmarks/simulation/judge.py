@@ -222,7 +222,8 @@ class Judge:
     def _check_cancels(self, publisher: Publisher) -> None:
         for command in publisher.stored.values():
             if isinstance(command, Cancel):
-                named = {command.task} if command.task else {n for n, t in self.tasks.items() if t.spec.topic == command.topic}
+                topic = {name for name, task in self.tasks.items() if task.spec.topic == command.topic}
+                named = {command.task} if command.task else topic
                 for name in sorted(named):
                     if name in self.tasks and not self.tasks[name].ended:
                         self.breaks("every task ends", f"{name} was withdrawn and goes on")

@@ -39,7 +39,9 @@ class Machine:
 
     role = ""
 
-    def __init__(self, name: str, server: MemoryServer, settings: Settings, chance: random.Random, trace: Trace) -> None:
+    def __init__(
+        self, name: str, server: MemoryServer, settings: Settings, chance: random.Random, trace: Trace
+    ) -> None:
         self.name, self.wanted = name, True
         self.process: Process | None = None
         self.main: Process | None = None
@@ -207,5 +209,3 @@ class WorkerMachine(Machine):
         gone = Gone(worker=self.name, incarnation=incarnation, exit_code=-9)
         with contextlib.suppress(BusUnavailable):
             await self._reporter.publish(self._server.subjects.gone(self.name), codec.encode(gone))
-
-

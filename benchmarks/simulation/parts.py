@@ -212,9 +212,7 @@ class Child:
 
     def _checkpoint(self, hear: Callable[[Frame], None], start: Start, number: int, trained: float) -> None:
         folder = str(Path(start.scratch) / f"checkpoint-{number}")
-        hear(
-            Checkpointed(run=start.run, folder=folder, number=number, step=self.step, best=False, trained_s=trained)
-        )
+        hear(Checkpointed(run=start.run, folder=folder, number=number, step=self.step, best=False, trained_s=trained))
 
 
 class Pool:

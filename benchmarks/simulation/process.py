@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -165,11 +165,9 @@ class Steps(Coroutine[Any, Any, Any]):
                 return
 
 
-def task_factory(
-    loop: asyncio.AbstractEventLoop, coro: Awaitable[Any], **options: Any
-) -> asyncio.Future[Any]:
+def task_factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Future[Any]:
     """Makes every task of the loop a task of the process in whose context it is made."""
-    return NumberedTask(Steps(coro, _CURRENT.get()), loop=loop, **options)  # type: ignore[arg-type]
+    return NumberedTask(Steps(coro, _CURRENT.get()), loop=loop, **options)
 
 
 def bury(loop: asyncio.AbstractEventLoop) -> None:

@@ -75,19 +75,19 @@ class Publisher:
 
     def _fate(self) -> Fate:
         chance = self._chance
-        common = {"seconds": chance.choice((0.5, 2.0, 6.0, 12.0)), "outputs": chance.random() < 0.5}
+        fate = Fate(seconds=chance.choice((0.5, 2.0, 6.0, 12.0)), outputs=chance.random() < 0.5)
         roll = chance.random()
         if roll < 0.55:
-            return Fate(**common)
+            return fate
         if roll < 0.67:
-            return Fate(**common, fails=chance.randint(1, 4))
+            return msgspec.structs.replace(fate, fails=chance.randint(1, 4))
         if roll < 0.77:
-            return Fate(**common, kills=chance.randint(1, 3))
+            return msgspec.structs.replace(fate, kills=chance.randint(1, 3))
         if roll < 0.84:
-            return Fate(**common, hangs=1)
+            return msgspec.structs.replace(fate, hangs=1)
         if roll < 0.94:
-            return Fate(**common, halvings=chance.randint(1, 5))
-        return Fate(**common, rejects=True)
+            return msgspec.structs.replace(fate, halvings=chance.randint(1, 5))
+        return msgspec.structs.replace(fate, rejects=True)
 
     async def _put(self, command: Submit | Cancel) -> None:
         subject = self._subjects.command(WRITER, command.kind, command.id)

@@ -1,4 +1,4 @@
-"""One seed from its start to its verdict: a broker, schedulers, workers, a publisher, faults, and a judge beside them."""
+"""One seed from its start to its verdict: broker, schedulers, workers, a publisher, faults, and a judge beside them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from benchmarks.simulation.parts import Nature
 from benchmarks.simulation.trace import Trace
 from benchmarks.simulation.work import WRITER, Publisher
 from mesh import settings as mesh_settings
-from mesh import streams
 from mesh.errors import InvariantBroken, NotFound, RamifyError
 from mesh.memory import MemoryServer
 from mesh.setting_tree import Settings
@@ -86,13 +85,16 @@ class World:
             workers=self.workers, schedulers=self.schedulers, older=older,
         )  # fmt: skip
 
+        self._tasks: list[asyncio.Task[None]] = []
+        """Held here: the loop itself forgets tasks that nobody holds."""
+
     async def run(self) -> None:
         """Live through the seed; what is wrong stands with the judge."""
         loop = asyncio.get_running_loop()
-        for machine in (*self.schedulers, *self.workers):
-            loop.create_task(machine.run(), name=machine.name)
-        loop.create_task(self.publisher.run(), name="publisher")
-        loop.create_task(self.chaos.run(), name="chaos")
+        self._tasks += [loop.create_task(machine.run(), name=machine.name) for machine in self.schedulers]
+        self._tasks += [loop.create_task(machine.run(), name=machine.name) for machine in self.workers]
+        self._tasks.append(loop.create_task(self.publisher.run(), name="publisher"))
+        self._tasks.append(loop.create_task(self.chaos.run(), name="chaos"))
         deadline = SETTLE_S
         while True:
             await asyncio.sleep(LOOK_S)
