@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import secrets
 import socket
 import sys
@@ -48,6 +49,12 @@ LOOP_TURN_S = 0.25
 
 STREAMS_WAIT_S = 30.0
 """How long an agent waits for the scheduler (or `provision`) to make the streams before it gives up with a sentence."""
+
+DIAL_PAUSE_S = 0.3
+"""Between two tries of the first connection, with jitter: unnoticed by people, no load for a server that starts."""
+
+DEFECT_CHARS_MAX = 300
+"""Of an error that nobody foresaw, in the one sentence about it."""
 
 GRACE_S = 20.0
 """How long a role's body may take to return after the stop; then it is cancelled."""
@@ -127,7 +134,8 @@ class Agent:
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until the stop."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
 
     async def until_stopping(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """The items of an iterator until the agent stops, even while waiting for the next one."""
@@ -320,10 +328,8 @@ def run(
         return 130
     except Exception as error:
         log.get("agents").error("%s ended by a defect", role, exc_info=error)
-        print(
-            f"bin/agent {role}: stopped by a defect ({type(error).__name__}: {error}); the log says where.",
-            file=sys.stderr,
-        )
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:DEFECT_CHARS_MAX]
+        print(f"bin/agent {role}: stopped by a defect ({what}); the log says where.", file=sys.stderr)
         return 70
     return 0
 
@@ -335,14 +341,30 @@ async def _run(
     name: str,
     prepare: Callable[[Agent], None] | None,
 ) -> None:
-    subjects = Subjects(settings.prefix)
-    async with mesh_broker.connection(settings.nats, subjects, name=name) as broker:
+    broker = await _connect(settings, name)
+    try:
         agent = Agent(role, name, settings, broker)
         if prepare is not None:
             prepare(agent)
         # Until the process ends: a second signal must not cut the closing short.
         platform.on_stop(asyncio.get_running_loop(), lambda _: agent.stop())
         await agent.live(body)
+    finally:
+        await broker.close()
+
+
+async def _connect(settings: Settings, name: str) -> Broker:
+    """The first connection. A broker that is still starting is waited for as long as one that does not answer: agents
+    and broker may be started in any order. BusUnavailable when the patience is over; a refusal is final at once."""
+    subjects, deadline = Subjects(settings.prefix), now_s() + settings.nats.connect_timeout_s
+    while True:
+        try:
+            return await mesh_broker.connect(settings.nats, subjects, name=name)
+        except BusUnavailable:
+            pause_s = random.uniform(DIAL_PAUSE_S / 2, DIAL_PAUSE_S)
+            if now_s() + pause_s > deadline:
+                raise
+        await asyncio.sleep(pause_s)
 
 
 async def _next(items: AsyncIterator[T]) -> T:

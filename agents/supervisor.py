@@ -4,6 +4,7 @@
     code 0, or a stop that was asked for       it is over
     the code of an error that a restart can not mend (settings, broker, environment)    it is over, with that code
     QUICK_DEATHS_MAX lives shorter than QUICK_S in a row                                it is over, with one sentence
+    the broker's code, once a life has worked: an outage                                it is tried again for ever
 
 Signals that ask to stop are passed on once; a worker that does not leave in its grace time is killed with its group.
 The worker dies with this process, however that ends. Nothing here talks to the mesh but the short report of a death,
@@ -21,7 +22,15 @@ from pathlib import Path
 
 from agents.together import with_checkout
 from mesh import codec, platform
-from mesh.errors import BrokerRefused, Deposed, EnvironmentUnfit, Interrupted, RamifyError, SettingsInvalid
+from mesh.errors import (
+    BrokerRefused,
+    BusUnavailable,
+    Deposed,
+    EnvironmentUnfit,
+    Interrupted,
+    RamifyError,
+    SettingsInvalid,
+)
 from mesh.messages.leases import Gone
 from mesh.settings import Settings
 from mesh.subjects import Subjects
@@ -75,23 +84,30 @@ class Supervisor:
 
     async def run(self) -> int:
         """Until it is over; the exit code. EnvironmentUnfit after too many quick deaths."""
-        quick = 0
+        quick = aways = 0
+        worked = False
         while not self._stopping.is_set():
             began = time.monotonic()
             code = await self._one_life()
-            if code == 0 or code in FINAL or self._stopping.is_set():
+            long = time.monotonic() - began >= QUICK_S
+            worked = worked or long
+            away = worked and code == BusUnavailable.exit_code
+            if code == 0 or self._stopping.is_set() or (code in FINAL and not away):
                 return max(0, code)
-            await self._tell(code)
-            quick = quick + 1 if time.monotonic() - began < QUICK_S else 0
+            aways = aways + 1 if away and not long else 0
+            if not aways:
+                await self._tell(code)
+                quick = 0 if long else quick + 1
             if quick >= QUICK_DEATHS_MAX:
                 raise EnvironmentUnfit(
                     f"The worker ended {quick} times in a row right after its start, the last time with "
                     f"{_words(code)}: its log says why."
                 )
-            pause_s = min(PAUSE_S_MAX, PAUSE_S_FIRST * 2**quick)
+            pause_s = min(PAUSE_S_MAX, PAUSE_S_FIRST * 2 ** min(quick + aways, 16))
             self._say(f"the worker ended with {_words(code)} and starts again in {pause_s:.1f} s")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._stopping.wait()
         return 0
 
     async def _one_life(self) -> int:
@@ -118,7 +134,8 @@ class Supervisor:
         try:
             incarnation = self._incarnation_file.read_text().strip()
             gone = Gone(worker=self._worker, incarnation=incarnation, exit_code=code)
-            await asyncio.wait_for(self._report(gone), REPORT_S)
+            async with asyncio.timeout(REPORT_S):
+                await self._report(gone)
         except (OSError, TimeoutError, RamifyError) as error:
             self._say(f"the end of the worker could not be reported ({str(error) or 'no answer in time'})")
 

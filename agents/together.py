@@ -139,7 +139,8 @@ class Together:
         """Wait for a child that was asked to stop; kill its group when it takes too long."""
         patience_s = STOP_S + (self._worker_grace_s + STOP_S if child.role == "worker" else 0.0)
         try:
-            await asyncio.wait_for(child.process.wait(), patience_s)
+            async with asyncio.timeout(patience_s):
+                await child.process.wait()
         except TimeoutError:
             self._say(f"{child.role} did not stop within {patience_s:.0f} s and is killed")
             platform.kill_group(child.process.pid, hard=True)

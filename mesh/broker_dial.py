@@ -137,6 +137,7 @@ async def _abandon(client: Client, connecting: asyncio.Future[None]) -> None:
 async def end(client: Client) -> None:
     """Close a client, whatever state it is in: it may raise, and it may wait for what never comes."""
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(client.close(), limits.CALL_TIMEOUT_S)
+        async with asyncio.timeout(limits.CALL_TIMEOUT_S):
+            await client.close()
     for _ in range(3):  # the library cancels its tasks without waiting for them
         await asyncio.sleep(0)

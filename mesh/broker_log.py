@@ -172,7 +172,8 @@ class _Collector:
                 raise self._error
             self._bell.clear()
             try:
-                await asyncio.wait_for(self._bell.wait(), limits.CALL_TIMEOUT_S)
+                async with asyncio.timeout(limits.CALL_TIMEOUT_S):
+                    await self._bell.wait()
             except TimeoutError:
                 raise BusUnavailable("the broker stopped in the middle of an answer: try again later") from None
         return self._arrived.popleft()

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -108,6 +109,31 @@ async def test_long_lives_in_between_start_the_count_anew(tmp_path: Path, monkey
     watched = Watched(tmp_path, "1,1,1,1,1,1,1,0")
     assert await watched.supervisor.run() == 0
     assert len(watched.lives()) == 8
+
+
+async def test_an_outage_after_a_life_that_worked_is_no_reason_to_give_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_S_MAX", 0.01)
+    lengths = iter([100.0, *[0.0] * 12])  # the first life works, then the broker is away for twelve
+    clock = _Clock(lengths)
+    monkeypatch.setattr(supervisor, "time", types.SimpleNamespace(monotonic=clock.now))
+    watched = Watched(tmp_path, ",".join(["1", *["4"] * 11, "0"]))
+    assert await watched.supervisor.run() == 0
+    assert len(watched.lives()) == 13
+    assert [gone.exit_code for gone in watched.reported] == [1], "a life without a broker held nothing"
+
+
+class _Clock:
+    """Tells each life its length: asked before it and after it."""
+
+    def __init__(self, lengths: Iterator[float]) -> None:
+        self._lengths, self._now, self._inside = lengths, 0.0, False
+
+    def now(self) -> float:
+        self._inside = not self._inside
+        self._now += 0.0 if self._inside else next(self._lengths)
+        return self._now
 
 
 async def test_a_broker_that_is_away_does_not_keep_it_from_restarting(tmp_path: Path) -> None:
