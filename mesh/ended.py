@@ -32,8 +32,8 @@ class EndedIndexOnDisk:
             self._db.execute("PRAGMA synchronous=OFF")
             self._db.execute("PRAGMA journal_mode=MEMORY")
             self._db.execute(
-                "CREATE TABLE ended (task TEXT PRIMARY KEY, topic TEXT, state TEXT, epoch TEXT, key TEXT, reason TEXT)"
-                " WITHOUT ROWID"
+                "CREATE TABLE ended (task TEXT PRIMARY KEY, topic TEXT, state TEXT, epoch TEXT, key TEXT, reason TEXT,"
+                " recorded TEXT) WITHOUT ROWID"
             )
         except (OSError, sqlite3.Error) as error:
             raise EnvironmentUnfit(
@@ -46,7 +46,9 @@ class EndedIndexOnDisk:
         if task in self._cache:
             self._cache.move_to_end(task)
             return self._cache[task]
-        row = self._db.execute("SELECT topic, state, epoch, key, reason FROM ended WHERE task = ?", (task,)).fetchone()
+        row = self._db.execute(
+            "SELECT topic, state, epoch, key, reason, recorded FROM ended WHERE task = ?", (task,)
+        ).fetchone()
         line = None if row is None else _line(task, *row)
         self._remember(task, line)
         return line
@@ -56,8 +58,8 @@ class EndedIndexOnDisk:
         key = "" if line.key is None else f"{line.key.epoch} {line.key.kind} {line.key.number}"
         try:
             self._db.execute(
-                "INSERT OR REPLACE INTO ended VALUES (?, ?, ?, ?, ?, ?)",
-                (line.task, line.topic, str(line.state), str(line.epoch), key, line.reason),
+                "INSERT OR REPLACE INTO ended VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (line.task, line.topic, str(line.state), str(line.epoch), key, line.reason, line.recorded),
             )
         except sqlite3.Error as error:
             raise DiskFull(f"The scheduler's index can not be written ({error}): free some disk space.") from None
@@ -75,9 +77,9 @@ class EndedIndexOnDisk:
             self._cache.popitem(last=False)
 
 
-def _line(task: str, topic: str, state: str, epoch: str, key: str, reason: str) -> Ended:
+def _line(task: str, topic: str, state: str, epoch: str, key: str, reason: str, recorded: str) -> Ended:
     found = None
     if key:
         key_epoch, kind, number = key.split(" ")
         found = Key(task, Epoch.parse(key_epoch), kind, int(number))
-    return Ended(task, topic, TaskState(state), Epoch.parse(epoch), found, reason)
+    return Ended(task, topic, TaskState(state), Epoch.parse(epoch), found, reason, recorded)

@@ -106,6 +106,16 @@ class Ended:
     key: Key | None
     """The outbox row that ended it, if one did."""
     reason: str = ""
+    recorded: str = ""
+    """Its outbox rows on record, newest RECORDED_KEYS_MAX, a space around each: one string for few bytes a task."""
+
+    def records(self, key: Key) -> bool:
+        """True when the ledger recorded this outbox row of the task."""
+        return f" {_short(key)} " in self.recorded
+
+
+def _short(key: Key) -> str:
+    return f"{key.epoch}/{key.kind}/{key.number}"
 
 
 class EndedIndex(Protocol):
@@ -276,6 +286,8 @@ class Ledger:
     def _end(self, task: Task, state: TaskState, reason: str, key: Key | None) -> Task:
         """Close a task: it leaves the fold, one line stays."""
         name = task.spec.id
+        if key is not None:
+            task.record(key)
         if task.state is TaskState.LEASED:
             self._release(task)
         for other in task.missing:
@@ -287,7 +299,8 @@ class Ledger:
         siblings.discard(name)
         if not siblings:
             del self.by_topic[task.spec.topic]
-        self.ended.put(Ended(name, task.spec.topic, state, task.epoch, key, reason))
+        recorded = "".join(f" {_short(key)} " for key in task.recorded)
+        self.ended.put(Ended(name, task.spec.topic, state, task.epoch, key, reason, recorded))
         return task
 
     def _waits_no_more(self, name: str, other: str) -> None:

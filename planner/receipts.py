@@ -44,8 +44,7 @@ class Receipts:
             return Receipt(key=key, recorded=True)
         line = self._ledger.ended.get(key.task)
         if line is not None:
-            # Rows of one lease arrive in order: its checkpoints were heard before the row that ended the task.
-            if line.key == key or (key.kind == "checkpoint" and key.epoch == line.epoch):
+            if line.records(key):
                 return Receipt(key=key, recorded=True)
             return Receipt(key=key, recorded=False, reason=self.why_stale(key))
         incarnation, reason = self._refused.get(key, ("", ""))
