@@ -65,7 +65,8 @@ class Inputs:
     async def wait(self, timeout_s: float) -> None:
         """Until something arrives, at most `timeout_s`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._arrived.wait()
 
     def drain(self) -> list[Input]:
         """Everything that waits, in the order of arrival."""

@@ -80,7 +80,8 @@ class Projector:
     async def drain(self) -> None:
         """Wait for the queue to empty, within a deadline."""
         try:
-            await asyncio.wait_for(self._queue.join(), DRAIN_S)
+            async with asyncio.timeout(DRAIN_S):
+                await self._queue.join()
         except TimeoutError:
             self._agent.log.warning("%d records are left for the next leader to project", self._queue.qsize())
 

@@ -120,7 +120,8 @@ class Beats:
 async def _within(timeout_s: float, event: asyncio.Event) -> bool:
     """Wait for an event, so long at most; whether it came."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     return event.is_set()
 
 

@@ -108,7 +108,8 @@ class Debts:
                 self._all_sent.set()
             await self.ask()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._to_send.wait(), LOOK_S)
+                async with asyncio.timeout(LOOK_S):
+                    await self._to_send.wait()
 
     async def _send_all(self, rows: Sequence[Row]) -> bool:
         """Send rows, those of one task in order; True when any was sent."""
@@ -165,7 +166,8 @@ class Debts:
     async def all_sent(self, within_s: float) -> None:
         """Wait, so long at most, until everything that was owed when this life began has been sent."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._all_sent.wait(), within_s)
+            async with asyncio.timeout(within_s):
+                await self._all_sent.wait()
 
     # -- away ---------------------------------------------------------------------------------------------------------
 

@@ -140,7 +140,8 @@ class Child:
             raise EnvironmentUnfit(f"No child process can be started here: {error}.") from error
         child = cls(process, runtime, say)
         try:
-            frame = await asyncio.wait_for(asyncio.shield(child._ending), ready_s)
+            async with asyncio.timeout(ready_s):
+                frame = await asyncio.shield(child._ending)
             if not isinstance(frame, Ready):
                 raise ChildBroke(f"A child was expected to say it is ready; it said {frame.name!r}.")
         except TimeoutError:
@@ -208,7 +209,8 @@ class Child:
                 self._process.stdin.write(frames.encode(frames.End()))
                 self._process.stdin.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), LEAVE_S)
+                async with asyncio.timeout(LEAVE_S):
+                    await self._process.wait()
         await self.kill()
 
     async def kill(self) -> None:
@@ -223,7 +225,8 @@ class Child:
     async def _bury(self) -> None:
         platform.kill_group(self.pid, hard=True)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), KILL_S)
+            async with asyncio.timeout(KILL_S):
+                await self._process.wait()
         platform.kill_group(self.pid, hard=True)  # what was forked while the first kill was on its way
         _, pending = await asyncio.wait(self._readers, timeout=LEAVE_S)
         for task in pending:
@@ -301,7 +304,8 @@ class Child:
     async def _death(self) -> Exception:
         """What the end of the pipe means: how the process ended, and its last words."""
         try:
-            code = await asyncio.wait_for(self._process.wait(), LEAVE_S)
+            async with asyncio.timeout(LEAVE_S):
+                code = await self._process.wait()
         except TimeoutError:
             return ChildBroke("The child closed its connection to the worker but lives on.")
         await asyncio.wait({self._readers[1]}, timeout=LEAVE_S)

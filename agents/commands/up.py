@@ -44,7 +44,8 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
         while not stop.is_set():
             mesh.check()
             try:
-                await asyncio.wait_for(stop.wait(), LOOK_EVERY_S)
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await stop.wait()
             except TimeoutError:
                 continue
         output.note("stopping what was started …")

@@ -204,7 +204,8 @@ class Child:
     async def _pass(self, seconds: float) -> None:
         """Time passes, or somebody asks for an early end."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._halting.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._halting.wait()
 
     def _tell(self, hear: Callable[[Frame], None], start: Start, trained: float, fate: Fate) -> None:
         self.step, self._heard = int(trained * 10), asyncio.get_running_loop().time()
