@@ -58,6 +58,8 @@ class Views:
         ledger = self._mind.ledger
         rows_max = min(ask.rows_max, limits.SERVICE_ANSWER_ROWS_MAX)
         tasks = self._tasks(ask) if ask.what in ("tasks", "status") else []
+        if ask.what == "dead-letters":
+            tasks = self._dead_letters(ask)
         workers = list(self._mind.workers.values()) if ask.what in ("workers", "status") else []
         agents = self._agents()
         return Status(
@@ -79,6 +81,11 @@ class Views:
         names: Iterable[str] = self._mind.ledger.by_topic.get(ask.topic, ()) if ask.topic else self._mind.ledger.tasks
         tasks = [self._mind.ledger.tasks[name] for name in names]
         return sorted(tasks, key=lambda task: (task.state is not TaskState.LEASED, task.order))
+
+    def _dead_letters(self, ask: Ask) -> list[Task]:
+        """Parked tasks that may be resubmitted, the newest first."""
+        dead = reversed(self._mind.ledger.dead_letters.values())
+        return [task for task in dead if ask.topic in ("", task.spec.topic)]
 
     def _agents(self) -> list[AgentRow]:
         now = now_s()
@@ -113,6 +120,7 @@ class Views:
             held=tuple(sorted(self._mind.ledger.by_incarnation.get(worker.incarnation, ()))),
             host=seen.hello.host if seen else "",
             pid=seen.hello.pid if seen else 0,
+            drained=worker.name in self._mind.ledger.drained,
         )
 
 

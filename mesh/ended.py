@@ -65,6 +65,14 @@ class EndedIndexOnDisk:
             raise DiskFull(f"The scheduler's index can not be written ({error}): free some disk space.") from None
         self._remember(line.task, line)
 
+    def remove(self, task: str) -> None:
+        """Forget a line: the task is open again. DiskFull when there is no room."""
+        try:
+            self._db.execute("DELETE FROM ended WHERE task = ?", (task,))
+        except sqlite3.Error as error:
+            raise DiskFull(f"The scheduler's index can not be written ({error}): free some disk space.") from None
+        self._remember(task, None)
+
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(sqlite3.Error):

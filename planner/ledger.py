@@ -9,6 +9,8 @@
                                     |          checkpoint ^--+  | succeeded    | parked
                                     v                           v              v
                                  PARKED / CANCELED          SUCCEEDED       PARKED      (canceled: from any open state)
+                                    |
+                                    +--resubmitted--> WAITING or READY (a parked task that is still at hand)
 
 The fold is deterministic: the same entries give the same state on every scheduler. It knows no clock; back-offs and
 lease clocks live in the scheduler's memory and start anew after a take-over. It holds open tasks only. An ended task
@@ -33,9 +35,11 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
     TopicRefused,
+    WorkerDrained,
 )
 from mesh.messages.tasks import TaskSpec, TaskState
 
@@ -47,6 +51,12 @@ RECORDED_KEYS_MAX = 64
 
 HOLDERS_MAX = 16
 """Past holders remembered per open task: who may still come back with a finished result."""
+
+DEAD_LETTERS_MAX = 10_000
+"""Parked tasks kept at hand to be started again (about 2 KiB each); the oldest is forgotten first and stays parked."""
+
+DRAINED_MAX = 10_000
+"""Workers that are out of service; the one that was drained first is forgotten first."""
 
 SAID_MAX = 10_000
 """Refusals and recommendations remembered, to drop repeated ones."""
@@ -125,6 +135,8 @@ class EndedIndex(Protocol):
 
     def put(self, line: Ended) -> None: ...
 
+    def remove(self, task: str) -> None: ...
+
 
 class EndedInMemory:
     """The index as a dictionary, for tests and simulation."""
@@ -140,6 +152,10 @@ class EndedInMemory:
         """Keep a line."""
         self._lines[line.task] = line
 
+    def remove(self, task: str) -> None:
+        """Forget a line: the task is open again."""
+        self._lines.pop(task, None)
+
 
 class Ledger:
     """State of the mesh after a number of entries."""
@@ -151,6 +167,10 @@ class Ledger:
         self.by_incarnation: dict[str, set[str]] = {}
         self.dependents: dict[str, set[str]] = {}
         self.counts: dict[TaskState, int] = dict.fromkeys(TaskState, 0)
+        self.dead_letters: OrderedDict[str, Task] = OrderedDict()
+        """Parked tasks as they were, oldest first: what may be resubmitted. A bounded list."""
+        self.drained: OrderedDict[str, WorkerDrained] = OrderedDict()
+        """Workers (by name) that get no leases, with how they were drained. A bounded list."""
         self.term = 0
         self.generation = 1
         self.leader = ""
@@ -205,6 +225,10 @@ class Ledger:
                 return self._park(event)
             case TaskCanceled():
                 return self._end(self._open(event.task), TaskState.CANCELED, event.reason, None)
+            case TaskResubmitted():
+                return self._resubmit(event)
+            case WorkerDrained():
+                self._drain(event)
         return None
 
     def _plan(self, spec: TaskSpec) -> None:
@@ -214,10 +238,7 @@ class Ledger:
         task = Task(
             spec=spec, order=self._order, state=TaskState.WAITING if missing else TaskState.READY, missing=missing
         )
-        self.tasks[spec.id] = task
-        self.by_topic.setdefault(spec.topic, set()).add(spec.id)
-        for name in missing:
-            self.dependents.setdefault(name, set()).add(spec.id)
+        self._open_task(task)
         self.counts[task.state] += 1
 
     def _succeeded(self, name: str) -> bool:
@@ -281,7 +302,34 @@ class Ledger:
             key = Key(event.task, event.epoch, event.key_kind, event.key_number)
         return self._end(task, TaskState.PARKED, event.reason, key)
 
+    def _resubmit(self, event: TaskResubmitted) -> Task:
+        task = self.dead_letters.pop(event.task, None)
+        if task is None:
+            raise InvariantBroken(f"the ledger starts {event.task} again, which is not among the parked tasks at hand")
+        self.ended.remove(event.task)
+        task.failures = task.memory_failures = task.deaths = 0
+        task.failed_on, task.again_after_s, task.reason = (), 0.0, event.reason
+        task.missing = {name for name in task.spec.after if not self._succeeded(name)}
+        self._move(task, TaskState.WAITING if task.missing else TaskState.READY)
+        self._open_task(task)
+        return task
+
+    def _drain(self, event: WorkerDrained) -> None:
+        self.drained.pop(event.worker, None)
+        if event.drained:
+            self.drained[event.worker] = event
+        while len(self.drained) > DRAINED_MAX:
+            self.drained.popitem(last=False)
+
     # -- pieces -------------------------------------------------------------------------------------------------------
+
+    def _open_task(self, task: Task) -> None:
+        """Take a task into the fold."""
+        name = task.spec.id
+        self.tasks[name] = task
+        self.by_topic.setdefault(task.spec.topic, set()).add(name)
+        for other in task.missing:
+            self.dependents.setdefault(other, set()).add(name)
 
     def _end(self, task: Task, state: TaskState, reason: str, key: Key | None) -> Task:
         """Close a task: it leaves the fold, one line stays."""
@@ -301,7 +349,14 @@ class Ledger:
             del self.by_topic[task.spec.topic]
         recorded = "".join(f" {_short(key)} " for key in task.recorded)
         self.ended.put(Ended(name, task.spec.topic, state, task.epoch, key, reason, recorded))
+        if state is TaskState.PARKED:
+            self._set_aside(task)
         return task
+
+    def _set_aside(self, task: Task) -> None:
+        self.dead_letters[task.spec.id] = task
+        while len(self.dead_letters) > DEAD_LETTERS_MAX:
+            self.dead_letters.popitem(last=False)
 
     def _waits_no_more(self, name: str, other: str) -> None:
         waiting = self.dependents.get(other, set())

@@ -80,7 +80,7 @@ class Matcher:
 
     def matches(self, now: float) -> Iterator[Match]:
         """Tasks with their workers, best first. The caller leases each before it asks for the next."""
-        rooms = {worker.incarnation: self._room(worker) for worker in self._workers.values() if _takes(worker)}
+        rooms = {worker.incarnation: self._room(worker) for worker in self._workers.values() if self._takes(worker)}
         rooms = {incarnation: room for incarnation, room in rooms.items() if room.leases > 0}
         hopeless: set[Shape] = set()
         while rooms:
@@ -97,6 +97,10 @@ class Matcher:
             if room.leases < 1:
                 del rooms[worker.incarnation]
             yield Match(task, worker, self._why(task, worker))
+
+    def _takes(self, worker: Worker) -> bool:
+        live = worker.state is WorkerState.LIVE and worker.name not in self._ledger.drained
+        return live and worker.beat.offer.leases_max > 0
 
     def _room(self, worker: Worker) -> Room:
         """The offer less what was leased on it."""
@@ -144,6 +148,7 @@ class Matcher:
             return False
         return any(
             worker.state is WorkerState.LIVE
+            and worker.name not in self._ledger.drained
             and not _unwelcome(task, worker)
             and not misfit(task.spec, worker.beat.offer)
             for worker in self._workers.values()
@@ -157,10 +162,6 @@ class Matcher:
     def _why(task: Task, worker: Worker) -> str:
         cached = sum(digest[:16] in worker.beat.offer.cached for digest in task.spec.inputs.values())
         return f"fits {worker.name}, {cached} of {len(task.spec.inputs)} inputs cached there"
-
-
-def _takes(worker: Worker) -> bool:
-    return worker.state is WorkerState.LIVE and worker.beat.offer.leases_max > 0
 
 
 def _unwelcome(task: Task, worker: Worker) -> bool:

@@ -19,6 +19,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
     TopicRefused,
@@ -57,6 +58,8 @@ def project(event: AnyEvent, task: Task | None) -> Projected | None:
             )
         case TaskLeased() | LeaseEnded() | CheckpointRecorded():
             return _moved(event, _given(task))
+        case TaskResubmitted():
+            return _back(event, _given(task))
         case TaskSucceeded() | TaskParked() | TaskCanceled():
             return _ended(event, _given(task))
     return None
@@ -73,6 +76,20 @@ def _moved(event: TaskLeased | LeaseEnded | CheckpointRecorded, task: Task) -> T
         purpose=task.spec.purpose,
         reason=event.reason if isinstance(event, LeaseEnded) else "",
         checkpoint_step=event.step if isinstance(event, CheckpointRecorded) else None,
+        ledger_seq=0,
+        at_ms=0,
+    )
+
+
+def _back(event: TaskResubmitted, task: Task) -> TaskMoved:
+    return TaskMoved(
+        topic=task.spec.topic,
+        task=task.spec.id,
+        state=task.state,
+        epoch=task.epoch if task.attempts else None,
+        line=task.spec.line,
+        purpose=task.spec.purpose,
+        reason=event.reason,
         ledger_seq=0,
         at_ms=0,
     )

@@ -94,6 +94,9 @@ def _finished(ledger: Ledger, held: Held) -> bool:
 
 def _order(held: Held, worker: Worker, ledger: Ledger, receipts: Receipts) -> Order:
     if ledger.holds(held.task, held.epoch, worker.incarnation):
+        drain = ledger.drained.get(worker.name)
+        if drain is not None and drain.now:
+            return Order(task=held.task, epoch=held.epoch, order=OrderKind.CHECKPOINT, reason=drain.reason)
         return Order(task=held.task, epoch=held.epoch, order=OrderKind.KEEP)
     reason = receipts.why_stale(Key(held.task, held.epoch, "lease", 0))
     return Order(task=held.task, epoch=held.epoch, order=OrderKind.STOP, reason=reason)

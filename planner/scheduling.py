@@ -18,7 +18,9 @@ Rules it keeps (DESIGN of the mesh; the numbers are settings):
      the replacement is told to stop.
   4. A lease ends when its worker is silent for `lost_s`, wedged, replaced by a newer incarnation, or declines it.
   5. The same offer number gets the same answer; a lease for an older offer than the last one heard is taken back.
-  6. Memory is never overcommitted; a task waits until an offer fits.
+  6. A drained worker gets no lease, in this life and the next ones, until it is taken back into service.
+  7. A parked task may be started again: budgets full, epochs rising, from its newest checkpoint.
+  8. Memory is never overcommitted; a task waits until an offer fits.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ from mesh.messages.base import Epoch, Key, Record
 from mesh.messages.commands import (
     Cancel,
     CheckpointMade,
+    Drain,
     FailureClass,
     FailureFound,
     GiveBack,
     Recommend,
     Refuse,
+    Resubmit,
     ResultFound,
     Submit,
 )
@@ -49,9 +53,11 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
     TopicRefused,
+    WorkerDrained,
 )
 from mesh.messages.tasks import OnDisconnect, TaskState
 from planner.ledger import Ledger, Task
@@ -120,6 +126,10 @@ class Scheduler:
                 self._decide(Recommended(recommendation=record.recommendation), now)
             case Cancel():
                 self._cancel(record, now)
+            case Resubmit():
+                self._resubmit(record, now)
+            case Drain():
+                self._drain(record, now)
             case ResultFound() | CheckpointMade() | FailureFound() | GiveBack():
                 self._owed(writer, record, now)
             case _:
@@ -163,6 +173,41 @@ class Scheduler:
             self._decide(TaskCanceled(task=name, reason=cancel.reason[: limits.TEXT_CHARS_MAX]), now)
         for name in names:
             self._park_dependents(name, "was canceled", now)
+
+    def _resubmit(self, resubmit: Resubmit, now: float) -> None:
+        names = self._together(resubmit)
+        if not names:
+            asked = resubmit.task or resubmit.topic or "all"
+            self._note(f"resubmit {resubmit.id} is ignored: nothing parked goes by {asked}")
+        for name in names:
+            self._decide(TaskResubmitted(task=name, reason=resubmit.reason), now)
+        self._park_hopeless(names, now)
+
+    def _together(self, resubmit: Resubmit) -> list[str]:
+        """Parked tasks that start again together, in the order of submission: those that are named, what they need,
+        and what was parked for their sake."""
+        dead = self.ledger.dead_letters
+        if not resubmit.task:
+            found = {name for name, task in dead.items() if resubmit.topic in ("", task.spec.topic)}
+        elif resubmit.task not in dead:
+            return []
+        else:
+            topic = dead[resubmit.task].spec.topic
+            siblings = {name: task.spec.after for name, task in dead.items() if task.spec.topic == topic}
+            found, fresh = set(), {resubmit.task}
+            while fresh:
+                found |= fresh
+                needed = {other for name in fresh for other in siblings[name] if other in siblings}
+                fresh = (needed | {name for name, after in siblings.items() if fresh.intersection(after)}) - found
+        return sorted(found, key=lambda name: dead[name].order)
+
+    def _drain(self, drain: Drain, now: float) -> None:
+        known = self.ledger.drained.get(drain.worker)
+        if (known is None and drain.undo) or (known is not None and not drain.undo and known.now == drain.now):
+            return
+        self._decide(
+            WorkerDrained(worker=drain.worker, drained=not drain.undo, now=drain.now, reason=drain.reason), now
+        )
 
     def _owed(self, writer: str, row: ResultFound | CheckpointMade | FailureFound | GiveBack, now: float) -> None:
         """An outbox row of a worker: record it, or refuse it with the reason that its receipt will say."""

@@ -129,7 +129,46 @@ class Cancel(Record, frozen=True, kw_only=True):
             raise ValueError("a cancel names a topic or a task, and not both")
 
 
-Command = Submit | Refuse | Recommend | ResultFound | CheckpointMade | FailureFound | GiveBack | Cancel
+class Resubmit(Record, frozen=True, kw_only=True):
+    """A person has parked tasks (dead letters) started again, as they were and from their newest checkpoint.
+
+    With neither topic nor task, all that are parked. A task brings along the parked ones that it needs, and those that
+    were parked because it was. What is not parked is left alone.
+    """
+
+    kind: ClassVar[str] = "resubmit"
+
+    id: str
+    topic: str = ""
+    task: str = ""
+    reason: str = "resubmitted by a person"
+
+    def __post_init__(self) -> None:
+        check_text(self.reason, "a resubmit's reason")
+        if self.topic and self.task:
+            raise ValueError("a resubmit names a topic or a task, or neither, but not both")
+
+
+class Drain(Record, frozen=True, kw_only=True):
+    """A person takes a worker out of service, in this life and the next ones, or (`undo`) back into it."""
+
+    kind: ClassVar[str] = "drain"
+
+    id: str
+    worker: str
+    now: bool = False
+    """Its leases are given back after a last checkpoint; else it finishes what it has."""
+    undo: bool = False
+    reason: str = "drained by a person"
+
+    def __post_init__(self) -> None:
+        check_name(self.worker, "a worker's name")
+        check_text(self.reason, "a drain's reason")
+
+
+Command = (
+    Submit | Refuse | Recommend | ResultFound | CheckpointMade | FailureFound | GiveBack | Cancel | Resubmit | Drain
+)
 COMMANDS: tuple[type[Record], ...] = (
     Submit,
     Refuse,
@@ -139,6 +178,8 @@ COMMANDS: tuple[type[Record], ...] = (
     FailureFound,
     GiveBack,
     Cancel,
+    Resubmit,
+    Drain,
 )
 Owed = ResultFound | CheckpointMade | FailureFound | GiveBack
 """What a worker's outbox may hold."""

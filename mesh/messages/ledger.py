@@ -135,6 +135,23 @@ class TaskCanceled(Event, frozen=True, kw_only=True, tag="canceled"):
     reason: str
 
 
+class TaskResubmitted(Event, frozen=True, kw_only=True, tag="resubmitted"):
+    """A parked task starts again: its budgets are full, its epochs go on rising."""
+
+    task: str
+    reason: str
+
+
+class WorkerDrained(Event, frozen=True, kw_only=True, tag="drained"):
+    """A worker gets no leases from now on (`drained`), or gets them again."""
+
+    worker: str
+    drained: bool
+    now: bool = False
+    """It is told to give back what it holds, after a last checkpoint."""
+    reason: str = ""
+
+
 class Recommended(Event, frozen=True, kw_only=True, tag="recommended"):
     """Consensus' proposal is on record; the gate decides."""
 
@@ -152,6 +169,8 @@ AnyEvent = (
     | TaskParked
     | TaskCanceled
     | Recommended
+    | TaskResubmitted
+    | WorkerDrained
 )
 
 

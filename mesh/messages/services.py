@@ -46,7 +46,7 @@ class Welcome(Record, frozen=True, kw_only=True):
 
 
 class Ask(Record, frozen=True, kw_only=True):
-    """A question to an agent: `status`, `tasks`, `workers`, `agents`, with filters."""
+    """A question to an agent: `status`, `tasks`, `workers`, `agents`, `dead-letters`, with filters."""
 
     kind: ClassVar[str] = "ask"
 
@@ -111,6 +111,8 @@ class WorkerRow(Part, frozen=True, kw_only=True):
     held: tuple[str, ...]
     host: str = ""
     pid: int = 0
+    drained: bool = False
+    """Out of service: it gets no leases."""
 
 
 class AgentRow(Part, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("Beat", "incarnation"): "worker.1a2b",
     ("Gone", "incarnation"): "worker.1a2b",
     ("Cancel", "topic"): "",
+    ("Resubmit", "topic"): "",
     ("Kpi", "maximum"): None,
     ("Outcomes", "items"): 1,
     ("Outcomes", "ids"): bytes(range(8)),

@@ -10,6 +10,9 @@ Commands (one a line; names are free):
     result W TASK [epoch=G-C]            and: checkpoint … number= step=; failure … class= reason=; give-back …
     as W WRITER result …                 the same, but written under another writer's name
     cancel task=T | topic=T
+    resubmit task=T | topic=T            (neither: all that are parked)
+    drain W [now=1] [undo=1]
+    new-leader                           another leader's mind over the ledger, folded anew from the events
     gone W code=N | restart W
     receipt W TASK kind=result [epoch=] [number=]
     state                                open tasks and counts
@@ -26,9 +29,11 @@ from mesh.messages.base import Epoch, Key
 from mesh.messages.commands import (
     Cancel,
     CheckpointMade,
+    Drain,
     FailureClass,
     FailureFound,
     GiveBack,
+    Resubmit,
     ResultFound,
     Submit,
 )
@@ -40,8 +45,10 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
+    WorkerDrained,
 )
 from mesh.messages.tasks import Avoid, Needs, OnDisconnect, Outcome, TaskSpec
 from planner.ledger import Ledger
@@ -189,6 +196,20 @@ class Stage:
         record = Cancel(id="c1", topic=named.get("topic", ""), task=named.get("task", ""))
         return self._command("cli", record)
 
+    def do_resubmit(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        return self._command("cli", Resubmit(id="r1", topic=named.get("topic", ""), task=named.get("task", "")))
+
+    def do_drain(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        return self._command("cli", Drain(id="d1", worker=plain[0], now="now" in named, undo="undo" in named))
+
+    def do_new_leader(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        ledger = Ledger()
+        for event in self.events:
+            ledger.apply(event)
+        ledger.commands_seq = self.seq
+        self.mind = Scheduler(ledger, self.mind.policy, self.now)
+        return self._turn()
+
     def do_gone(self, plain: list[str], named: dict[str, str]) -> list[str]:
         worker = self.workers[plain[0]]
         gone = Gone(worker=worker.name, incarnation=worker.incarnation, exit_code=int(named["code"]))
@@ -298,4 +319,9 @@ def _tell(event: AnyEvent) -> str:
             return f"parked {event.task}: {event.reason}"
         case TaskCanceled():
             return f"canceled {event.task}: {event.reason}"
+        case TaskResubmitted():
+            return f"resubmitted {event.task}: {event.reason}"
+        case WorkerDrained():
+            now = " at once" if event.now else ""
+            return f"drained {event.worker}{now}" if event.drained else f"{event.worker} is back in service"
     return type(event).__name__
