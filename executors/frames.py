@@ -172,19 +172,26 @@ TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Halt,
 
 def encode(frame: Frame) -> bytes:
     """The bytes of a frame with its length. Malformed when its values can not be packed or are too many."""
-    body = codec.pack({"frame": frame.name, **msgspec.to_builtins(frame)})
+    body = codec.pack_fields(frame, {"frame": frame.name})
     if len(body) > limits.FRAME_BYTES_MAX:
         raise Malformed(f"a {frame.name!r} frame may have {limits.FRAME_BYTES_MAX} bytes, this one has {len(body)}")
     return _LENGTH.pack(len(body)) + body
 
 
+class _Head(msgspec.Struct):
+    """What stands before a frame's own fields."""
+
+    frame: str
+
+
+_HEAD = msgspec.msgpack.Decoder(_Head)
+
+
 def decode(body: bytes, known: dict[str, type[Frame]]) -> Frame:
     """The frame in `body`, one of the `known`; ChildBroke for anything else."""
     try:
-        value = codec.unpack(body, bytes_max=limits.FRAME_BYTES_MAX)
-        wanted = known[value.pop("frame")]
-        return msgspec.convert(value, wanted)
-    except (Malformed, KeyError, AttributeError, TypeError, ValueError) as error:
+        return codec.unpack_fields(body, known[_HEAD.decode(body).frame])
+    except (Malformed, KeyError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ChildBroke(f"A frame was expected between worker and child; found {str(error)[:200]}.") from None
 
 
