@@ -3,8 +3,8 @@
     text      TF-IDF of hashed word and character n-grams    a sparse row       executors/ngrams.py
     tabular   standardised columns, gaps filled with the median, one more column "was missing" per column with gaps
 
-numpy only: the linear baseline uses the same features without torch. Both kinds answer the same five questions
-(`width`, `encode`, `tensors`, `config`, `restore`), so that nothing else asks which modality it has.
+numpy only: the linear baseline uses the same features without torch. Both kinds answer the same six questions
+(`width`, `encode`, `head`, `tensors`, `config`, `restore`), so that nothing else asks which modality it has.
 """
 
 from __future__ import annotations
@@ -48,10 +48,20 @@ class TextFeatures:
         """One sparse row per text."""
         return self.vocabulary.transform(split.texts, tick)
 
+    def head(self, encoded: Encoded, count: int) -> Encoded:
+        """The `count` most frequent n-grams of what `encode` gave, each row scaled anew."""
+        assert isinstance(encoded, ngrams.Sparse)
+        return self.vocabulary.head(encoded, count)
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What the model file keeps."""
         words = self.vocabulary
-        return {"hashes": words.hashes.view(np.int64), "idf": words.idf, "is_word": words.is_word.astype(np.uint8)}
+        return {
+            "hashes": words.hashes.view(np.int64),
+            "numbers": words.numbers.astype(np.int32),
+            "idf": words.idf,
+            "is_word": words.is_word.astype(np.uint8),
+        }
 
     def config(self) -> dict[str, Any]:
         """What the model's config keeps."""
@@ -89,6 +99,10 @@ class TableFeatures:
         values = np.where(gaps, self.fill, split.table)
         standard = np.clip((values - self.mean) / self.scale, -SPREAD_MAX, SPREAD_MAX)
         return np.hstack([standard, gaps[:, self.flagged]]).astype(np.float32)
+
+    def head(self, encoded: Encoded, count: int) -> Encoded:
+        """The same: a table has no less frequent half."""
+        return encoded
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What the model file keeps."""
@@ -147,13 +161,15 @@ def restore(config: Mapping[str, Any], arrays: Arrays) -> Features:
 
 
 def _restore_text(config: Mapping[str, Any], arrays: Arrays) -> TextFeatures:
-    hashes = arrays["hashes"].view(np.uint64)
+    hashes, numbers = arrays["hashes"].view(np.uint64), arrays["numbers"].astype(np.int64)
     idf, is_word = arrays["idf"], arrays["is_word"].astype(np.bool_)
     if not (hashes.ndim == 1 and idf.shape == is_word.shape == hashes.shape and (hashes[1:] > hashes[:-1]).all()):
         raise ArtifactCorrupt("the model's vocabulary is no ascending list with one weight each")
+    if not np.array_equal(np.sort(numbers), np.arange(len(hashes))):
+        raise ArtifactCorrupt("the model's vocabulary does not number its n-grams")
     if not np.isfinite(idf).all():
         raise ArtifactCorrupt("the model's vocabulary has weights that are not finite")
-    return TextFeatures(ngrams.Vocabulary(ngrams.Ngrams(**config["ngrams"]), hashes, idf, is_word))
+    return TextFeatures(ngrams.Vocabulary(ngrams.Ngrams(**config["ngrams"]), hashes, numbers, idf, is_word))
 
 
 def _restore_table(config: Mapping[str, Any], arrays: Arrays) -> TableFeatures:

@@ -62,6 +62,11 @@ class Sparse:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def owners(self) -> Ints:
+        """The row of every value."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def rows(self, wanted: Ints) -> Sparse:
         """The rows `wanted`, in that order."""
         lengths = self.offsets[wanted + 1] - self.offsets[wanted]
@@ -72,12 +77,17 @@ class Sparse:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The features that a model knows: their hashes, ascending, and what each weighs. Words and characters are two
+    """The features that a model knows and what each weighs. They are numbered by the texts they stand in, the most
+    frequent first, so that the first `count` numbers are a smaller vocabulary (`head`). Words and characters are two
     blocks that are normalised apart, so that the many characters do not drown the few words."""
 
     ngrams: Ngrams
     hashes: Hashes
+    """Ascending, to be searched."""
+    numbers: Ints
+    """Of each hash, the number of its feature."""
     idf: Floats
+    """By number, as the next."""
     is_word: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -102,14 +112,31 @@ class Vocabulary:
         for hashes, documents, _ in chunk.grams(self.ngrams):
             at = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
             known = self.hashes[at] == hashes
-            keys.append(documents[known] * len(self.hashes) + at[known])
+            keys.append(documents[known] * len(self.hashes) + self.numbers[at[known]])
         key, count = np.unique(np.concatenate(keys), return_counts=True)
         row, index = np.divmod(key, len(self.hashes))
-        value = (1.0 + np.log(count)) * self.idf[index]
+        value = self._scaled((1.0 + np.log(count)) * self.idf[index], index, row, rows)
+        return Sparse(index, value, np.searchsorted(row, np.arange(rows + 1)))
+
+    def frequent(self, documents: int, documents_min: int) -> int:
+        """How many of the features stand in at least `documents_min` of the `documents` texts that it was made of."""
+        rarest = np.log((1.0 + documents) / (1.0 + documents_min)) + 1.0
+        return int(np.searchsorted(self.idf, rarest + 1e-4 / (1.0 + documents_min), side="right"))
+
+    def head(self, encoded: Sparse, count: int) -> Sparse:
+        """What `transform` would have given with the `count` most frequent features only."""
+        if count >= len(self.hashes):
+            return encoded
+        kept = encoded.indices < count
+        index, row = encoded.indices[kept], encoded.owners[kept]
+        value = self._scaled(encoded.values[kept].astype(np.float64), index, row, len(encoded))
+        return Sparse(index, value, np.searchsorted(row, np.arange(len(encoded) + 1)))
+
+    def _scaled(self, value: NDArray[np.float64], index: Ints, row: Ints, rows: int) -> Floats:
+        """Each block of a row divided by its length."""
         block = 2 * row + self.is_word[index]
         length = np.sqrt(np.bincount(block, value * value, minlength=2 * rows))
-        value = (value / length[block]).astype(np.float32)
-        return Sparse(index, value, np.searchsorted(row, np.arange(rows + 1)))
+        return (value / length[block]).astype(np.float32)
 
 
 def fit(
@@ -124,11 +151,10 @@ def fit(
     most frequent ones."""
     hashes, frequency, is_word = _frequencies(texts, ngrams, tick)
     kept = np.flatnonzero(frequency >= documents_min)
-    if len(kept) > features_max:
-        by_frequency = np.lexsort((hashes[kept], -frequency[kept]))
-        kept = np.sort(kept[by_frequency[:features_max]])
-    idf = np.log((1.0 + len(texts)) / (1.0 + frequency[kept])) + 1.0
-    return Vocabulary(ngrams, hashes[kept], idf.astype(np.float32), is_word[kept])
+    by_frequency = kept[np.lexsort((hashes[kept], -frequency[kept]))][:features_max]
+    order = np.argsort(hashes[by_frequency])
+    idf = np.log((1.0 + len(texts)) / (1.0 + frequency[by_frequency])) + 1.0
+    return Vocabulary(ngrams, hashes[by_frequency][order], order, idf.astype(np.float32), is_word[by_frequency])
 
 
 def _frequencies(

@@ -2,20 +2,14 @@
 
 In:    `train`, `validation`
 Out:   `model` (architecture "linear", readable by `evaluate` and continued by `classify`); `claims`
-How:   text: TF-IDF of words (1-2) and characters inside words (2-5) into a linear support vector machine; tables:
-standardised,
-       gaps filled, into a multinomial logistic regression. The regularisation C with most validation examples right
-       wins (among equals the smaller loss), and a temperature fitted on validation turns margins into probabilities
+How:   executors/models/linear.py, on TF-IDF of words (1-2) and characters inside words (2-5), or on standardised
+       columns with their gaps filled
 Stops: when every C was tried, or when the next one would not end in time
 Not:   a candidate: it is never promoted
 """
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,26 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from executors import port
-from executors.port import Context, Job, Made, Runtime, Stopped
+from executors.port import Context, Job, Made, Runtime
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from executors.data import Split
     from executors.features import Features
+    from executors.models.linear import Found
 
 MIB = 1024 * 1024
-
-STRENGTHS = {"text": (1.0, 0.3, 3.0, 0.1, 10.0), "tabular": (1.0, 0.1, 10.0, 0.01, 100.0, 0.001)}
-"""Values of C, the likeliest first, so that a short budget tries the right ones."""
-
-ABSENT_BIAS = 1e4
-"""Of a label without a training example, subtracted: far below any margin, and finite."""
-
-PULSE_S = 1.0
-"""Seconds between signs of life during a fit, which itself reports nothing."""
 
 
 class BaselineSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,141 +70,39 @@ class Baseline:
     def run(self, job: Job, context: Context) -> Made:
         """Fit, choose, calibrate, claim."""
         from executors.data import read_split
+        from executors.models import linear
+        from executors.pulse import Pulse
 
-        started = (time.process_time(), time.monotonic())
+        settings = job.settings
         train, validation = (read_split(Path(job.inputs[name])) for name in ("train", "validation"))
-        with Pulse(context) as pulse:
-            features, best, tried = _search(job, pulse, train, validation, started)
-        return _deliver(job, features, train, validation, best, tried)
+        limits = linear.Limits(settings.strengths, settings.seconds_max, job.budget_s, settings.iterations_max)
+        modality, labels = train.schema.modality, len(train.schema.labels)
+        with Pulse(context, "fitting") as pulse:
+            pulse.stop_if_asked()
+            features = linear.features_for(train, settings.features_max)
+            parts = [linear.examples(features, split) for split in (train, validation)]
+            found = linear.search(parts[0], parts[1], labels, modality, limits, job.seed, pulse.fitted)
+        return _deliver(job, features, train, validation, found)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Fit:
-    """One fitted linear model."""
-
-    strength: float
-    weights: NDArray[np.float32]
-    """[features, labels]"""
-    bias: NDArray[np.float32]
-    logits: NDArray[np.float32]
-    """On validation, [n, labels], before the temperature."""
-    temperature: float
-    accuracy: float
-    loss: float
-
-    @property
-    def order(self) -> tuple[float, float]:
-        """Greater is better."""
-        return self.accuracy, -self.loss
-
-
-def _search(
-    job: Job, pulse: Pulse, train: Split, validation: Split, started: tuple[float, float]
-) -> tuple[Features, Fit, list[dict[str, float]]]:
-    """Features, the best fit, and what each C gave."""
-    from executors import features as feature_module
-    from executors.ngrams import Ngrams
-
-    modality = train.schema.modality
-    features: Features
-    if modality == "text":
-        features = feature_module.fit_text(train, Ngrams(), documents_min=1, features_max=job.settings.features_max)
-    else:
-        features = feature_module.fit_table(train)
-    inputs, held_out = _matrix(features, train), _matrix(features, validation)
-    best, tried, took_s = None, [], (0.0, 0.0)
-    strengths = job.settings.strengths or STRENGTHS[modality]
-    for number, strength in enumerate(strengths):
-        pulse.stop_if_asked()
-        began = (time.process_time(), time.monotonic())
-        if best is not None and not _fits(job, started, began, took_s):
-            break
-        fit = _fitted(job, inputs, train, held_out, validation, strength)
-        took_s = (time.process_time() - began[0], time.monotonic() - began[1])
-        tried.append({"c": strength, "accuracy": fit.accuracy, "loss": fit.loss, "seconds": round(took_s[0], 3)})
-        if best is None or fit.order > best.order:
-            best = fit
-        pulse.report(number + 1, len(strengths), best)
-    assert best is not None
-    return features, best, tried
-
-
-def _fits(job: Job, started: tuple[float, float], now: tuple[float, float], took_s: tuple[float, float]) -> bool:
-    """True when another fit (half as long again as the last) ends in time. Times: processor, wall."""
-    ends_s = [now[clock] - started[clock] + 1.5 * took_s[clock] for clock in (0, 1)]
-    return ends_s[0] <= job.settings.seconds_max and ends_s[1] <= job.budget_s
-
-
-def _matrix(features: Features, split: Split) -> Any:
-    """The split's features as scikit-learn takes them."""
-    from scipy.sparse import csr_matrix
-
-    from executors.ngrams import Sparse
-
-    encoded = features.encode(split)
-    if isinstance(encoded, Sparse):
-        shape = (len(encoded), features.width)
-        return csr_matrix((encoded.values, encoded.indices, encoded.offsets), shape=shape)
-    return encoded
-
-
-def _fitted(job: Job, inputs: Any, train: Split, held_out: Any, validation: Split, strength: float) -> Fit:
-    import numpy as np
-
-    from executors.models.probabilities import fitted_temperature, log_softmax
-
-    weights, bias = _weights(job, inputs, train, strength)
-    logits = np.asarray(held_out @ weights + bias, np.float32)
-    temperature = fitted_temperature(logits, validation.labels)
-    log_probabilities = log_softmax(logits / np.float32(temperature))
-    right = log_probabilities.argmax(axis=1) == validation.labels
-    loss = -log_probabilities[np.arange(len(validation)), validation.labels].astype(np.float64).mean()
-    return Fit(strength, weights, bias, logits, temperature, float(right.mean()), float(loss))
-
-
-def _weights(job: Job, inputs: Any, train: Split, strength: float) -> tuple[Any, Any]:
-    """([features, labels], [labels]) in float32. A label without a training example keeps weight zero and a bias so low
-    that it is never named."""
-    import numpy as np
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.svm import LinearSVC
-
-    most, seed = job.settings.iterations_max, job.seed & 0x7FFFFFFF
-    if train.schema.modality == "text":
-        model = LinearSVC(C=strength, max_iter=most, random_state=seed)
-    else:
-        model = LogisticRegression(C=strength, max_iter=most, random_state=seed)
-    present = np.unique(train.labels)
-    weights = np.zeros((inputs.shape[1], len(train.schema.labels)), np.float32)
-    bias = np.full(len(train.schema.labels), -ABSENT_BIAS, np.float32)
-    if len(present) == 1:
-        bias[present] = 0.0
-        return weights, bias
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(inputs, train.labels)
-    coefficients, intercept = model.coef_, model.intercept_
-    if len(present) == 2:
-        coefficients, intercept = np.vstack([-coefficients, coefficients]) / 2, np.hstack([-intercept, intercept]) / 2
-    weights[:, present], bias[present] = coefficients.T, intercept
-    return weights, bias
-
-
-def _deliver(
-    job: Job, features: Features, train: Split, validation: Split, best: Fit, tried: list[dict[str, float]]
-) -> Made:
+def _deliver(job: Job, features: Features, train: Split, validation: Split, found: Found) -> Made:
     import numpy as np
 
     from executors import modelcard, outcomes
     from executors.models import store
     from executors.models.probabilities import check_finite, log_softmax
 
+    best = found.best
     log_probabilities = log_softmax(best.logits / np.float32(best.temperature))
     check_finite(log_probabilities)
     claims = outcomes.outcomes_of(validation, log_probabilities, train.schema.labels)
     sparse = train.schema.modality == "text"
-    facts: dict[str, Any] = {"architecture": "linear", "c": best.strength, "tried": tried, "features": features.width}
+    facts: dict[str, Any] = {
+        "architecture": "linear",
+        "c": best.strength,
+        "tried": found.tried,
+        "features": features.width,
+    }
     config = {
         "kind": job.kind,
         "settings": msgspec.to_builtins(job.settings),
@@ -246,41 +127,6 @@ def _deliver(
         media={"model": "model", "claims": "outcomes"},
         facts_of={"model": {"kind": job.kind, "architecture": "linear"}},
         kpis=kpis,
-        stopped_by="finished"
-        if len(tried) == len(job.settings.strengths or STRENGTHS[features.modality])
-        else "budget",
+        stopped_by="finished" if found.complete else "budget",
         facts=facts,
     )
-
-
-class Pulse:
-    """Signs of life from a thread while scikit-learn fits (it releases the interpreter). A fit that never ends is
-    bounded by the task's wall time, not by its silence."""
-
-    def __init__(self, context: Context) -> None:
-        self._context, self._over = context, threading.Event()
-        self._last: tuple[int, float, dict[str, float]] = (0, 0.0, {})
-        self._thread = threading.Thread(target=self._beat, name="signs of life", daemon=True)
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join(timeout=5.0)
-
-    def report(self, tried: int, strengths: int, best: Fit) -> None:
-        """One more C was tried."""
-        metrics = {"validation_accuracy": best.accuracy, "validation_loss": best.loss}
-        self._last = (tried, tried / strengths, metrics)
-        self._context.progress(*self._last, "fitting")
-
-    def stop_if_asked(self) -> None:
-        """Stopped when the task is to end; there is no checkpoint, it is short."""
-        if why := self._context.stop_requested():
-            raise Stopped(f"stopped between two fits as asked: {why}")
-
-    def _beat(self) -> None:
-        while not self._over.wait(PULSE_S):
-            self._context.progress(*self._last, "fitting")

@@ -2,8 +2,11 @@
 
 In:    `train`, `validation` (splits); `champion` (a model of this kind or of `baseline`), when there is one to improve
 Out:   `model`; `claims`, its per-item outcomes on validation
-Keeps: a checkpoint every `checkpoint_s`, on a better validation, when asked to stop, and at the end
-Stops: 'budget', 'early stop' or 'epochs'; the answer is the best network that validation saw, the champion included
+How:   a network by gradient steps, then the tuned linear model of `baseline` beside it, then a blend of the two that
+       validation chooses with caution, so that the answer is not worse than the linear model alone
+Keeps: a checkpoint of the network every `checkpoint_s`, on a better validation, when asked to stop, and at the end
+Stops: 'budget', 'early stop' or 'epochs'; the network is the best one that validation saw, and a champion that is not
+       beaten is the answer
 Not:   sees no holdout; compares nothing
 """
 
@@ -42,6 +45,8 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     feature_dropout: float | None = None
     """Share of input features left out in a training step."""
     label_smoothing: float | None = None
+    linear_path: bool = True
+    """Fit the tuned linear model beside the network and let validation say how much each counts."""
     warmup_steps: int = 50
     patience: int = 10
     """Validations without a better one before an early stop."""
@@ -55,7 +60,7 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     documents_min: int | None = None
     """Training texts an n-gram must stand in."""
     features_max: int | None = None
-    """N-grams that are kept at most, the most frequent ones."""
+    """N-grams that the network reads at most, the most frequent ones; the linear path reads more."""
     precision: str = "auto"
     """'fp32', 'bf16' where the hardware has it, or 'auto'."""
     checkpoint_s: float = 30.0
@@ -112,20 +117,23 @@ class Classify:
     Settings: ClassVar[type[port.Settings]] = ClassifySettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
-        """One core; memory for torch, the features, and four copies of the network (weights, gradient, two moments)
-        plus the best one and a snapshot's copies."""
+        """One core; memory for torch and the larger of two stages: the network (weights, gradient, two moments, the
+        best one, a snapshot's copies) over the features that it reads, then the linear path over all of them."""
         rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
         size = int(facts.get("bytes") or rows * 200)
         if facts.get("modality") == "tabular":
-            width, encoded = int(facts.get("features") or 100), 3 * 4 * rows * int(facts.get("features") or 100)
+            width = wide = int(facts.get("features") or 100)
+            encoded = all_encoded = 3 * 8 * rows * width
         else:
             most = settings.features_max or max(20_000, min(100_000, 12_000_000 // (labels + 128)))
-            width, encoded = min(most, max(1_000, size // 8)), min(40 * size, 8 * 1024 * MIB)
+            width, wide = min(most, max(1_000, size // 8)), min(200_000, max(1_000, size // 4))
+            encoded, all_encoded = min(40 * size, 8 * 1024 * MIB), min(60 * size, 12 * 1024 * MIB)
         hidden = settings.hidden or (128,)
         parameters = width * (labels + hidden[0]) + sum(hidden) * max(hidden)
+        linear = 4 * min(wide * labels, 40_000_000)
         checkpoint = 16 * parameters
-        memory = 500 * MIB + encoded + 9 * 4 * parameters
-        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 3 * checkpoint + 2 * size)
+        memory = 500 * MIB + max(encoded + 9 * 4 * parameters, all_encoded + 5 * linear + 3 * 4 * parameters)
+        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 3 * checkpoint + linear + 2 * size)
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, calibrate, claim."""

@@ -10,7 +10,6 @@ Not:   compares nothing, and says nothing about who should win
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,7 +61,7 @@ class Evaluate:
         """Check, answer every item, time single answers."""
         from executors import device as devices
         from executors import outcomes
-        from executors.data import read_split
+        from executors.data import digest_of, read_split
         from executors.models import classifier as classifiers
         from executors.models import store
         from executors.models.probabilities import check_finite
@@ -73,15 +72,15 @@ class Evaluate:
         _check_fit(model, split)
         tick = _ticker(context)
         with devices.memory_translated("evaluating"):
-            model.network.to(place.torch)
+            model.to(place.torch)
             log_probabilities = model.log_probabilities(model.encode(split, tick), place.torch, tick)
         check_finite(log_probabilities)
         found = outcomes.outcomes_of(
             split,
             log_probabilities,
             model.labels,
-            model=_digest_of(model_folder),
-            split_digest=_digest_of(split_folder),
+            model=digest_of(model_folder),
+            split_digest=digest_of(split_folder),
         )
         kpis = {
             "accuracy": outcomes.accuracy(found),
@@ -117,11 +116,6 @@ def _ticker(context: Context) -> Callable[[], None]:
         context.progress(0, 0.5, {}, "evaluation")
 
     return tick
-
-
-def _digest_of(folder: Path) -> str:
-    """The artifact's digest where the folder is named by it, else ''."""
-    return folder.name if re.fullmatch(r"[0-9a-f]{64}", folder.name) else ""
 
 
 def _latencies(

@@ -1,7 +1,12 @@
-"""A classifier: features, network, labels and a temperature. What training makes and everything else asks.
+"""A classifier: features, network, linear path, labels and a temperature. What training makes and everything else asks.
 
-Probabilities are softmax(logits / temperature). The temperature is one number, fitted on validation after training (Guo
-et al. 2017): label smoothing and selection by accuracy leave a network too shy or too sure, and the loss is judged too.
+    features ──┬── network (a neural one, on the most frequent n-grams) ──┐
+               └── linear path (tuned, on all of them)                  ──┴── blend ── / temperature ── probabilities
+
+Both paths are networks in the sense of network.py; the blend says how much each counts (blending.py), and a path that
+counts nothing is not computed. Probabilities are softmax(logits / temperature). The temperature is one number, fitted
+on validation after training (Guo et al. 2017): label smoothing and selection by accuracy leave a network too shy or too
+sure, and the loss is judged too.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from executors import features as feature_module
 from executors.data import Split
 from executors.features import Encoded, Features
 from executors.models import store
+from executors.models.blending import NETWORK_ALONE, Blend
 from executors.models.network import Network, Shape, rows_of
 from executors.models.probabilities import log_softmax
 from mesh.errors import ArtifactCorrupt
@@ -44,22 +50,40 @@ class Classifier:
     labels: tuple[str, ...]
     architecture: str
     temperature: float = 1.0
+    linear: Network | None = None
+    blend: Blend = NETWORK_ALONE
+    fitted_on: str = ""
+    """Digest of the training split that the linear path was fitted on; '' when it has none."""
 
     def encode(self, split: Split, tick: Callable[[], None] = _nothing) -> Encoded:
         """A split's inputs as features."""
         return self.features.encode(split, tick)
 
+    def head(self, encoded: Encoded) -> Encoded:
+        """The part of the features that the network reads."""
+        return self.features.head(encoded, self.network.shape.inputs)
+
+    def to(self, device: torch.device) -> Classifier:
+        """Itself, moved to `device`."""
+        for path in (self.network, self.linear):
+            if path is not None:
+                path.to(device)
+        return self
+
+    def parameter_count(self) -> int:
+        """Numbers in both paths."""
+        return sum(path.parameter_count() for path in (self.network, self.linear) if path is not None)
+
     def logits(self, encoded: Encoded, device: torch.device, tick: Callable[[], None] = _nothing) -> Floats:
         """[n, labels], before the temperature. `tick` is called once per chunk and may raise to stop."""
-        self.network.eval()
-        parts = [np.zeros((0, len(self.labels)), np.float32)]
-        with torch.inference_mode():
-            for start in range(0, len(encoded), CHUNK_ROWS):
-                wanted = np.arange(start, min(start + CHUNK_ROWS, len(encoded)))
-                rows = rows_of(feature_module.take(encoded, wanted)).to(device)
-                parts.append(self.network(rows).float().cpu().numpy())
-                tick()
-        return np.concatenate(parts)
+        if self.linear is None:
+            return logits_of(self.network, self.head(encoded), device, tick)
+        mixed = np.zeros((len(encoded), len(self.labels)), np.float32)
+        if self.blend.network:
+            mixed += np.float32(self.blend.network) * logits_of(self.network, self.head(encoded), device, tick)
+        if self.blend.linear:
+            mixed += np.float32(self.blend.linear) * logits_of(self.linear, encoded, device, tick)
+        return mixed
 
     def log_probabilities(self, encoded: Encoded, device: torch.device, tick: Callable[[], None] = _nothing) -> Floats:
         """[n, labels], natural logarithms."""
@@ -70,7 +94,23 @@ class Classifier:
         arrays = {f"features.{name}": array for name, array in self.features.tensors().items()}
         for name, tensor in self.network.state_dict().items():
             arrays[f"network.{name}"] = tensor.detach().cpu().numpy()
+        if self.linear is not None:
+            for name, tensor in self.linear.state_dict().items():
+                arrays[f"linear.{name}"] = tensor.detach().cpu().numpy()
         return store.write_model(folder, arrays, described(self, facts), card)
+
+
+def logits_of(network: Network, encoded: Encoded, device: torch.device, tick: Callable[[], None] = _nothing) -> Floats:
+    """[n, labels] of one path alone, on the features that it reads."""
+    network.eval()
+    parts = [np.zeros((0, network.shape.labels), np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(encoded), CHUNK_ROWS):
+            wanted = np.arange(start, min(start + CHUNK_ROWS, len(encoded)))
+            rows = rows_of(feature_module.take(encoded, wanted)).to(device)
+            parts.append(network(rows).float().cpu().numpy())
+            tick()
+    return np.concatenate(parts)
 
 
 def described(classifier: Classifier, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +123,8 @@ def described(classifier: Classifier, facts: Mapping[str, Any]) -> dict[str, Any
         "features": classifier.features.config(),
         "network": classifier.network.shape.config(),
         "temperature": classifier.temperature,
+        "blend": classifier.blend.config() if classifier.linear is not None else None,
+        "fitted_on": classifier.fitted_on,
     }
 
 
@@ -93,18 +135,30 @@ def load(folder: Path) -> Classifier:
         shape = Shape.of(config["network"])
         temperature, architecture = float(config["temperature"]), str(config["architecture"])
         features_config = config["features"]
+        blend = Blend.of(config["blend"]) if config.get("blend") else None
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"the model's config is incomplete: {type(error).__name__} {str(error)[:120]}") from None
     features = feature_module.restore(features_config, store.part(arrays, "features"))
     labels = tuple(config["labels"])
-    if (shape.inputs, shape.labels) != (features.width, len(labels)) or not 0 < temperature < math.inf:
+    fits = shape.inputs <= features.width if shape.sparse else shape.inputs == features.width
+    if not fits or shape.labels != len(labels) or not 0 < temperature < math.inf:
         raise ArtifactCorrupt(
             f"the network takes {shape.inputs} features and knows {shape.labels} labels; "
             f"the model has {features.width} and {len(labels)} (temperature {temperature})"
         )
     network = Network(shape)
     _fill(network, store.part(arrays, "network"))
-    return Classifier(features, network, labels, architecture, temperature)
+    found = Classifier(features, network, labels, architecture, temperature)
+    if blend is not None:
+        found.blend, found.linear = blend, linear_path(features.width, len(labels), shape.sparse)
+        found.fitted_on = str(config.get("fitted_on", ""))
+        _fill(found.linear, store.part(arrays, "linear"))
+    return found
+
+
+def linear_path(inputs: int, labels: int, sparse: bool) -> Network:
+    """A path without hidden layers, all zero."""
+    return Network(Shape(inputs, labels, sparse, wide=True, hidden=()))
 
 
 def _fill(network: Network, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -1,4 +1,5 @@
-"""A classifier as the trainer's loop sees it: batches of encoded examples, cross-entropy, accuracy on validation."""
+"""A classifier's network as the trainer's loop sees it: batches of encoded examples, cross-entropy, accuracy on
+validation."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 
 from executors import features
 from executors.features import Encoded
-from executors.models.classifier import Classifier
-from executors.models.network import Rows, rows_of
+from executors.models.classifier import Classifier, logits_of
+from executors.models.network import Network, Rows, rows_of
 from executors.models.probabilities import log_softmax
 from executors.trainer import Evaluation
 
@@ -22,7 +23,8 @@ Labels = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """Encoded examples and their labels; a label of -1 is one that the classifier does not know."""
+    """Examples encoded as the network reads them, and their labels; a label of -1 is one that the classifier does not
+    know."""
 
     encoded: Encoded
     labels: Labels
@@ -39,7 +41,7 @@ class ClassifierLearner:
     label_smoothing: float = 0.0
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """The classifier's network."""
         return self.classifier.network
 
@@ -67,7 +69,7 @@ class ClassifierLearner:
     def evaluate(self, tick: Callable[[], None]) -> Evaluation:
         """Accuracy and loss over the validation examples whose labels are known."""
         known = np.flatnonzero(self.validation.labels >= 0)
-        logits = self.classifier.logits(self.validation.encoded, self.device, tick)[known]
+        logits = logits_of(self.network, self.validation.encoded, self.device, tick)[known]
         labels = self.validation.labels[known]
         loss = float(-log_softmax(logits)[np.arange(len(labels)), labels].astype(np.float64).mean())
         accuracy = float((logits.argmax(axis=1) == labels).sum() / len(self.validation.labels))

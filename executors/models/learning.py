@@ -1,14 +1,17 @@
 """One training task of `classify`, from its inputs to its outputs.
 
-    splits ── features (fitted on train, or the champion's) ── network ── trainer ── temperature ── model, claims
+    splits ── features ── network ── trainer ── linear path, blend ── temperature ── model, claims
+              (fitted on train,                 (answering.py)
+              or the champion's)
 
 A run from the champion keeps its features, its architecture and its labels (new ones are appended); the champion itself
-is evaluated first, so that the result is never worse on validation than what it started from.
+is measured, too, so that the result is never worse on validation than what it started from.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +22,13 @@ from executors import checkpoint, features, modelcard, outcomes
 from executors import device as devices
 from executors.data import Split, read_split
 from executors.device import Device
+from executors.models import answering, store
 from executors.models import classifier as classifiers
-from executors.models import store
+from executors.models.answering import Answer
 from executors.models.choices import Choices, choose
 from executors.models.classifier import Classifier, indices_of
 from executors.models.learner import ClassifierLearner, Part
+from executors.models.linear import ABSENT_BIAS
 from executors.models.network import Network, Shape, continued
 from executors.models.probabilities import check_finite, fitted_temperature, log_softmax
 from executors.ngrams import Ngrams
@@ -59,16 +64,27 @@ def learn(job: Job, context: Context) -> Learned:
     choices = choose(job.settings, schema.modality, rows, len(schema.labels), continued=start is not None)
     with devices.memory_translated("preparing the features"):
         model = _continue(start, splits, choices) if start else _begin(job, context, splits["train"], choices)
-        parts = {name: _part(model, split, context) for name, split in splits.items()}
-    model.network.to(place.torch)
-    learner = ClassifierLearner(model, parts["train"], parts["validation"], place.torch, choices.label_smoothing)
+    model.to(place.torch)
+    finished = _trained(job, context, model, splits, choices, place)
+    before = _as_it_was(start, model.labels).to(place.torch) if start is not None else None
+    with devices.memory_translated("fitting the linear path"):
+        answer = answering.settle(job, context, model, before, splits, place.torch, finished.state.trained_s)
+    return _deliver(job, context, answer, splits["validation"], choices, place, finished)
+
+
+def _trained(
+    job: Job, context: Context, model: Classifier, splits: dict[str, Split], choices: Choices, place: Device
+) -> Finished:
+    """Train the model's network; the encoded splits are given up afterwards, the linear path needs their room."""
+    with devices.memory_translated("preparing the features"):
+        train, validation = (_part(model, splits[name], context) for name in ("train", "validation"))
+    learner = ClassifierLearner(model, train, validation, place.torch, choices.label_smoothing)
     trainer = Trainer(
         learner, _recipe(job, choices), place, context, job.scratch / "checkpoints", number=job.checkpoint_number
     )
     if job.resume is not None:
         trainer.resume(job.resume, job.trained_s)
-    finished = trainer.run()
-    return _deliver(job, context, learner, splits["validation"], choices, place, finished)
+    return trainer.run()
 
 
 def _champion(job: Job) -> Classifier | None:
@@ -77,20 +93,29 @@ def _champion(job: Job) -> Classifier | None:
 
 def _begin(job: Job, context: Context, train: Split, choices: Choices) -> Classifier:
     """A new classifier for the training split."""
-    settings, tick = job.settings, _tick(context)
-    found: features.Features
-    if train.schema.modality == "text":
-        ngrams = Ngrams(word_max=settings.word_max, char_min=settings.char_min, char_max=settings.char_max)
-        found = features.fit_text(
-            train, ngrams, documents_min=choices.documents_min, features_max=choices.features_max, tick=tick
-        )
-    else:
-        found = features.fit_table(train)
+    found, inputs = _fitted_features(job, train, choices, _tick(context))
     labels = train.schema.labels
     wide = choices.architecture != "deep"
-    shape = Shape(found.width, len(labels), train.schema.modality == "text", wide, choices.hidden)
+    shape = Shape(inputs, len(labels), train.schema.modality == "text", wide, choices.hidden)
     network = Network(shape, dropout=choices.dropout, feature_dropout=choices.feature_dropout)
     return Classifier(found, network, labels, choices.architecture)
+
+
+def _fitted_features(
+    job: Job, train: Split, choices: Choices, tick: Callable[[], None]
+) -> tuple[features.Features, int]:
+    """The features of a training split, and how many of them the network reads. The linear path reads all of them: the
+    n-grams of a single text, too, which would only make a network larger."""
+    if train.schema.modality != "text":
+        table = features.fit_table(train)
+        return table, table.width
+    settings, least, most = job.settings, choices.documents_min, choices.features_max
+    if settings.linear_path:
+        least, most = 1, max(most, answering.linear_features_max(len(train.schema.labels)))
+    ngrams = Ngrams(word_max=settings.word_max, char_min=settings.char_min, char_max=settings.char_max)
+    text = features.fit_text(train, ngrams, documents_min=least, features_max=most, tick=tick)
+    frequent = text.vocabulary.frequent(len(train), choices.documents_min)
+    return text, max(1, min(choices.features_max, frequent))
 
 
 def _continue(start: Classifier, splits: dict[str, Split], choices: Choices) -> Classifier:
@@ -107,8 +132,20 @@ def _continue(start: Classifier, splits: dict[str, Split], choices: Choices) -> 
     return Classifier(start.features, network, labels, start.architecture)
 
 
+def _as_it_was(start: Classifier, labels: tuple[str, ...]) -> Classifier:
+    """The champion with the columns of labels that it does not know, which it never names."""
+    if labels == start.labels:
+        return start
+    network, linear = (
+        continued(path, start.labels, labels, bias_new=-ABSENT_BIAS) if path is not None else None
+        for path in (start.network, start.linear)
+    )
+    assert network is not None
+    return dataclasses.replace(start, network=network, linear=linear, labels=labels)
+
+
 def _part(model: Classifier, split: Split, context: Context) -> Part:
-    return Part(model.encode(split, _tick(context)), indices_of(split, model.labels))
+    return Part(model.head(model.encode(split, _tick(context))), indices_of(split, model.labels))
 
 
 def _tick(context: Context) -> Any:
@@ -127,7 +164,7 @@ def _recipe(job: Job, choices: Choices) -> Recipe:
         evaluate_every=choices.evaluate_every,
         patience=settings.patience,
         clip=settings.clip,
-        budget_s=job.budget_s,
+        budget_s=job.budget_s * (1.0 - answering.LINEAR_SHARE) if settings.linear_path else job.budget_s,
         seed=job.seed,
         checkpoint_s=settings.checkpoint_s,
         checkpoint_steps=settings.checkpoint_steps,
@@ -135,30 +172,24 @@ def _recipe(job: Job, choices: Choices) -> Recipe:
 
 
 def _deliver(
-    job: Job,
-    context: Context,
-    learner: ClassifierLearner,
-    validation: Split,
-    choices: Choices,
-    place: Device,
-    finished: Finished,
+    job: Job, context: Context, answer: Answer, validation: Split, choices: Choices, place: Device, finished: Finished
 ) -> Learned:
     """Calibrate, claim, describe and store."""
-    model = learner.classifier
+    model, logits = answer.classifier, answer.logits
     context.progress(finished.state.step, 1.0, {}, "claims")
-    logits = model.logits(learner.validation.encoded, place.torch)
-    known = np.flatnonzero(learner.validation.labels >= 0)
-    model.temperature = fitted_temperature(logits[known], learner.validation.labels[known])
+    labels = indices_of(validation, model.labels)
+    known = np.flatnonzero(labels >= 0)
+    model.temperature = fitted_temperature(logits[known], labels[known])
     log_probabilities = log_softmax(logits / np.float32(model.temperature))
     check_finite(log_probabilities)
     claims = outcomes.outcomes_of(validation, log_probabilities, model.labels)
-    facts = _facts(job, learner, choices, place, finished)
+    facts = _facts(job, answer, choices, place, finished)
     kpis = {
         "validation_accuracy": outcomes.accuracy(claims),
         "validation_loss": outcomes.mean_loss(claims),
         "train_examples_per_s": finished.examples_per_s,
         "epochs": finished.state.step * finished.state.batch / finished.state.rows,
-        "parameters": float(model.network.parameter_count()),
+        "parameters": float(model.parameter_count()),
     }
     stored = {"kind": job.kind, "settings": msgspec.to_builtins(job.settings), "trained": facts}
     card = modelcard.card(classifiers.described(model, stored), kpis)
@@ -168,27 +199,30 @@ def _deliver(
     return Learned(folder, claimed, kpis, facts, finished.stopped_by, finished.state.exact)
 
 
-def _facts(job: Job, learner: ClassifierLearner, choices: Choices, place: Device, finished: Finished) -> dict[str, Any]:
-    state = finished.state
+def _facts(job: Job, answer: Answer, choices: Choices, place: Device, finished: Finished) -> dict[str, Any]:
+    state, model = finished.state, answer.classifier
     facts: dict[str, Any] = {
-        "architecture": learner.classifier.architecture,
+        "architecture": model.architecture,
         "choices": {name: list(value) if isinstance(value, tuple) else value for name, value in _rows(choices)},
-        "features": learner.classifier.features.width,
+        "features": model.features.width,
+        "network_features": model.network.shape.inputs,
         "device": {"name": place.name, "precision": place.precision, "threads": place.threads, "reason": place.reason},
         "steps": state.step,
         "best_step": state.best_step,
         "trained_s": round(state.trained_s, 3),
         "checkpoints_skipped": finished.checkpoints_skipped,
         "trace": state.trace.hex(),
+        **{name: value for name, value in answer.facts.items() if name != "before"},
     }
     if job.memory_attempts:
         facts["micro_batch"] = devices.micro_batch(choices.batch, job.memory_attempts)
     if state.differed:
         facts["fingerprint"] = state.differed
-    if job.inputs.get("champion"):
-        facts["continued"] = {"improved": state.best_step > 0, "start_accuracy": state.history[0][3]}
-        if state.best_step == 0:
-            facts["continued"]["note"] = "no step was better on validation than the champion it started from"
+    if "before" in answer.facts:
+        improved = not answer.kept_champion
+        facts["continued"] = {"improved": improved, "start_accuracy": answer.facts["before"]["accuracy"]}
+        if not improved:
+            facts["continued"]["note"] = "nothing was better on validation than the champion it started from"
     return facts
 
 

@@ -154,9 +154,11 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def continued(old: Network, labels_old: Sequence[str], labels_new: Sequence[str], **dropouts: float) -> Network:
+def continued(
+    old: Network, labels_old: Sequence[str], labels_new: Sequence[str], *, bias_new: float = 0.0, **dropouts: float
+) -> Network:
     """A network that starts from the weights of `old` and knows `labels_new`, which begin with `labels_old`. New labels
-    start at zero: as likely as the bias says, until training moves them."""
+    start with weights of zero and a bias of `bias_new`, until training moves them."""
     if list(labels_new[: len(labels_old)]) != list(labels_old):
         raise ValueError("labels are matched by name: the old ones come first, in their order")
     new = Network(dataclasses.replace(old.shape, labels=len(labels_new)), **dropouts)
@@ -167,4 +169,6 @@ def continued(old: Network, labels_old: Sequence[str], labels_new: Sequence[str]
             state[name].narrow(axes[name], 0, len(labels_old)).copy_(tensor)
         else:
             state[name].copy_(tensor)
+    with torch.no_grad():
+        new.bias[len(labels_old) :] = bias_new
     return new

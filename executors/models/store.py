@@ -2,6 +2,7 @@
 
 model.safetensors   features.*   what the features need (hashes and weights of n-grams, or column statistics)
                     network.*    the weights, float32
+                    linear.*     those of the linear path beside the network, where there is one
 config.json         model_type, id2label … as transformers names them, and under "ramify" everything to rebuild it
 README.md           the model card
 """
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from mesh.errors import ArtifactCorrupt
 
-FORMAT = 1
+FORMAT = 2
 """Rises when an older program would misread a newer model."""
 
 CONFIG_BYTES_MAX = 8 * 1024 * 1024

@@ -149,6 +149,43 @@ def test_a_run_from_the_champion_is_never_worse(texts: Path, tmp_path: Path) -> 
         assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_where_the_network_brings_nothing_the_line_answers_as_the_yardstick(texts: Path, tmp_path: Path) -> None:
+    """By construction: a network that learned nothing leaves the very model that the baseline is."""
+    idle = {**QUICK, "epochs_max": 1, "learning_rate": 1e-7}
+    made, yardstick = (
+        made_by(Classify(), lines(texts), tmp_path / "a", idle),
+        made_by(Baseline(), lines(texts), tmp_path / "b"),
+    )
+    assert made.facts["blend"]["network"] == 0.0
+    assert made.facts["linear"]["c"] == yardstick.facts["c"]
+    found = [outcomes.read(evaluated(run, texts / "holdout", tmp_path / run.facts["architecture"]).outputs["outcomes"])
+             for run in (made, yardstick)]  # fmt: skip
+    assert found[0].predicted == found[1].predicted
+
+
+def test_the_network_reads_the_frequent_n_grams_and_the_linear_path_all(texts: Path, tmp_path: Path) -> None:
+    made = made_by(Classify(), lines(texts), tmp_path / "a", {**QUICK, "features_max": 300})
+    assert made.facts["network_features"] == 300 < made.facts["features"]
+    checked = evaluated(made, texts / "validation", tmp_path / "check")
+    claim, check = outcomes.read(made.outputs["claims"]), outcomes.read(checked.outputs["outcomes"])
+    assert claim.predicted == check.predicted
+    alone = made_by(Classify(), lines(texts), tmp_path / "b", {**QUICK, "features_max": 300, "linear_path": False})
+    assert alone.facts["features"] == 300
+    assert "blend" not in alone.facts
+
+
+def test_the_linear_path_is_taken_over_on_the_same_training_split(texts: Path, tmp_path: Path) -> None:
+    named = tmp_path / ("a" * 64)
+    named.symlink_to(texts / "train")
+    inputs = {**lines(texts), "train": named}
+    idle = {**QUICK, "epochs_max": 1, "learning_rate": 1e-7}
+    champion = made_by(Classify(), inputs, tmp_path / "champion", idle)
+    again = {**inputs, "champion": champion.outputs["model"]}
+    assert made_by(Classify(), again, tmp_path / "same", idle).facts["linear"] == {"taken_over": True}
+    other = made_by(Classify(), {**again, "train": texts / "train"}, tmp_path / "other", idle)
+    assert "tried" in other.facts["linear"]
+
+
 def test_a_yardstick_can_be_continued(texts: Path, tmp_path: Path) -> None:
     yardstick = made_by(Baseline(), lines(texts), tmp_path / "b", {"strengths": [0.1]})
     inputs = {**lines(texts), "champion": yardstick.outputs["model"]}
@@ -259,7 +296,7 @@ def test_a_damaged_model_is_refused(texts: Path, tmp_path: Path) -> None:
     save_file({name: array for name, array in whole.items() if name != "features.idf"}, folder / "model.safetensors")
     refused("features are incomplete")
     save_file(whole, folder / "model.safetensors")
-    (folder / "config.json").write_text(config.replace('"format": 1', '"format": 99'))
+    (folder / "config.json").write_text(config.replace('"format": 2', '"format": 99'))
     refused("update the older side")
     (folder / "config.json").write_text("[]")
     refused("of a Ramify model")

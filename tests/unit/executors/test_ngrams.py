@@ -93,6 +93,25 @@ def test_the_most_frequent_features_stay() -> None:
     assert len(ngrams.fit(["aa bb", "aa cc"], Ngrams(char_max=0, word_max=1), documents_min=2)) == 1
 
 
+def test_the_head_of_a_vocabulary_is_the_smaller_vocabulary() -> None:
+    whole = ngrams.fit(TEXTS, Ngrams())
+    small = ngrams.fit(TEXTS, Ngrams(), features_max=50)
+    head = whole.head(whole.transform(TEXTS), 50)
+    expected = small.transform(TEXTS)
+    assert np.array_equal(head.indices, expected.indices)
+    assert np.array_equal(head.offsets, expected.offsets)
+    assert np.allclose(head.values, expected.values, atol=1e-6)
+    encoded = whole.transform(TEXTS)
+    assert whole.head(encoded, len(whole)) is encoded
+
+
+def test_features_are_numbered_by_the_texts_they_stand_in() -> None:
+    vocabulary = ngrams.fit(["aa bb", "aa bb cc", "aa dd"], Ngrams(char_max=0, word_max=1))
+    assert vocabulary.transform(["aa"]).indices.tolist() == [0]
+    assert vocabulary.transform(["bb"]).indices.tolist() == [1]
+    assert [vocabulary.frequent(3, least) for least in (1, 2, 3, 4)] == [4, 2, 1, 0]
+
+
 def test_texts_without_anything_known_become_empty_rows() -> None:
     vocabulary = ngrams.fit(["hello world"], Ngrams())
     found = vocabulary.transform(["", "zzz", "\ud800"])
