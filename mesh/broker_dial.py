@@ -137,7 +137,15 @@ async def _abandon(client: Client, connecting: asyncio.Future[None]) -> None:
 async def end(client: Client) -> None:
     """Close a client, whatever state it is in: it may raise, and it may wait for what never comes."""
     with contextlib.suppress(Exception):
-        async with asyncio.timeout(limits.CALL_TIMEOUT_S):
+        async with asyncio.timeout(limits.CLOSE_S):
             await client.close()
+    abort(client)
     for _ in range(3):  # the library cancels its tasks without waiting for them
         await asyncio.sleep(0)
+
+
+def abort(client: Client) -> None:
+    """Close a client's socket without waiting for what was not sent; the library only knows how to wait."""
+    writer = getattr(client._transport, "_io_writer", None)  # a WebSocket has none: its own time limits must do
+    if writer is not None:
+        writer.transport.abort()

@@ -4,7 +4,9 @@ The library (nats-py, pinned) has traps, each reproduced; the rule that follows 
 
     an exception while a message is processed ends its reader silently    nothing of ours raises there; a watchdog asks
     flush() overtakes what is still buffered                              a barrier is two round trips
-    an answer to a cancelled ping kills the reader                        pings are never cancelled, only abandoned
+    a late answer to a cancelled ping kills the reader                    pings are never cancelled, only abandoned
+    giving a dead peer up waits for the bytes that it never takes         the socket is aborted, not closed
+    a reconnection can hang in the middle of a handshake                  one without a word is replaced
     a request waits for its whole timeout when the connection is lost     all waiting requests fail at once
     what was buffered at a loss is sent after the reconnection            the buffer is emptied at the loss
     an expired credential or a protocol error closes the client for good  a new client takes over all subscriptions
@@ -31,7 +33,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from mesh import limits
-from mesh.broker_dial import Dialer, end
+from mesh.broker_dial import Dialer, abort, end
 from mesh.bus import Message
 from mesh.errors import BrokerRefused, BusUnavailable, RamifyError
 from mesh.nats_options import NatsLike
@@ -41,6 +43,9 @@ log = logging.getLogger(__name__)
 _REFUSED = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"')
 
 Take = Callable[[Message], None]
+
+STALL_S = 0.5
+"""An event loop that is later than this was held up itself (a laptop that slept, a machine out of breath)."""
 
 
 class Ear:
@@ -100,6 +105,8 @@ class Link:
         self._watchers: dict[Callable[[bool], None], None] = {}
         self._refused: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._word_at = 0.0  # the loop's time of the library's last report, or of the loss
+        self._complaint = ""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -218,6 +225,9 @@ class Link:
         """The client closed itself for good: make a new one, and give it every subscription."""
         pause_s = 0.1
         while not self._closing:
+            old = self.client
+            self.client = Client()  # whatever the old one still says is not ours any more
+            await end(old)
             try:
                 self.client = await self._dial()
                 for ear in list(self._ears):
@@ -225,10 +235,16 @@ class Link:
                 self._renewing = False
                 self._set_up(True)
                 return
-            except (RamifyError, nats.errors.Error) as error:
-                log.warning("the connection of %s can not be renewed yet: %s", self.name, error)
+            except (RamifyError, nats.errors.Error, OSError) as error:
+                self._complain(f"the connection of {self.name} can not be renewed yet: {error}")
             await asyncio.sleep(random.uniform(pause_s / 2, pause_s))
             pause_s = min(2 * pause_s, limits.RECONNECT_PAUSE_S_MAX)
+
+    def _complain(self, sentence: str) -> None:
+        """Log a trouble once, however often it comes again before the connection is back."""
+        if sentence != self._complaint:
+            log.warning("%s", sentence)
+        self._complaint = sentence
 
     async def _watch(self) -> None:
         """Ask for a sign of life; a client that does not hear, or has given up, is replaced or woken."""
@@ -236,11 +252,14 @@ class Link:
             await asyncio.sleep(limits.WATCH_S)
             if self.connected:
                 with contextlib.suppress(BusUnavailable):
-                    await self._round_trip(limits.WATCH_S)
+                    await self._round_trip(limits.PONG_S)
             elif self._gave_up():
                 self._start_renewal()
 
     def _gave_up(self) -> bool:
+        """Has the library ended its attempts, or got stuck in one?"""
+        if asyncio.get_running_loop().time() - self._word_at > limits.RECONNECT_SILENCE_S_MAX:
+            return True
         task = self.client._reconnection_task
         return self.client.is_closed or (not self.client.is_connected and (task is None or task.done()))
 
@@ -248,11 +267,12 @@ class Link:
 
     async def _on_error(self, error: Exception) -> None:
         self._dialer.failed(error)
+        self._word_at = asyncio.get_running_loop().time()
         found = _REFUSED.search(str(error))
         if found:
             self._refuse(found[1], found[2])
         elif self._up.is_set():
-            log.warning("the connection of %s reports: %s", self.name, error)
+            self._complain(f"the connection of {self.name} reports: {error}")
 
     def _refuse(self, what: str, subject: str) -> None:
         log.warning("the broker does not let %s: %s to %s", self.name, what, subject)
@@ -268,8 +288,10 @@ class Link:
         if up == self._up.is_set() or self._closing:
             return
         if up:
+            self._complaint = ""
             self._up.set()
         else:
+            self._word_at = asyncio.get_running_loop().time()
             self._up.clear()
             self._lose(BusUnavailable(f"the connection to {self.address} was lost: it may or may not have happened"))
         self._tell(up)
@@ -373,23 +395,29 @@ class Link:
     async def _round_trip(self, timeout_s: float) -> None:
         if not self.connected:
             raise self.away()
-        lost = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        pong, lost = loop.create_future(), loop.create_future()
         ignore = self.watch_state(lambda up: None if up or lost.done() else lost.set_result(None))
-        pong = asyncio.ensure_future(self.client.rtt(timeout_s))  # type: ignore[arg-type]  # any number of seconds
-        self._tasks.add(pong)
-        pong.add_done_callback(self._tasks.discard)
-        pong.add_done_callback(_retrieve)
         try:
-            await asyncio.wait({pong, lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not pong.done():
-                raise self.away()
-            if pong.exception() is not None:
-                log.warning("the broker did not answer %s within %g s: connecting again", self.name, timeout_s)
-                await self.client.force_reconnect()
-                raise self.away()
+            await self.client._send_ping(pong)
+            await asyncio.wait({pong, lost}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if loop.time() - began > timeout_s + STALL_S:  # it was we who slept: the answer may lie in the socket
+                await asyncio.wait({pong, lost}, timeout=STALL_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ignore()
-            lost.cancel()
+        if not pong.done():
+            if not lost.done():
+                log.warning("the broker did not answer %s within %g s: connecting again", self.name, timeout_s)
+                await self._reset()
+            raise self.away()
+
+    async def _reset(self) -> None:
+        """Give this connection up at once, and let the library connect again."""
+        self._set_up(False)
+        self.client._pending, self.client._pending_data_size = [], 0
+        abort(self.client)
+        await self.client.force_reconnect()
 
 
 def unheard(message: Message) -> bool:
@@ -399,8 +427,3 @@ def unheard(message: Message) -> bool:
 
 def _no_answer(subject: str, timeout_s: float) -> BusUnavailable:
     return BusUnavailable(f"nobody answered on {subject} within {timeout_s:g} s: it may or may not have happened")
-
-
-def _retrieve(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -112,8 +112,18 @@ UNSENT_BYTES_MAX = 8 * 1024 * 1024
 PING_S = 10.0
 """How often a silent connection is checked: twice in vain, and the client reconnects."""
 
-WATCH_S = 5.0
+WATCH_S = 2.0
 """How often we look whether the client still hears: its reader can die while it believes to be connected."""
+
+PONG_S = 4.0
+"""Patience with the answer to that look: a half-open connection is found within WATCH_S + PONG_S, and a server that is
+held up for a moment is not given up."""
+
+RECONNECT_SILENCE_S_MAX = 60.0
+"""An attempt to reconnect without a word for longer hangs: each of its steps has a shorter limit. It is replaced."""
+
+CLOSE_S = 2.0
+"""Patience with the client's own closing, after what was published has been flushed."""
 
 RECONNECT_PAUSE_S_MAX = 2.0
 """Longest pause between two attempts to reconnect. Jitter below it keeps a thousand agents from coming at once."""

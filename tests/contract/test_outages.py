@@ -219,6 +219,7 @@ async def test_a_client_that_closed_for_good_is_replaced(own_world: World, own_s
 async def test_a_client_that_went_deaf_is_woken(own_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception in the library's reader ends it silently, and `is_connected` stays true."""
     monkeypatch.setattr(limits, "WATCH_S", 0.1)
+    monkeypatch.setattr(limits, "PONG_S", 0.2)
     broker, states, heard = await own_world.connect(), list[bool](), list[bytes]()
     assert isinstance(broker, NatsBroker)
     broker.on_state(states.append)
