@@ -44,6 +44,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "doctor": "Check this machine, the broker and the streams, and say what is wrong.",
         "config": "Print the settings in effect and where each comes from.",
     },
+    "Stepping in": {
+        "cancel": "Withdraw a task, or all open tasks of a topic.",
+        "dead-letters": "List the tasks that were set aside for good, and why.",
+        "resubmit": "Start parked tasks again, from their newest checkpoint.",
+        "drain": "Take a worker out of service, or back into it.",
+        "refused": "List the late results that a worker here was refused, hand one in, or take it out.",
+    },
     "Agents, one process each": {
         "worker": "Run a worker here, restarted when it dies.",
         "planner": "Run a planner: topics become tasks.",
@@ -151,7 +158,7 @@ def unknown_command(name: str) -> str:
 
 def load(name: str) -> ModuleType:
     """The module of a command: `add_flags(parser)`, `run(given) -> exit code`, `EXAMPLE`."""
-    return importlib.import_module(f"agents.commands.{name}")
+    return importlib.import_module(f"agents.commands.{name.replace('-', '_')}")
 
 
 def parser_of(name: str, module: ModuleType) -> argparse.ArgumentParser:

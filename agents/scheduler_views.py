@@ -79,13 +79,13 @@ class Views:
     def _tasks(self, ask: Ask) -> list[Task]:
         """Open tasks in the order of submission, leased ones first."""
         names: Iterable[str] = self._mind.ledger.by_topic.get(ask.topic, ()) if ask.topic else self._mind.ledger.tasks
-        tasks = [self._mind.ledger.tasks[name] for name in names]
+        tasks = [self._mind.ledger.tasks[name] for name in names if ask.task in ("", name)]
         return sorted(tasks, key=lambda task: (task.state is not TaskState.LEASED, task.order))
 
     def _dead_letters(self, ask: Ask) -> list[Task]:
         """Parked tasks that may be resubmitted, the newest first."""
         dead = reversed(self._mind.ledger.dead_letters.values())
-        return [task for task in dead if ask.topic in ("", task.spec.topic)]
+        return [task for task in dead if ask.topic in ("", task.spec.topic) and ask.task in ("", task.spec.id)]
 
     def _agents(self) -> list[AgentRow]:
         now = now_s()

@@ -108,6 +108,7 @@ def profile_submit(topic: Topic, source: Source) -> Submit | Refuse:
         priority=topic.priority,
         budget_s=PROFILE_BUDGET_S,
         on_disconnect=topic.on_disconnect,
+        wait_s=topic.wait_s,
     )
     return Submit(id=id_, topic=topic.id, tasks=(task,), facts={"stage": "profile"})
 
@@ -251,6 +252,7 @@ class _Shaped:
             budget_s=budget_s,
             wall_s_max=max(3_600.0, 2.0 * self.topic.budget_s + WALL_S_OVERHEAD),
             on_disconnect=self.topic.on_disconnect,
+            wait_s=self.topic.wait_s,
         )
 
 

@@ -19,13 +19,14 @@ async def ask(
     what: str,
     *,
     topic: str = "",
+    task: str = "",
     open_only: bool = False,
     rows_max: int = 200,
     timeout_s: float = ANSWER_S,
 ) -> Status:
     """The leader's answer. BusUnavailable when no scheduler answers, Reject with its reason when it can not."""
     deadline_ms = int((time.time() + timeout_s) * 1_000)
-    question = Ask(what=what, topic=topic, open_only=open_only, rows_max=rows_max, deadline_ms=deadline_ms)
+    question = Ask(what=what, topic=topic, task=task, open_only=open_only, rows_max=rows_max, deadline_ms=deadline_ms)
     try:
         answer = await reach.broker.request(
             reach.subjects.ask("scheduler"), codec.encode(question), timeout_s=timeout_s

@@ -25,6 +25,7 @@ from planner.graph import slug
 BUILTIN = "builtin:"
 
 BUDGET_S_DEFAULT = 180.0
+WAIT_S_DEFAULT = 600.0
 
 PUBLISH_TRIES = 5
 """Attempts to store the topic while the broker is away for a moment."""
@@ -57,7 +58,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--on-disconnect", choices=[choice.value for choice in OnDisconnect], default=OnDisconnect.REPLACE.value,
-        help="what happens to a task whose worker is cut off (default: replace)",
+        help="what happens to a task whose worker is cut off: another one takes it over at once (default), or it waits",
+    )  # fmt: skip
+    parser.add_argument(
+        "--wait-limit", metavar="DURATION", type=flags.duration_s, default=WAIT_S_DEFAULT,
+        help="how long a task waits for a worker that is cut off, with --on-disconnect wait (default: 10m)",
     )  # fmt: skip
 
 
@@ -71,6 +76,8 @@ def look(given: argparse.Namespace) -> None:
         )
     if not 1 <= given.budget <= 30 * 86_400:
         raise SettingsInvalid(f"--budget is 1 second to 30 days per line, got {given.budget:g} s.")
+    if not 0 <= given.wait_limit <= 30 * 86_400:
+        raise SettingsInvalid(f"--wait-limit is at most 30 days, got {given.wait_limit:g} s.")
     if given.data is None:
         return
     from executors.datasets import look as looking  # after the parser: a mistyped option answers faster
@@ -116,6 +123,7 @@ def topic_of(given: argparse.Namespace, data: DataRef | None) -> Topic:
         priority=given.priority,
         independent=Independent(given.independent),
         on_disconnect=OnDisconnect(given.on_disconnect),
+        wait_s=given.wait_limit,
         publisher=publisher(),
         published_at_ms=int(time.time() * 1_000),
     )

@@ -41,7 +41,7 @@ def picture(workers: tuple[WorkerRow, ...], left_out: int) -> str:
     rows = [
         (
             one.name,
-            one.state,
+            "drained" if one.drained and one.state == "live" else one.state,
             output.age(one.beat_age_s),
             one.cores_free,
             output.size(one.memory_free_bytes),

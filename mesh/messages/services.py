@@ -56,6 +56,8 @@ class Ask(Record, frozen=True, kw_only=True):
     rows_max: int = 200
     deadline_ms: int = 0
     """Wall clock after which the asker no longer waits: an answer may be skipped. 0: none."""
+    task: str = ""
+    """Only this task."""
 
 
 class OwedQuestion(Record, frozen=True, kw_only=True):

@@ -59,6 +59,8 @@ class Topic(Record, frozen=True, kw_only=True):
     priority: int = 5
     independent: Independent = Independent.PREFER
     on_disconnect: OnDisconnect = OnDisconnect.REPLACE
+    wait_s: float = 600.0
+    """With `on_disconnect: wait`, how long a worker that is cut off keeps its tasks."""
     publisher: str = ""
     published_at_ms: int = 0
 
@@ -69,5 +71,7 @@ class Topic(Record, frozen=True, kw_only=True):
             check_name(self.node, "a node's id")
         if not 0 <= self.priority <= 9:
             raise ValueError(f"a topic's priority is 0 to 9, got {self.priority}")
+        if not 0 <= self.wait_s <= 30 * 86_400:
+            raise ValueError(f"a topic waits at most 30 days for a worker that is cut off, got {self.wait_s} s")
         if not 1 <= self.budget_s <= 30 * 86_400:
             raise ValueError(f"a topic's budget is 1 second to 30 days per line, got {self.budget_s} s")

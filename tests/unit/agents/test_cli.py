@@ -72,7 +72,9 @@ def test_the_overview_names_every_command_with_its_sentence() -> None:
 def test_every_file_of_a_command_is_in_the_table() -> None:
     files = {path.stem for path in (ROOT / "agents" / "commands").glob("*.py")}
     commands = {
-        name for name in files - {"__init__"} if hasattr(importlib.import_module(f"agents.commands.{name}"), "run")
+        name.replace("_", "-")
+        for name in files - {"__init__"}
+        if hasattr(importlib.import_module(f"agents.commands.{name}"), "run")
     }
     assert commands == set(cli.COMMANDS)
 
