@@ -47,10 +47,10 @@ class Faults:
 
 
 class Bell:
-    """Wakes everybody who waits for something to change."""
+    """Wakes everybody who waits for something to change, in the order in which they began to wait."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}
 
     def ring(self) -> None:
         for future in self._waiting:
@@ -61,11 +61,14 @@ class Bell:
     async def wait(self, timeout_s: float | None = None) -> None:
         """Until the next ring, or until the time is up."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
+        self._waiting[future] = None
         try:
-            await asyncio.wait({future}, timeout=timeout_s)
+            if timeout_s is None:
+                await future
+            else:
+                await asyncio.wait({future}, timeout=timeout_s)
         finally:
-            self._waiting.discard(future)
+            self._waiting.pop(future, None)
 
 
 class Connection(Protocol):

@@ -110,6 +110,7 @@ TABLE: tuple[Declared, ...] = (
 """Every metric of every agent. An agent shows those that it has touched."""
 
 _BY_NAME = {declared.name: declared for declared in TABLE}
+_LABELS = {declared.name: frozenset(declared.labels) for declared in TABLE}
 
 Labels = tuple[str, ...]
 
@@ -211,7 +212,7 @@ class Metrics:
 
 def _key(name: str, kind: Kind, labels: dict[str, str]) -> Labels:
     declared = _BY_NAME.get(name)
-    if declared is None or declared.kind is not kind or labels.keys() != frozenset(declared.labels):
+    if declared is None or declared.kind is not kind or labels.keys() != _LABELS[name]:
         wanted = f"a {declared.kind} with labels {declared.labels}" if declared else "in no table"
         raise ValueError(f"{name} is {wanted}; used as a {kind} with labels {tuple(labels)}")
     return tuple(labels[label] for label in declared.labels)

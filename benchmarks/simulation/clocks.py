@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from mesh.errors import InvariantBroken
 from mesh.virtual_time import VirtualTimeLoop
 
 T = TypeVar("T")
@@ -40,7 +41,20 @@ class NumberedTask(asyncio.Task[Any]):
 
 
 class SimulationLoop(VirtualTimeLoop):
-    """Virtual time, without threads."""
+    """Virtual time, without threads, sockets or signals: nothing outside is ever asked whether it is ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        jumping = self._jumping
+
+        def select(timeout: float | None = None) -> list[Any]:
+            if timeout is None:
+                raise InvariantBroken("deadlock in virtual time: no task is ready and no timer is armed")
+            if timeout > 0:
+                jumping.now_s += timeout
+            return []
+
+        jumping.select = select  # type: ignore[method-assign]
 
     def run_in_executor(  # type: ignore[override]
         self, executor: concurrent.futures.Executor | None, func: Callable[..., T], *args: Any

@@ -198,6 +198,19 @@ class Judge:
         """Records that RESULTS holds now."""
         return self._server.stream(self._subjects.stream("RESULTS")).state().messages
 
+    def counts(self) -> Counter[str]:
+        """What the ledger tells of."""
+        found = Counter(f"tasks {task.ended or 'open'}" for task in self.tasks.values())
+        found["tasks"], found["ledger entries"], found["terms"] = len(self.tasks), len(self.entries), self._term
+        found["leases"] = len(self._leases)
+        found["late results taken"] = sum(
+            isinstance(event, TaskSucceeded) and event.earned_under is not None
+            for _, entry in self.entries
+            for event in entry.events
+        )
+        found["checkpoints"] = sum(key.kind == "checkpoint" for task in self.tasks.values() for key in task.recorded)
+        return found
+
     # -- the verdict --------------------------------------------------------------------------------------------------
 
     def conclude(self, publisher: Publisher, disks: dict[str, Disk]) -> None:

@@ -28,6 +28,7 @@ from mesh.bus import Bus
 from mesh.errors import BusUnavailable, RamifyError
 from mesh.memory import MemoryServer
 from mesh.messages.leases import Gone
+from mesh.metrics import Metrics
 from mesh.outbox import Outbox
 from mesh.setting_tree import Settings
 
@@ -49,7 +50,9 @@ class Machine:
         self.pause_s_max = 8.0
         """Longest pause between two lives."""
         self._server, self._settings, self._chance, self._trace = server, settings, chance, trace
-        self._lives = 0
+        self._metrics: list[Metrics] = []
+        self.lives = 0
+        """Lives begun."""
 
     @property
     def alive(self) -> bool:
@@ -64,8 +67,8 @@ class Machine:
             await asyncio.sleep(self._chance.uniform(0.2, self.pause_s_max))
 
     async def _life(self) -> None:
-        self._lives += 1
-        process = self.process = Process(f"{self.name}.{self._lives}")
+        self.lives += 1
+        process = self.process = Process(f"{self.name}.{self.lives}")
         main = self.main = Process(process.name, process)
         over = asyncio.Event()
         process.on_kill.append(over.set)
@@ -84,7 +87,7 @@ class Machine:
 
     def _agent(self, process: Process) -> Agent:
         agent = Agent(self.role, self.name, self._settings, self._connect(process))
-        agent.incarnation = f"{self.name}.{self._lives:08x}"
+        agent.incarnation = f"{self.name}.{self.lives:08x}"
         return agent
 
     def _connect(self, process: Process, suffix: str = "") -> Any:
@@ -117,7 +120,13 @@ class SchedulerMachine(Machine):
 
     role = "scheduler"
 
+    @property
+    def stale_writes(self) -> int:
+        """Stale writes that the lives of this machine refused."""
+        return int(sum(metrics.value("mesh_stale_writes_total") for metrics in self._metrics))
+
     def _body(self, agent: Agent, process: Process) -> Callable[[Agent], Awaitable[None]]:
+        self._metrics.append(agent.metrics)
         return scheduler.body
 
 
@@ -205,7 +214,7 @@ class WorkerMachine(Machine):
         self.worker = self._agent_now = None
         if ended_itself or self._chance.random() < 0.5:
             return
-        incarnation = f"{self.name}.{self._lives:08x}"
+        incarnation = f"{self.name}.{self.lives:08x}"
         gone = Gone(worker=self.name, incarnation=incarnation, exit_code=-9)
         with contextlib.suppress(BusUnavailable):
             await self._reporter.publish(self._server.subjects.gone(self.name), codec.encode(gone))

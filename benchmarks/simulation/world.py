@@ -47,6 +47,9 @@ class Verdict:
     virtual_s: float
     events: int
     faults: Counter[str]
+    """Faults injected, by kind."""
+    counts: Counter[str]
+    """What went on: tasks, leases, lives, results, refused writes, …"""
     digest: str
     """The same for the same run."""
 
@@ -111,6 +114,15 @@ class World:
                 break
         if not self.judge.broken:
             self.judge.conclude(self.publisher, self._disks())
+
+    def counts(self) -> Counter[str]:
+        """What went on in this seed."""
+        found = self.judge.counts()
+        found["worker lives"] = sum(machine.lives for machine in self.workers)
+        found["scheduler lives"] = sum(machine.lives for machine in self.schedulers)
+        found["stale writes refused"] = sum(machine.stale_writes for machine in self.schedulers)
+        found["rows refused"] = sum(len(machine.disk.refused) for machine in self.workers)
+        return found
 
     def _disks(self) -> dict[str, Any]:
         return {worker.name: worker.disk for worker in self.workers}
@@ -185,7 +197,7 @@ def _verdict(seed: int, world: World, virtual_s: float) -> Verdict:
     broken = tuple(world.judge.broken)
     trace = world.trace
     tail = tuple(trace.tail()) if broken else ()
-    return Verdict(seed, broken, tail, virtual_s, trace.events, trace.faults, trace.digest())
+    return Verdict(seed, broken, tail, virtual_s, trace.events, trace.faults, world.counts(), trace.digest())
 
 
 def _chance(seed: int, what: str) -> random.Random:
