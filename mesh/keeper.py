@@ -72,6 +72,11 @@ def folder_of(settings: Settings) -> Path:
     return settings.home / "broker"
 
 
+def has_store(settings: Settings) -> bool:
+    """Did a broker ever run in this home folder: is there something to read."""
+    return (folder_of(settings) / "store").is_dir()
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Note:
     """How to reach a keeper: what it writes when it listens."""

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 from agents.commands.output import number, plain
 from mesh.messages.base import Record
-from mesh.messages.judgement import Verdict
+from mesh.messages.judgement import Choice, Verdict
 from mesh.messages.results import Planned, Progress, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
 from mesh.messages.tasks import TaskSpec, TaskState
 
@@ -82,7 +82,7 @@ def sentence(record: Record) -> str:
             return f"consensus recommends {found.choice.value}: {found.why}"
         case Verdict():
             failed = ", ".join(check.name for check in record.checks if not check.passed)
-            choice = record.choice.value
+            choice = "to keep the champion" if record.choice is Choice.KEEP else f"the {record.choice.value}"
             return f"the gate accepts {choice}" if record.accepted else f"the gate rejects {choice}: {failed}"
     return ""
 

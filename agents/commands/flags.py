@@ -10,6 +10,7 @@ import argparse
 import difflib
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -91,6 +92,27 @@ def home_of(arguments: Sequence[str]) -> Path:
         if argument.startswith("--home="):
             return Path(argument.partition("=")[2])
     return Path(os.environ.get("RAMIFY_HOME") or Path(__file__).resolve().parents[2] / ".ramify")
+
+
+AGAIN = ("home", "config", "prefix", "nats.url", "nats.context", "nats.creds", "nats.nkey", "nats.cert", "nats.key",
+         "nats.ca", "nats.js_domain", "nats.inbox_prefix")  # fmt: skip
+"""Options that the next command needs as well to find the same mesh; secrets are left to the person."""
+
+
+def again(given: argparse.Namespace, *words: str) -> str:
+    """The command line of a next command, with the options of this one that lead to the same mesh."""
+    from mesh.setting_values import mask_url
+
+    options: list[str] = []
+    for names, _, setting, _ in GLOBAL:
+        value = getattr(given, setting, None)
+        if setting in AGAIN and value is not None:
+            options += [names[-1], mask_url(str(value))]
+    if getattr(given, "nats.user", None) is not None:
+        options += ["--user", "…"]
+    if getattr(given, "nats.password", None) is not None:
+        options += ["--password", "…"]
+    return shlex.join(["bin/agent", *words, *options])
 
 
 def settings_of(given: argparse.Namespace, more: Mapping[str, object] | None = None) -> Settings:

@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Mapping
 
 from agents.commands import flags, loop, output
-from agents.commands.reach import found, reach
+from agents.commands.reach import reach_stored
 from agents.commands.stored import bucket
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
-from mesh.setting_tree import Settings
 
 EXAMPLE = "bin/agent graph"
 
@@ -24,13 +23,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 4 and a sentence when no mesh runs."""
+    """Exit code 4 and a sentence when no mesh runs here and none ever did."""
     output.check_target(given.json)
-    return loop.run_simply(_run(given, found(flags.settings_of(given), flags.selected_of(given))))
+    return loop.run_simply(_run(given))
 
 
-async def _run(given: argparse.Namespace, settings: Settings) -> int:
-    async with reach(settings) as there:
+async def _run(given: argparse.Namespace) -> int:
+    async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
         nodes = await bucket(there, "graph", Specialization)
         champions = await bucket(there, "champions", Champion)
     if given.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -12,12 +13,22 @@ from mesh import platform
 
 def run_simply(work: Coroutine[Any, Any, int]) -> int:
     """Run a short command: Ctrl-C ends it at once."""
+    _quieten()
     return asyncio.run(work)
 
 
 def run_stoppable(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:
     """Run a long command: it gets an event that the first stop signal sets. KeyboardInterrupt after the second one."""
+    _quieten()
     return asyncio.run(_stoppable(work))
+
+
+def _quieten() -> None:
+    """A command's own sentence says what went wrong: below an error, log records would only stand beside it, and
+    tear the bars. Agents set up their own log."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.ERROR)
+    logging.getLogger().addHandler(handler)
 
 
 async def _stoppable(work: Callable[[asyncio.Event], Awaitable[int]]) -> int:

@@ -8,14 +8,14 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from agents.commands import flags, loop, output
-from agents.commands.reach import Reach, found, reach
+from agents.commands.reach import Reach, reach_stored
 from agents.commands.stored import bucket
 from mesh.errors import DiskFull, EnvironmentUnfit, NotFound
 from mesh.messages.judgement import Champion
-from mesh.setting_tree import Settings
 
 EXAMPLE = """bin/agent models
 bin/agent models pull handwritten-digits-3fa1c2 ./digits-model"""
@@ -32,18 +32,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 4 without a mesh, 6 for an unknown model, 3 when the folder can not be used."""
+    """Exit code 4 when no mesh runs here and none ever did, 6 for an unknown model, 3 for a folder of no use."""
     output.check_target(given.json)
     if given.action == "pull":
         if not given.name or not given.folder:
             raise NotFound("models pull expects a NAME and a DIR; `bin/agent models` lists the names.")
         check_folder(Path(given.folder))
-    settings = found(flags.settings_of(given), flags.selected_of(given))
-    return loop.run_simply(_pull(given, settings) if given.action == "pull" else _list(given, settings))
+    return loop.run_simply(_pull(given) if given.action == "pull" else _list(given))
 
 
-async def _list(given: argparse.Namespace, settings: Settings) -> int:
-    async with reach(settings) as there:
+async def _list(given: argparse.Namespace) -> int:
+    async with _stored(given) as there:
         champions = await bucket(there, "champions", Champion)
     if given.json:
         output.write_json(given.json, {"models": [champions[id_] for id_ in sorted(champions)]})
@@ -72,9 +71,13 @@ def picture(champions: Mapping[str, Champion]) -> str:
     return output.table(("specialization", "version", "line", "accuracy", "loss", "size", "model", "topic"), rows)
 
 
-async def _pull(given: argparse.Namespace, settings: Settings) -> int:
+def _stored(given: argparse.Namespace) -> AbstractAsyncContextManager[Reach]:
+    return reach_stored(flags.settings_of(given), flags.selected_of(given))
+
+
+async def _pull(given: argparse.Namespace) -> int:
     target = Path(given.folder)
-    async with reach(settings) as there:
+    async with _stored(given) as there:
         champion = choose(await bucket(there, "champions", Champion), given.name)
         await pull(there, champion.model, target)
     if given.json:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
+from functools import partial
 
 from agents.commands import flags, loop, output, publishing
 from agents.commands.display import display_for
@@ -56,4 +57,4 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
             display.close()
     if given.json:
         output.write_json(given.json, build(topic, story, seconds=time.monotonic() - started, ending=ending))
-    return tell("publish", story, ending, quiet=given.json == "-")
+    return tell("publish", story, ending, partial(flags.again, given), quiet=given.json == "-")

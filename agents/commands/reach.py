@@ -2,14 +2,16 @@
 
     named (--server, --context, NATS_URL …)   that one; away means an error, never another one in its place
     a keeper runs for this home folder        its embedded broker
+    a mesh ran here before                    its broker, started for the time of a command that reads what is stored
     a context is selected in the `nats` tool  that one, for commands that only look
     else                                      one sentence, exit code 4
 
-Nothing here starts a broker; `run` and `up` take a lease from the keeper instead.
+`run` and `up` take a lease from the keeper for the whole mesh (starting.py); `reach_stored` takes one for reading.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import sys
@@ -70,6 +72,24 @@ def found(settings: Settings, selected: Settings | None = None) -> Settings:
         f"no mesh runs here (home {settings.home}) and no broker is named: start one with `bin/agent up`, "
         "or name one with --server nats://HOST:4222."
     )
+
+
+@contextlib.asynccontextmanager
+async def reach_stored(settings: Settings, selected: Settings | None = None) -> AsyncIterator[Reach]:
+    """Connect to read what is stored. Where no broker is named and a mesh ran in this home folder before, its broker is
+    held as long as the context lasts, and started for it when nobody else uses it: no agent is needed to read.
+
+    BusUnavailable as `found` when nothing is stored here; EnvironmentUnfit or DiskFull when the broker can not start.
+    """
+    if settings.nats.named or not keeper.has_store(settings):
+        async with reach(await asyncio.to_thread(found, settings, selected)) as there:
+            yield there
+        return
+    async with (
+        await keeper.KeeperLease.acquire(settings) as lease,
+        reach(with_nats(settings, lease.nats)) as there,
+    ):
+        yield there
 
 
 def with_nats(settings: Settings, nats: NatsSettings) -> Settings:

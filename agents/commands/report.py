@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
+
 from agents.commands import output
 from agents.commands.story import Ending, Story
 from mesh.errors import DataRefused, Interrupted
-from mesh.messages.judgement import Candidate, Recommendation, Verdict
+from mesh.messages.judgement import Candidate, Choice, Recommendation, Verdict
 
 EXIT_NO_VERDICT = 7
 """The topic ended without a verdict: no line produced a model."""
@@ -21,27 +24,38 @@ def exit_code(ending: Ending) -> int:
     }[ending]
 
 
-def tell(command: str, story: Story, ending: Ending, *, quiet: bool = False) -> int:
+Next = Callable[..., str]
+"""The command line of a next command, from its words: it repeats what leads to the same mesh."""
+
+
+def plainly(*words: str) -> str:
+    """A next command without any option."""
+    return shlex.join(["bin/agent", *words])
+
+
+def tell(command: str, story: Story, ending: Ending, following: Next = plainly, *, quiet: bool = False) -> int:
     """Say how it ended; the exit code. A verdict goes to stdout unless `quiet`, all else as one line to stderr."""
     if ending is not Ending.VERDICT:
-        output.note(f"bin/agent {command}: {verdict_text(story, ending)}")
+        output.note(f"bin/agent {command}: {verdict_text(story, ending, following)}")
     elif not quiet:
-        output.say(verdict_text(story, ending))
+        output.say(verdict_text(story, ending, following))
     return exit_code(ending)
 
 
-def verdict_text(story: Story, ending: Ending) -> str:
+def verdict_text(story: Story, ending: Ending, following: Next = plainly) -> str:
     """The end of a topic in readable form."""
     match ending:
         case Ending.VERDICT:
             assert story.verdict is not None
-            return "\n".join(["", *_recommendation(story.verdict.recommendation), "", *_verdict(story.verdict)])
+            return "\n".join(
+                ["", *_recommendation(story.verdict.recommendation), "", *_verdict(story.verdict, following)]
+            )
         case Ending.TURNED_DOWN:
             return f"{story.topic} was turned down: {output.plain(story.turned_down)}"
         case Ending.FAILED:
             return f"{story.topic} ended without a verdict: {output.plain(story.why_failed())}."
         case Ending.INTERRUPTED:
-            return f"{story.topic} goes on; follow it with `bin/agent watch {story.topic}`."
+            return f"{story.topic} goes on; follow it with `{following('watch', story.topic)}`."
 
 
 def _recommendation(found: Recommendation) -> list[str]:
@@ -79,14 +93,21 @@ def _evidence(candidate: Candidate) -> str:
     return f"{evidence.rate:.1%} (at least {evidence.lower:.1%}{independent})"
 
 
-def _verdict(verdict: Verdict) -> list[str]:
+def _verdict(verdict: Verdict, following: Next) -> list[str]:
     reason = output.plain(verdict.why.removesuffix(verdict.recommendation.why).strip())
-    lines = [f"verdict: {'accepted' if verdict.accepted else 'rejected'}{': ' + reason if reason else ''}"]
+    lines = [f"verdict: {_decision(verdict)}{': ' + reason if reason else ''}"]
     for check in verdict.checks:
         lines.append(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {output.plain(check.why)}")
     if verdict.champion:
         lines.append(
             f"champion of {verdict.specialization}: version {verdict.champion_version}, {verdict.champion[:12]}; "
-            f"take it with `bin/agent models pull {verdict.specialization} DIR`"
+            f"take it with `{following('models', 'pull', verdict.specialization, 'DIR')}`"
         )
     return lines
+
+
+def _decision(verdict: Verdict) -> str:
+    """Accepting to keep is no promotion: people must not read it as one."""
+    if not verdict.accepted:
+        return "rejected"
+    return "accepted, the champion stays" if verdict.choice is Choice.KEEP else "accepted"

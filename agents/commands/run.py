@@ -12,11 +12,12 @@ import argparse
 import asyncio
 import sys
 import time
+from functools import partial
 
 from agents.commands import flags, loop, output, publishing, worker_flags
 from agents.commands.display import display_for
 from agents.commands.following import follow
-from agents.commands.report import exit_code, tell
+from agents.commands.report import Next, exit_code, plainly, tell
 from agents.commands.result_document import build
 from agents.commands.starting import started
 from agents.commands.story import Ending, Story
@@ -63,18 +64,18 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     if topic is not None and given.json:
         output.write_json(given.json, build(topic, story, seconds=seconds, ending=ending))
     if ending is Ending.INTERRUPTED:
-        output.note("bin/agent run: " + how_to_continue(story.topic, settings.nats.named))
+        output.note("bin/agent run: " + how_to_continue(story.topic, settings.nats.named, partial(flags.again, given)))
         return exit_code(ending)
-    return tell("run", story, ending, quiet=given.json == "-")
+    return tell("run", story, ending, partial(flags.again, given), quiet=given.json == "-")
 
 
-def how_to_continue(topic: str, named: bool) -> str:
+def how_to_continue(topic: str, named: bool, following: Next = plainly) -> str:
     """What a person who pressed Ctrl-C can do now."""
     if not topic:
         return "stopped before anything was published; the same command starts again."
     if named:
-        return f"stopped; {topic} stays in the mesh: follow it with `bin/agent watch {topic}` (and the same --server)."
+        return f"stopped; {topic} stays in the mesh: follow it with `{following('watch', topic)}`."
     return (
-        f"stopped; {topic} stays in the mesh and goes on from its last checkpoint: `bin/agent up`, "
-        f"and in another terminal `bin/agent watch {topic}`."
+        f"stopped; {topic} stays in the mesh and goes on from its last checkpoint: `{following('up')}`, "
+        f"and in another terminal `{following('watch', topic)}`."
     )

@@ -1,4 +1,7 @@
-"""`bin/agent tasks`: where each task stands: the open ones from the leader, the ended ones from the result stream."""
+"""`bin/agent tasks`: where each task stands: the open ones from the leader, the ended ones from the result stream.
+
+Without a leader the ended ones are listed, and a note on stderr says that the open ones wait for `bin/agent up`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ import argparse
 
 from agents.commands import flags, loop, output
 from agents.commands.asking import ask
-from agents.commands.reach import Reach, found, reach
+from agents.commands.reach import Reach, reach_stored
 from agents.commands.stored import records
 from mesh import limits
+from mesh.errors import BusUnavailable
 from mesh.messages.results import TaskEnded
 from mesh.messages.services import TaskRow
-from mesh.setting_tree import Settings
 
 EXAMPLE = """bin/agent tasks --open
 bin/agent tasks --topic handwritten-digits-3fa1c20b"""
+
+
+ONLY_ENDED = "no scheduler answers, so these are the ended tasks only; open ones go on with `bin/agent up`."
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -32,23 +38,36 @@ def _rows(text: str) -> int:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 4 and a sentence when no mesh runs."""
+    """Exit code 4 and a sentence when no mesh runs here and none ever did."""
     output.check_target(given.json)
-    return loop.run_simply(_run(given, found(flags.settings_of(given), flags.selected_of(given))))
+    return loop.run_simply(_run(given))
 
 
-async def _run(given: argparse.Namespace, settings: Settings) -> int:
-    async with reach(settings) as there:
-        status = await ask(there, "tasks", topic=given.topic or "", open_only=given.open, rows_max=given.rows)
+async def _run(given: argparse.Namespace) -> int:
+    async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
+        live, left_out, answered = await _live(there, given)
         ended = [] if given.open else await ended_rows(there, given.topic or "*")
-    known = {row.id for row in status.tasks}
-    rows = (*status.tasks, *(row for row in ended if row.id not in known))
-    shown, left_out = rows[: given.rows], status.left_out + len(rows[given.rows :])
+    known = {row.id for row in live}
+    rows = (*live, *(row for row in ended if row.id not in known))
+    shown, left_out = rows[: given.rows], left_out + len(rows[given.rows :])
+    if not answered:
+        output.note(f"bin/agent tasks: {ONLY_ENDED}")
     if given.json:
-        output.write_json(given.json, {"tasks": shown, "left_out": left_out})
+        output.write_json(given.json, {"tasks": shown, "left_out": left_out, "open_listed": answered})
     if given.json != "-":
         output.say(picture(shown, left_out))
     return 0
+
+
+async def _live(there: Reach, given: argparse.Namespace) -> tuple[tuple[TaskRow, ...], int, bool]:
+    """(the leader's rows, how many it left out, did it answer). Only it knows the open ones: `--open` needs it."""
+    try:
+        status = await ask(there, "tasks", topic=given.topic or "", open_only=given.open, rows_max=given.rows)
+    except BusUnavailable:
+        if given.open:
+            raise
+        return (), 0, False
+    return status.tasks, status.left_out, True
 
 
 async def ended_rows(there: Reach, topic: str) -> list[TaskRow]:

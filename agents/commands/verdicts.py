@@ -6,10 +6,9 @@ import argparse
 import datetime as dt
 
 from agents.commands import flags, loop, output
-from agents.commands.reach import found, reach
+from agents.commands.reach import reach_stored
 from agents.commands.stored import records
 from mesh.messages.judgement import Verdict
-from mesh.setting_tree import Settings
 
 EXAMPLE = """bin/agent verdicts
 bin/agent verdicts --topic handwritten-digits-3fa1c20b"""
@@ -23,13 +22,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 4 and a sentence when no mesh runs."""
+    """Exit code 4 and a sentence when no mesh runs here and none ever did."""
     output.check_target(given.json)
-    return loop.run_simply(_run(given, found(flags.settings_of(given), flags.selected_of(given))))
+    return loop.run_simply(_run(given))
 
 
-async def _run(given: argparse.Namespace, settings: Settings) -> int:
-    async with reach(settings) as there:
+async def _run(given: argparse.Namespace) -> int:
+    async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
         subject = there.subjects.results(given.topic or "*", Verdict.kind)
         verdicts = await records(there, there.stream("RESULTS"), subject, Verdict)
     if given.specialization:

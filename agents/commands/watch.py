@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from agents.commands import flags, loop, output
+from agents.commands.asking import ask, ask_if_any
 from agents.commands.display import display_for
 from agents.commands.following import follow, paced, record_of
-from agents.commands.reach import Reach, found, reach
-from agents.commands.report import exit_code, tell
+from agents.commands.reach import Reach, found, reach, reach_stored
+from agents.commands.report import Next, exit_code, tell
+from agents.commands.stored import read_all
 from agents.commands.story import Story
 from mesh import codec
 from mesh.bus import Message
-from mesh.errors import EnvironmentUnfit, Malformed, NotFound
+from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, NotFound
 from mesh.messages.base import Record
 from mesh.messages.results import Progress
-from mesh.setting_tree import Settings
 
 EXAMPLE = """bin/agent watch
 bin/agent watch handwritten-digits-3fa1c20b --json -"""
@@ -39,17 +41,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """With a topic: from its beginning to its end. Without: until Ctrl-C."""
     output.check_target(given.json)
-    settings = found(flags.settings_of(given), flags.selected_of(given))
-    return loop.run_stoppable(lambda stop: _run(given, settings, stop))
+    return loop.run_stoppable(lambda stop: _run(given, stop))
 
 
-async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Event) -> int:
-    async with reach(settings) as there:
+async def _run(given: argparse.Namespace, stop: asyncio.Event) -> int:
+    settings, selected = flags.settings_of(given), flags.selected_of(given)
+    async with reach_stored(settings, selected) if given.topic else reach(found(settings, selected)) as there:
         if given.topic:
             await check_topic(there, given.topic)
+        if not settings.nats.named:
+            await (check_goes_on(there, given.topic) if given.topic else ask(there, "status"))
         if given.json:
             return await _lines(there, given.topic or "*", given.json, stop)
-        return await (_topic(there, given.topic, stop) if given.topic else _all(there, stop))
+        return await (
+            _topic(there, given.topic, stop, partial(flags.again, given)) if given.topic else _all(there, stop)
+        )
 
 
 async def check_topic(there: Reach, topic: str) -> None:
@@ -62,13 +68,28 @@ async def check_topic(there: Reach, topic: str) -> None:
         )
 
 
-async def _topic(there: Reach, topic: str, stop: asyncio.Event) -> int:
+async def check_goes_on(there: Reach, topic: str) -> None:
+    """BusUnavailable when the topic has not ended and no scheduler is there to go on with it: nothing would come."""
+    if await ask_if_any(there, "status") is not None:
+        return
+    story = Story(topic)
+    for stored in await read_all(there, there.stream("RESULTS"), there.subjects.results(topic)):
+        if (record := record_of(stored)) is not None:
+            story.add(record)
+    if story.ending() is None:
+        raise BusUnavailable(
+            f"the topic {topic!r} has not ended, and no scheduler answers: `bin/agent up` goes on with it, "
+            "then watch it again."
+        )
+
+
+async def _topic(there: Reach, topic: str, stop: asyncio.Event, following: Next) -> int:
     story, display = Story(topic), display_for(sys.stdout)
     try:
         ending = await follow(there, story, display, from_seq=1, stop=stop)
     finally:
         display.close()
-    return tell("watch", story, ending)
+    return tell("watch", story, ending, following)
 
 
 async def _all(there: Reach, stop: asyncio.Event) -> int:
