@@ -7,6 +7,7 @@ so goes on where an earlier attempt was stopped. `fail` lets it end badly in eve
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -38,6 +39,9 @@ class NoopSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fiel
     """Size of the output `payload`; 0 for none. The bytes depend on the task's seed only."""
     checkpoint_s: float = 0.0
     """Seconds between two checkpoints; 0 for none but the one when it is asked to stop."""
+    hold_gil_s: float = 0.0
+    """How long it first computes in C without ever letting go of the interpreter (0 to 3,600): no thread of the child
+    runs meanwhile, so it is silent; `stall_s` of the task has to allow that."""
     fail: str = ""
     """'' or how it ends: 'retry', 'reject', 'memory', 'crash' (the process dies), 'hang' (silent until it is
     killed)."""
@@ -50,7 +54,7 @@ class NoopSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fiel
         for name, value, top in (
             ("seconds", self.seconds, 3_600), ("payload_bytes", self.payload_bytes, 4 * 1024**3),
             ("checkpoint_s", self.checkpoint_s, 3_600), ("fail_attempts", self.fail_attempts, 1_000),
-            ("fail_after_s", self.fail_after_s, 3_600),
+            ("fail_after_s", self.fail_after_s, 3_600), ("hold_gil_s", self.hold_gil_s, 3_600),
         ):  # fmt: skip
             if not 0 <= value <= top:
                 raise ValueError(f"noop's {name} is 0 to {top}, got {value}")
@@ -91,6 +95,7 @@ class _Run:
         failing = self._fails()
         if failing and self._settings.fail_attempts < 1_000 and self._settings.fail != "memory":
             self._checkpoint()  # carries the count of attempts to the next one
+        _hold_gil(self._settings.hold_gil_s)
         self._wait(self._elapsed_s + self._settings.fail_after_s if failing else self._settings.seconds)
         if failing:
             self._fail()
@@ -166,6 +171,16 @@ class _Run:
                 file.write(source.randbytes(min(left, _BLOCK_BYTES)))
                 left -= _BLOCK_BYTES
         return {"payload": path}
+
+
+def _hold_gil(seconds: float) -> None:
+    """Compute for so long in a few calls, none of which lets another thread run before it returns."""
+    ends_at, count, took_s = time.monotonic() + seconds, 1_000_000, 0.0
+    while (left_s := ends_at - time.monotonic()) > 0:
+        count = max(1_000_000, int(count * left_s / took_s)) if took_s else count
+        began = time.monotonic()
+        sum(itertools.repeat(1, count))
+        took_s = max(1e-6, time.monotonic() - began)
 
 
 def _resumed(folder: Path | None) -> tuple[float, int]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +112,23 @@ def test_its_settings_are_bounded() -> None:
         with pytest.raises(ValueError, match="noop's"):
             NoopSettings(**settings)
     assert Noop().needs(NoopSettings(payload_bytes=1_000), {}).cores == 0
+
+
+def test_it_holds_the_interpreter_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real clock
+    turns: list[float] = []
+    over = threading.Event()
+
+    def turn() -> None:
+        while not over.is_set():
+            turns.append(time.monotonic())
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    try:
+        noop._hold_gil(0.5)
+    finally:
+        over.set()
+        thread.join()
+    longest_s = max(later - sooner for sooner, later in itertools.pairwise(turns))
+    assert longest_s > 10 * sys.getswitchinterval()  # as often does a polite thread let others run
