@@ -53,6 +53,9 @@ STREAMS_WAIT_S = 30.0
 DIAL_PAUSE_S = 0.3
 """Between two tries of the first connection, with jitter: unnoticed by people, no load for a server that starts."""
 
+LISTEN_AGAIN_S = 0.2
+"""Pause before a subscription that failed in an outage is tried again."""
+
 DEFECT_CHARS_MAX = 300
 """Of an error that nobody foresaw, in the one sentence about it."""
 
@@ -121,9 +124,22 @@ class Agent:
     async def serve(self, name: str, subject: str, handler: Handler, *, queue: str) -> Subscription:
         """Subscribe a handler of questions; the service protocol tells of it and of its statistics."""
         endpoint = Endpoint(name, subject, queue, handler)
-        subscription = await self.broker.subscribe(subject, endpoint.handle, queue=queue)
+        subscription = await self.listen(subject, endpoint.handle, queue=queue)
         self.endpoints.append(endpoint)
         return subscription
+
+    async def listen(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Subscribe, however long the broker is away meanwhile: a start in an outage is late, and no failure.
+
+        BusUnavailable when the agent stops before the broker is back.
+        """
+        while True:
+            try:
+                return await self.broker.subscribe(subject, handler, queue=queue)
+            except BusUnavailable:
+                if self.stopping.is_set():
+                    raise
+            await self.pause(LISTEN_AGAIN_S)
 
     def stop(self, error: BaseException | None = None) -> None:
         """Begin the ordered stop; with an error, the process ends with its exit code."""
@@ -187,9 +203,11 @@ class Agent:
         self._on_broker(self.broker.connected)
         http = HealthServer(self)
         service = Service(self)
+        self.health("start", lambda: "" if self._tasks is not None else "The agent is not at work yet.")
         try:
             await http.start()
-            await service.start()
+            with contextlib.suppress(BusUnavailable):  # only when it is asked to stop in an outage
+                await service.start()
             if self.role != "scheduler":
                 await self._await_streams()
             if not self.stopping.is_set():
@@ -230,6 +248,10 @@ class Agent:
             await work
         except asyncio.CancelledError:
             raise
+        except BusUnavailable as error:
+            if self.stopping.is_set():  # who leaves during an outage leaves in order: what it owes is on its disk
+                self.log.warning("%s stops while the broker is away: %s", name, error)
+            self.stop(None if self.stopping.is_set() else error)
         except RamifyError as error:  # worded for people: `run` says it, a traceback would say no more
             self.stop(error)
         except Exception as error:  # the group would cancel its siblings at once: stop in order instead

@@ -77,7 +77,7 @@ class Service:
         answers = {"PING": self._base, "INFO": self._info, "STATS": self._stats}
         for verb, answer in answers.items():
             for subject in self._agent.subjects.service(verb, self.name, self._id()):
-                self._subscriptions.append(await self._agent.broker.subscribe(subject, self._replier(verb, answer)))
+                self._subscriptions.append(await self._agent.listen(subject, self._replier(verb, answer)))
 
     async def close(self) -> None:
         """Stop listening."""

@@ -347,10 +347,11 @@ async def test_an_agent_without_streams_says_so_and_begins_when_they_come(tmp_pa
 
     agent = make(server, "gate", tmp_path)
     life = asyncio.create_task(agent.live(body))
-    await until(lambda: bool(notes(tmp_path)) and bool(agent.problems()), "the wait for the streams")
+    await until(lambda: bool(notes(tmp_path)) and "streams" in agent.problems(), "the wait for the streams")
     status, said = await health(agent)
     assert (status, said["status"]) == (503, "unwell")
-    assert said["problems"] == {"streams": "The stream MESH_TOPICS is not there yet."}
+    assert said["problems"]["streams"] == "The stream MESH_TOPICS is not there yet."
+    assert said["problems"]["start"] == "The agent is not at work yet."
     assert not began.is_set()
     await make_streams(server)
     await asyncio.wait_for(began.wait(), 20)
@@ -397,6 +398,49 @@ async def test_the_broker_may_be_away_while_the_agent_waits_for_the_streams(tmp_
     await asyncio.wait_for(began.wait(), 20)
     agent.stop()
     await life
+
+
+async def test_the_broker_may_be_away_while_the_agent_subscribes(tmp_path: Path) -> None:
+    server, began = MemoryServer(), asyncio.Event()
+
+    async def hear(_: Message) -> None:
+        return
+
+    async def body(agent: Agent) -> None:
+        server.crash()
+        asyncio.get_running_loop().call_later(0.1, server.restart)
+        await agent.serve("ask", "mesh.ask.gate", hear, queue="gate")
+        began.set()
+        await agent.stopping.wait()
+
+    await make_streams(server)
+    agent = make(server, "gate", tmp_path)
+    life = asyncio.create_task(agent.live(body))
+    await asyncio.wait_for(began.wait(), 20)
+    agent.stop()
+    await life
+
+
+@pytest.mark.parametrize("when", ["before the service", "in the body"])
+async def test_a_stop_in_an_outage_is_no_failure(tmp_path: Path, when: str) -> None:
+    server, began = MemoryServer(), asyncio.Event()
+
+    async def body(agent: Agent) -> None:
+        server.crash()
+        began.set()
+        await agent.stopping.wait()
+        await agent.broker.publish("mesh.last.word", b"")
+
+    await make_streams(server)
+    agent = make(server, "gate", tmp_path)
+    if when == "before the service":
+        server.crash()
+        asyncio.get_running_loop().call_later(0.1, began.set)
+    life = asyncio.create_task(agent.live(body))
+    await asyncio.wait_for(began.wait(), 20)
+    agent.stop()
+    await asyncio.wait_for(life, 20)
+    agent.raise_failure()
 
 
 async def test_the_stop_is_in_order_and_the_doors_close_last(tmp_path: Path) -> None:
