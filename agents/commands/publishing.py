@@ -80,6 +80,10 @@ def look(given: argparse.Namespace) -> None:
         raise SettingsInvalid(f"--wait-limit is at most 30 days, got {given.wait_limit:g} s.")
     if given.data is None:
         return
+    if not given.data.strip():
+        raise DataRefused(
+            "--data expects a file, a folder or builtin:NAME, and it is empty: check the shell's variable."
+        )
     from executors.datasets import look as looking  # after the parser: a mistyped option answers faster
 
     if given.data.startswith(BUILTIN):
