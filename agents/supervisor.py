@@ -4,7 +4,7 @@
     code 0, or a stop that was asked for       it is over
     the code of an error that a restart can not mend (settings, broker, environment)    it is over, with that code
     QUICK_DEATHS_MAX lives shorter than QUICK_S in a row                                it is over, with one sentence
-    the broker's code, once a life has worked: an outage                                it is tried again for ever
+    the broker's code, once a life has reached a broker: an outage                      it is tried again for ever
 
 Signals that ask to stop are passed on once; a worker that does not leave in its grace time is killed with its group.
 The worker dies with this process, however that ends. Nothing here talks to the mesh but the short report of a death,
@@ -87,10 +87,10 @@ class Supervisor:
         quick = aways = 0
         worked = False
         while not self._stopping.is_set():
-            began = time.monotonic()
+            began, before = time.monotonic(), self._incarnation()
             code = await self._one_life()
             long = time.monotonic() - began >= QUICK_S
-            worked = worked or long
+            worked = worked or long or self._incarnation() != before
             away = worked and code == BusUnavailable.exit_code
             if code == 0 or self._stopping.is_set() or (code in FINAL and not away):
                 return max(0, code)
@@ -129,14 +129,23 @@ class Supervisor:
             platform.kill_group(process.pid, hard=True)  # also what it left behind in its group
         return await end
 
+    def _incarnation(self) -> str:
+        """The newest life that had a broker and its folder; '' when there was none."""
+        try:
+            return self._incarnation_file.read_text().strip()
+        except OSError:
+            return ""
+
     async def _tell(self, code: int) -> None:
         """Report which incarnation has ended; a broker that is away learns it from the silence."""
+        incarnation = self._incarnation()
+        if not incarnation:
+            return  # it held nothing
         try:
-            incarnation = self._incarnation_file.read_text().strip()
             gone = Gone(worker=self._worker, incarnation=incarnation, exit_code=code)
             async with asyncio.timeout(REPORT_S):
                 await self._report(gone)
-        except (OSError, TimeoutError, RamifyError) as error:
+        except (TimeoutError, RamifyError) as error:
             self._say(f"the end of the worker could not be reported ({str(error) or 'no answer in time'})")
 
 

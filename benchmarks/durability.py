@@ -46,7 +46,7 @@ WORKERS = 3
 SCHEDULERS = 1
 SEED = 20_260_101
 
-MEAN_S, QUICK_MEAN_S = 1.2, 1.0
+MEAN_S, QUICK_MEAN_S = 2.0, 1.0
 """Between two strikes. Shorter ones leave two cores no time for anything but starting processes."""
 
 SLICE = 100

@@ -27,9 +27,12 @@ lives = folder / "lives"
 number = len(lives.read_text().split()) + 1 if lives.exists() else 1
 with lives.open("a") as file:
     file.write(f"{os.getpid()}\\n")
-(folder / "incarnation").write_text(f"w1.{number:08}")
 ends = sys.argv[2].split(",")
 end = ends[min(number, len(ends)) - 1]
+if end != "4":  # no broker, no incarnation
+    (folder / "incarnation").write_text(f"w1.{number:08}")
+if end == "lost":
+    sys.exit(4)
 if end == "wait":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     (folder / "ready").touch()
@@ -122,6 +125,12 @@ async def test_an_outage_after_a_life_that_worked_is_no_reason_to_give_up(
     assert await watched.supervisor.run() == 0
     assert len(watched.lives()) == 13
     assert [gone.exit_code for gone in watched.reported] == [1], "a life without a broker held nothing"
+
+
+async def test_a_broker_that_was_reached_and_lost_is_waited_for_however_short_that_was(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, "lost,4,lost,4,4,4,4,0")
+    assert await watched.supervisor.run() == 0
+    assert len(watched.lives()) == 8
 
 
 class _Clock:
