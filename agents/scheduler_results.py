@@ -1,13 +1,18 @@
-"""The leader's projection: records for subscribers, from committed ledger entries onto the RESULTS stream.
+"""The projection: records for subscribers, from committed ledger entries onto the RESULTS stream.
 
 Each record's subject ends in `<ledger seq>-<index in the entry>` and is put if absent, so projecting an entry again
-(after a crash, by the next leader) changes nothing. At the start everything from the newest projected entry on is
-projected again, but for what is older than the stream keeps: after a quiet week it would all be told once more.
+(after a crash, by the next leader) changes nothing.
+
+Every scheduler keeps what it has folded and does not yet know as projected; the leader writes it, in order, at most
+WINDOW records in flight. So when one is stored, all that come WINDOW records before it are too, and the next leader
+begins with the WINDOW-th newest record that it finds. What is older than the stream keeps is not told again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from collections import deque
 
 from agents.runtime import Agent
 from mesh import codec
@@ -25,8 +30,11 @@ from mesh.messages.results import (
 PENDING_MAX = 20_000
 """Records that may wait for the broker; beyond it the scheduler's turn waits too (back-pressure, never loss)."""
 
+WINDOW = 64
+"""Records in flight: enough to hide the way to the broker and to share its syncs."""
+
 LOOK_BACK = 500
-"""Newest records read at the start to find where the projection stands; verdicts between them are skipped over."""
+"""Newest messages read at the start to find where the projection stands; verdicts between them are skipped over."""
 
 AGAIN_S = 0.5
 DRAIN_S = 5.0
@@ -35,63 +43,95 @@ DRAIN_S = 5.0
 KINDS: tuple[type[Projected], ...] = (Planned, TopicTurnedDown, TaskMoved, TaskEnded, RecommendationMade)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Untold:
+    """One record that is not yet known to stand on RESULTS."""
+
+    seq: int
+    subject: str
+    data: bytes
+
+
 class Projector:
-    """Writes projected records in order."""
+    """What is to be projected, in order."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-        self._room = asyncio.Event()
-        self._room.set()
+        self._queue: deque[Untold] = deque()
+        self._changed = asyncio.Event()
 
-    async def projected_up_to(self) -> int:
-        """Ledger sequence of the newest record on RESULTS (entries from it on are projected again); 0 for none."""
-        stream, subject = self._agent.stream("RESULTS"), self._agent.subjects.results()
-        state = await self._agent.broker.state(stream)
-        first = max(state.first_seq, state.last_seq - LOOK_BACK + 1, 1)
-        newest = 0
-        for stored in await self._agent.broker.read(stream, subject, from_seq=first, messages_max=LOOK_BACK):
-            try:
-                newest = max(newest, codec.decode(stored.data, *KINDS).ledger_seq)
-            except Malformed:
-                continue  # a verdict, or a record of a newer program: neither says where the projection stands
-        return newest
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    # -- what waits ---------------------------------------------------------------------------------------------------
 
     def put(self, record: Projected, seq: int, index: int, at_ms: int) -> None:
         """Queue one record of a committed entry."""
         subject = self._agent.subjects.result(record.topic, record.kind, f"{seq}-{index}")
-        self._queue.put_nowait((subject, codec.encode(stamped(record, seq, at_ms))))
-        if self._queue.qsize() > PENDING_MAX:
-            self._room.clear()
+        self._queue.append(Untold(seq, subject, codec.encode(stamped(record, seq, at_ms))))
+        self._changed.set()
+
+    async def begin(self) -> int:
+        """Forget what waits; the ledger sequence from which on entries are to be projected again."""
+        self._queue.clear()
+        return await self._told_up_to()
+
+    async def forget_told(self) -> None:
+        """Drop what another scheduler has projected meanwhile."""
+        told = await self._told_up_to()
+        while self._queue and self._queue[0].seq < told:
+            self._queue.popleft()
+
+    async def _told_up_to(self) -> int:
+        """Ledger sequence of the WINDOW-th newest record on RESULTS: everything below it stands there. 0: unknown."""
+        stream, subject = self._agent.stream("RESULTS"), self._agent.subjects.results()
+        state = await self._agent.broker.state(stream)
+        first = max(state.first_seq, state.last_seq - LOOK_BACK + 1, 1)
+        seqs: list[int] = []
+        for stored in await self._agent.broker.read(stream, subject, from_seq=first, messages_max=LOOK_BACK):
+            try:
+                seqs.append(codec.decode(stored.data, *KINDS).ledger_seq)
+            except Malformed:
+                continue  # a verdict, or a record of a newer program: neither says where the projection stands
+        return sorted(seqs)[-WINDOW] if len(seqs) >= WINDOW else 0 if first <= 1 else min(seqs, default=0)
 
     async def room(self) -> None:
         """Wait while too much is queued."""
-        await self._room.wait()
+        while len(self._queue) > PENDING_MAX:
+            self._changed.clear()
+            await self._changed.wait()
+
+    # -- writing ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Write what is queued, until cancelled."""
         while True:
-            subject, data = await self._queue.get()
-            await self._write(subject, data)
-            self._queue.task_done()
-            if self._queue.qsize() <= PENDING_MAX // 2:
-                self._room.set()
+            while not self._queue:
+                self._changed.clear()
+                await self._changed.wait()
+            batch = [self._queue[index] for index in range(min(WINDOW, len(self._queue)))]
+            await asyncio.gather(*(self._write(untold) for untold in batch))
+            for _ in batch:
+                self._queue.popleft()
+            self._changed.set()
 
     async def drain(self) -> None:
         """Wait for the queue to empty, within a deadline."""
         try:
             async with asyncio.timeout(DRAIN_S):
-                await self._queue.join()
+                while self._queue:
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
-            self._agent.log.warning("%d records are left for the next leader to project", self._queue.qsize())
+            self._agent.log.warning("%d records are left for the next leader to project", len(self._queue))
 
-    async def _write(self, subject: str, data: bytes) -> None:
+    async def _write(self, untold: Untold) -> None:
         while True:
             try:
-                await self._agent.broker.append(subject, data, subject_seq=0)
+                await self._agent.broker.append(untold.subject, untold.data, subject_seq=0)
                 return
             except Conflict:
                 return  # already there
             except (BusUnavailable, DiskFull) as error:
-                self._agent.log.warning("projecting %s waits: %s", subject, error)
+                self._agent.log.warning("projecting %s waits: %s", untold.subject, error)
                 await asyncio.sleep(AGAIN_S)

@@ -73,6 +73,11 @@ class EndedIndexOnDisk:
             raise DiskFull(f"The scheduler's index can not be written ({error}): free some disk space.") from None
         self._remember(task, None)
 
+    def clear(self) -> None:
+        """Forget all lines: the ledger is folded anew."""
+        self._db.execute("DELETE FROM ended")
+        self._cache.clear()
+
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(sqlite3.Error):

@@ -1,21 +1,26 @@
-"""The LEDGER stream as its single writer uses it: replay, then one compare-and-set after another.
+"""The LEDGER stream as schedulers use it: followed by all of them, written by the one that leads.
 
-    replay   entries in order, each checked: it decodes, and its `previous` is the digest of the entry before
+    replay   entries after the last known one, in order, each checked: it decodes, and its `previous` is the digest of
+             the entry before; the last known one is read again first, so that another history is noticed
     append   one message, only if the stream's last sequence is the one that we know
+    check    is the last entry that we know still there, and the last one?
 
 After a failed or unanswered append the tail is read: our own entry there means stored; nothing new means that it was
-not (it is sent again, the same bytes); anybody else's entry means that another scheduler leads, and this one stops.
+not (it is sent again, the same bytes); anybody else's entry means that another scheduler leads (Deposed). When the last
+entry that we know is gone or another one, the store has come back older or anew (Conflict): read it from the start.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from mesh import codec
-from mesh.bus import Log
+from mesh.bus import Log, Stored
 from mesh.errors import BusUnavailable, Conflict, Deposed, InvariantBroken, Malformed
 from mesh.messages.ledger import Entry
+from mesh.streams import other_history
 from mesh.subjects import Subjects
 
 START = "0" * 64
@@ -23,6 +28,9 @@ START = "0" * 64
 
 ASK_AGAIN_S = 0.5
 """Pause between attempts while the broker is away."""
+
+DIGESTS_MAX = 4_096
+"""Digests of the newest entries that are remembered, to compare with what others have seen; some 600 kB."""
 
 
 class LedgerLog:
@@ -32,20 +40,59 @@ class LedgerLog:
         self._log = log
         self._stream = subjects.stream("LEDGER")
         self._subject = subjects.ledger()
+        self._digests: OrderedDict[int, str] = OrderedDict()
         self.seq = 0
         self.digest = START
 
+    def stand_at(self, seq: int, digest: str) -> None:
+        """Go on from this entry, which is trusted."""
+        self._digests.clear()
+        self._advance(seq, digest)
+
+    def _advance(self, seq: int, digest: str) -> None:
+        self.seq, self.digest = seq, digest
+        self._digests[seq] = digest
+        while len(self._digests) > DIGESTS_MAX:
+            self._digests.popitem(last=False)
+
+    def digest_of(self, seq: int) -> str:
+        """Digest of an entry that was read or written lately; '' when it is not remembered."""
+        return self._digests.get(seq, "")
+
+    async def holds(self, seq: int, digest: str) -> bool:
+        """Does an entry with this sequence and a digest that begins so stand in the stream now?"""
+        if seq == 0:
+            return True
+        found = await self._log.read(self._stream, self._subject, from_seq=seq, messages_max=1)
+        return bool(found) and found[0].seq == seq and codec.digest(found[0].data).startswith(digest)
+
+    async def newest(self) -> Entry | None:
+        """The newest entry, unchecked; None in an empty stream."""
+        stored = await self._log.last(self._stream, self._subject)
+        return None if stored is None else codec.decode(stored.data, Entry)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
     async def replay(self) -> AsyncIterator[tuple[int, Entry]]:
-        """All entries after the last one that is known, in order, each with its sequence. InvariantBroken when the
-        chain is broken: the store was changed by other hands."""
+        """All entries after the last one that is known, in order, each with its sequence. Conflict when that one is
+        not there any more; InvariantBroken when the chain is broken: the store was changed by other hands."""
         while True:
-            batch = await self._log.read(self._stream, self._subject, from_seq=self.seq + 1)
+            batch = await self._following()
             for stored in batch:
                 entry = self._checked(stored.seq, stored.data)
-                self.seq, self.digest = stored.seq, codec.digest(stored.data)
+                self._advance(stored.seq, codec.digest(stored.data))
                 yield stored.seq, entry
             if not batch:
                 return
+
+    async def _following(self) -> list[Stored]:
+        """What stands behind the last known entry now. Conflict when that one does not stand there."""
+        batch = await self._log.read(self._stream, self._subject, from_seq=max(1, self.seq))
+        if self.seq == 0:
+            return batch
+        if not batch or batch[0].seq != self.seq or codec.digest(batch[0].data) != self.digest:
+            raise other_history(self._stream, self.seq, batch[-1].seq if batch else 0)
+        return batch[1:]
 
     def _checked(self, seq: int, data: bytes) -> Entry:
         try:
@@ -59,18 +106,21 @@ class LedgerLog:
             )
         return entry
 
+    # -- writing ------------------------------------------------------------------------------------------------------
+
     async def append(self, entry: Entry) -> int:
         """Store the next entry; its sequence. Waits while the broker is away.
 
-        Deposed when somebody else wrote first; Malformed when the entry is too large for one message.
+        Deposed when somebody else wrote first, Conflict when the store has another history, Malformed when the entry is
+        too large for one message, NotFound when there is no such stream.
         """
         data = codec.encode(entry)
         digest = codec.digest(data)
         while True:
             try:
-                self.seq = await self._log.append(self._subject, data, stream_seq=self.seq)
-                self.digest = digest
-                return self.seq
+                seq = await self._log.append(self._subject, data, stream_seq=self.seq)
+                self._advance(seq, digest)
+                return seq
             except (Conflict, BusUnavailable):
                 if await self._stored(digest):
                     return self.seq
@@ -79,17 +129,26 @@ class LedgerLog:
         """Is the entry in the log? Asks until the broker answers. Deposed when another one stands in its place."""
         while True:
             try:
-                state = await self._log.state(self._stream)
-                newest = await self._log.last(self._stream, self._subject)
+                following = await self._following()
                 break
             except BusUnavailable:
                 await asyncio.sleep(ASK_AGAIN_S)
-        if state.last_seq == self.seq:
+        if not following:
             return False
-        if newest is not None and newest.seq == self.seq + 1 and codec.digest(newest.data) == digest:
-            self.seq, self.digest = newest.seq, digest
-            return True
-        raise Deposed(
-            f"The ledger was expected to end at entry {self.seq} and ends at {state.last_seq}: "
-            "another scheduler leads this mesh now, so this one stops."
+        if codec.digest(following[0].data) != digest:
+            raise self._deposed(following)
+        self._advance(following[0].seq, digest)
+        if len(following) > 1:
+            raise self._deposed(following)
+        return True
+
+    async def check(self) -> None:
+        """Deposed when somebody else has written, Conflict when the store has another history."""
+        if following := await self._following():
+            raise self._deposed(following)
+
+    def _deposed(self, following: list[Stored]) -> Deposed:
+        return Deposed(
+            f"The ledger was expected to end at entry {self.seq} and ends at {following[-1].seq}: "
+            "another scheduler leads this mesh now, so this one steps down."
         )

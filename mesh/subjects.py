@@ -128,6 +128,11 @@ class Subjects:
         """Prefix of an agent's reply subjects."""
         return f"{self.prefix}.in.{_token(name)}"
 
+    def asker(self, reply: str) -> str:
+        """Name of the agent in whose inbox an answer is wanted; '' when it is none of the mesh's inboxes."""
+        tokens = reply.split(".")
+        return tokens[2] if len(tokens) > 3 and tokens[:2] == [self.prefix, "in"] else ""
+
     def may_answer(self, reply: str) -> bool:
         """May an agent answer on this subject? Never on one that the mesh or the broker gives a meaning: who asks
         could else have the leader write into its own ledger."""

@@ -32,6 +32,7 @@ from mesh.messages.ledger import (
     LeaderChosen,
     LeaseEnded,
     Recommended,
+    Restored,
     TaskCanceled,
     TaskLeased,
     TaskParked,
@@ -173,6 +174,8 @@ class Ledger:
         """Workers (by name) that get no leases, with how they were drained. A bounded list."""
         self.term = 0
         self.generation = 1
+        self.restored_from = 0
+        """Last entry of the store that came back older and began this generation; 0 in the first one."""
         self.leader = ""
         self.commands_seq = 0
         self._order = 0
@@ -206,6 +209,12 @@ class Ledger:
             case LeaderChosen():
                 self._expect(event.term > self.term, f"term {event.term} does not follow term {self.term}")
                 self.term, self.leader = event.term, event.name
+            case Restored():
+                self._expect(
+                    event.generation > self.generation,
+                    f"generation {event.generation} does not follow generation {self.generation}",
+                )
+                self.generation, self.restored_from = event.generation, event.from_seq
             case TopicPlanned():
                 for spec in event.tasks:
                     self._plan(spec)

@@ -23,6 +23,10 @@ REFUSED_KEYS_MAX = 20_000
 """Refusals remembered; a forgotten one is decided again, the same way, when the row is sent again."""
 
 
+DIGEST_CHARS = 16
+"""Of an entry's digest, in answers and beats: enough to tell two histories apart."""
+
+
 class Receipts:
     """What the ledger says of outbox rows."""
 
@@ -64,7 +68,7 @@ class Receipts:
         return f"epoch {key.epoch} of {key.task} is over or not yours: it is {task.state} at {task.epoch}{holder}"
 
 
-def answer_to(worker: Worker, ledger: Ledger, receipts: Receipts, ledger_seq: int) -> Answer:
+def answer_to(worker: Worker, ledger: Ledger, receipts: Receipts, ledger_seq: int, ledger_digest: str = "") -> Answer:
     """The answer to a worker's last beat: leases of its offer, orders for what it holds, receipts for what it owes."""
     offer = worker.beat.offer.number
     leases = [
@@ -83,6 +87,9 @@ def answer_to(worker: Worker, ledger: Ledger, receipts: Receipts, ledger_seq: in
             _order(held, worker, ledger, receipts) for held in worker.beat.held if not _finished(ledger, held)
         ),
         receipts=tuple(known),
+        generation=ledger.generation,
+        ledger_digest=ledger_digest[:DIGEST_CHARS],
+        restored_from=ledger.restored_from,
     )
 
 

@@ -21,6 +21,8 @@ Rules it keeps (DESIGN of the mesh; the numbers are settings):
   6. A drained worker gets no lease, in this life and the next ones, until it is taken back into service.
   7. A parked task may be started again: budgets full, epochs rising, from its newest checkpoint.
   8. Memory is never overcommitted; a task waits until an offer fits.
+  9. A result under an epoch that was lost with a part of the ledger (the broker came back older) is worth what a late
+     one is; while its task is not planned or not ready again, its sender is left without a receipt and asks again.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ from mesh.messages.ledger import (
     WorkerDrained,
 )
 from mesh.messages.tasks import OnDisconnect, TaskState
-from planner.ledger import Ledger, Task
+from planner.ledger import NO_EPOCH, Ledger, Task
 from planner.matching import Matcher
 from planner.projection import Decided, project
 from planner.receipts import Receipts, answer_to
@@ -87,6 +89,8 @@ class Policy:
     deaths_max: int = 3
     prefer_wait_s: float = 5.0
     """How long a task that prefers another worker waits for one before it takes any."""
+    lost_results_s: float = 86_400.0
+    """How long a result waits for its task, when both were lost with a part of the ledger."""
 
 
 class Scheduler:
@@ -104,6 +108,8 @@ class Scheduler:
         self._incarnation_of: dict[str, str] = {}
         self._past: OrderedDict[str, None] = OrderedDict()
         self._began = now
+        self.leases_from = now
+        """Before that time no lease is given: a leader that may not know all of the ledger listens first."""
         self._matcher = Matcher(ledger, self.workers, policy.prefer_wait_s)
         for task in sorted(ledger.tasks.values(), key=lambda task: task.order):
             self._matcher.placed(task, now)
@@ -116,7 +122,7 @@ class Scheduler:
 
     def command(self, seq: int, writer: str, record: Record | None, now: float) -> None:
         """One command of the COMMANDS stream, in order. `record` is None for bytes that were no valid command."""
-        self.ledger.commands_seq = seq
+        self.ledger.commands_seq = max(seq, self.ledger.commands_seq)
         match record:
             case Submit():
                 self._submit(record, now)
@@ -223,6 +229,9 @@ class Scheduler:
             self._record(row, now)
         elif isinstance(row, ResultFound) and self._earned(key, row.incarnation):
             self._record_late(row, now)
+        elif isinstance(row, ResultFound) and now - self._began <= self.policy.lost_results_s and self._is_lost(key):
+            if self._may_end(key.task):
+                self._record_late(row, now)
         else:
             reason = self.receipts.why_stale(key)
             self.receipts.refuse(key, row.incarnation, reason)
@@ -285,7 +294,22 @@ class Scheduler:
     def _earned(self, key: Key, incarnation: str) -> bool:
         """True when the task is open and its sender once held it under the key's epoch."""
         task = self.ledger.tasks.get(key.task)
-        return task is not None and not task.missing and task.holders.get(key.epoch) == incarnation
+        return self._may_end(key.task) and task is not None and task.holders.get(key.epoch) == incarnation
+
+    def _may_end(self, name: str) -> bool:
+        """True when the task is open and waits for no other one."""
+        task = self.ledger.tasks.get(name)
+        return task is not None and not task.missing
+
+    def _is_lost(self, key: Key) -> bool:
+        """True when the lease of this epoch may stand in a part of the ledger that was lost: its generation is over,
+        and it is higher than all of them that are known here."""
+        if key.epoch.generation >= self.ledger.generation:
+            return False
+        task = self.ledger.tasks.get(key.task)
+        given = task.holders if task is not None else {}
+        known = [epoch for epoch in given if epoch.generation < self.ledger.generation]
+        return key.epoch > max(known, default=NO_EPOCH)
 
     def _failed(self, task: Task, row: FailureFound, now: float) -> None:
         name, key = task.spec.id, row.key
@@ -318,12 +342,22 @@ class Scheduler:
             self._make_room()
             worker = self.workers[beat.incarnation] = Worker(beat=beat, beat_at=now)
             self._incarnation_of[beat.worker] = beat.incarnation
+            self._repeat_leases(worker)
         elif beat.number <= worker.beat.number:
             return
         worker.hear(beat, now)
         worker.state = WorkerState.WEDGED if beat.loop_age_s > self.policy.wedge_s else WorkerState.LIVE
         self._hear_declined(worker, now)
         self._hear_named(worker, now)
+
+    def _repeat_leases(self, worker: Worker) -> None:
+        """What an earlier leader gave this worker and its first beat does not name was perhaps never answered: it
+        stands on the offer that we hear, and is answered again."""
+        named = worker.named() | set(worker.beat.declined)
+        for name in sorted(self.ledger.by_incarnation.get(worker.incarnation, ())):
+            task = self.ledger.tasks[name]
+            if (name, task.epoch) not in named:
+                worker.grant(name, task.epoch, task.spec.needs)
 
     def _hear_declined(self, worker: Worker, now: float) -> None:
         for task, epoch in worker.beat.declined:
@@ -369,6 +403,8 @@ class Scheduler:
         """Let time pass: suspicion, expiry, ends of back-offs; then match ready tasks with offers."""
         self._expire(now)
         self._matcher.wake(now)
+        if now < self.leases_from:
+            return
         for match in self._matcher.matches(now):
             self._lease(match.task, match.worker.incarnation, match.why, now)
             match.worker.grant(match.task.spec.id, match.task.epoch, match.task.spec.needs)
@@ -427,13 +463,14 @@ class Scheduler:
         decided, self._decided = self._decided, []
         return decided
 
-    def answers(self, ledger_seq: int) -> list[tuple[str, Answer]]:
-        """Answers that are due, each with the subject on which it is heard; true at `ledger_seq`."""
+    def answers(self, ledger_seq: int, ledger_digest: str = "") -> list[tuple[str, Answer]]:
+        """Answers that are due, each with the subject on which it is heard; true at the entry `ledger_seq`."""
         found = []
         for worker in self.workers.values():
             if worker.answer_due and worker.state is not WorkerState.LOST:
                 worker.answer_due = False
-                found.append((worker.beat.reply, answer_to(worker, self.ledger, self.receipts, ledger_seq)))
+                answer = answer_to(worker, self.ledger, self.receipts, ledger_seq, ledger_digest)
+                found.append((worker.beat.reply, answer))
         return found
 
     # -- deciding -----------------------------------------------------------------------------------------------------

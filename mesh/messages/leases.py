@@ -64,6 +64,10 @@ class Beat(Record, frozen=True, kw_only=True):
     """Leases that came for an offer that had been withdrawn."""
     ledger_seq: int = 0
     """Highest ledger sequence this process has seen: a leader that is behind learns that the store is older."""
+    generation: int = 0
+    """Generation of the ledger at that entry; 0 when the worker does not tell."""
+    ledger_digest: str = ""
+    """How that entry's digest begins (16 hex digits): another entry with the same number is another history."""
 
     def __post_init__(self) -> None:
         check_name(self.worker, "a worker's name")
@@ -131,6 +135,12 @@ class Answer(Record, frozen=True, kw_only=True):
     """All leases granted for this offer number, repeated until a beat names them."""
     orders: tuple[Order, ...] = ()
     receipts: tuple[Receipt, ...] = ()
+    generation: int = 0
+    """Generation of the ledger: it rises when the broker came back older. Then owe again what was receipted."""
+    ledger_digest: str = ""
+    """How the digest of entry `ledger_seq` begins (16 hex digits): name it in the beats."""
+    restored_from: int = 0
+    """Last entry of the store that came back older; 0 in the first generation."""
 
     def __post_init__(self) -> None:
         if len(self.leases) > limits.LEASES_PER_ANSWER_MAX:
@@ -159,3 +169,5 @@ class LeaderBeat(Record, frozen=True, kw_only=True):
     name: str
     term: int
     ledger_seq: int
+    leaving: bool = False
+    """It stops in order: nobody needs to wait until its silence is long enough."""

@@ -53,6 +53,15 @@ class LeaderChosen(Event, frozen=True, kw_only=True, tag="leader"):
     term: int
 
 
+class Restored(Event, frozen=True, kw_only=True, tag="restored"):
+    """The broker came back with an older store: entries behind `from_seq` that somebody has seen are lost. Epochs of
+    the new generation are higher than every one that was given in the lost part."""
+
+    generation: int
+    from_seq: int
+    """The last entry of the older store."""
+
+
 class TopicPlanned(Event, frozen=True, kw_only=True, tag="planned"):
     """A submit was accepted: its tasks exist."""
 
@@ -171,6 +180,7 @@ AnyEvent = (
     | Recommended
     | TaskResubmitted
     | WorkerDrained
+    | Restored
 )
 
 

@@ -1,0 +1,65 @@
+"""A standby: folds the ledger as it grows, keeps the workers' standing offers in mind, and listens to the leader.
+
+    leader beats               read on to where it stands
+    leader says that it goes   take over at once
+    leader is silent           for `leader_lost_s`, while we are connected and awake: take over
+
+Taking over is an attempt: the next term is appended to the ledger by compare-and-set, and whoever comes second goes on
+following. Silence only suspects; the append decides.
+"""
+
+from __future__ import annotations
+
+from agents.runtime import Agent, now_s
+from agents.scheduler_ears import Ears
+from agents.scheduler_history import History
+from agents.scheduler_results import Projector
+from mesh.errors import BusUnavailable
+
+LOOK_S = 0.1
+"""How often the standby looks what has been heard."""
+
+STALL_S = 1.0
+"""A look that comes this much too late means that our own process stood still: the leader may have beaten meanwhile."""
+
+UNTOLD_MAX = 1_000
+"""Records that wait to be known as projected before RESULTS is asked how far the leader's projection is."""
+
+
+class Follower:
+    """One time of following."""
+
+    def __init__(self, agent: Agent, history: History, ears: Ears, projector: Projector) -> None:
+        self._agent, self._history, self._ears, self._projector = agent, history, ears, projector
+
+    async def follow(self) -> None:
+        """Follow until the leader is gone or the agent stops. Conflict when the store has another history."""
+        agent, ears = self._agent, self._ears
+        agent.metrics.set("mesh_leading", 0)
+        looked = now_s()
+        while not agent.stopping.is_set() and not self._leader_is_gone():
+            await agent.pause(LOOK_S)
+            now = now_s()
+            if now - looked > LOOK_S + STALL_S or not agent.broker.connected:
+                ears.patience()
+            looked = now
+            await self._read_on()
+
+    def _leader_is_gone(self) -> bool:
+        ears = self._ears
+        if ears.leader is not None and ears.leader.leaving and ears.leader.term >= self._history.ledger.term:
+            return True
+        return now_s() - ears.leader_at > self._agent.settings.scheduler.leader_lost_s
+
+    async def _read_on(self) -> None:
+        """Fold what the leader has told of, and forget what it has projected."""
+        leader, history = self._ears.leader, self._history
+        if leader is None or leader.ledger_seq == history.log.seq:
+            return
+        try:
+            await history.read_on()
+            if len(self._projector) > UNTOLD_MAX:
+                await self._projector.forget_told()
+        except BusUnavailable as error:
+            self._agent.log.debug("the ledger can not be read now: %s", error)
+        self._agent.metrics.set("mesh_ledger_sequence", history.log.seq)

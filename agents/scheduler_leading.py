@@ -1,0 +1,421 @@
+"""One term of a leading scheduler: hear, decide, commit, answer.
+
+    begin   the tail once more -> leader{term + 1}, and restored{generation + 1} when the store is older than what was
+            seen -> one commit by compare-and-set
+    turn    take what arrived -> mind -> one commit -> projection and answers
+
+Nothing is answered before it is on record. Refusals are final for who hears them, so a turn that gives one and has
+committed nothing makes sure first that the ledger still ends where we think: a leader that stood still for a while must
+not speak for a mesh that has another one by now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from agents.runtime import Agent, now_s
+from agents.scheduler_answers import fitting
+from agents.scheduler_ears import Ears
+from agents.scheduler_history import History
+from agents.scheduler_inputs import HeardCommand, Inputs, Question
+from agents.scheduler_results import Projector
+from agents.scheduler_views import Views
+from mesh import codec
+from mesh.bus import Message, Stored
+from mesh.errors import BusUnavailable, Malformed, NotFound
+from mesh.messages.base import Record
+from mesh.messages.commands import COMMANDS
+from mesh.messages.leases import Answer, Beat, Gone, LeaderBeat
+from mesh.messages.ledger import (
+    AnyEvent,
+    Cause,
+    Entry,
+    LeaderChosen,
+    LeaseEnded,
+    Restored,
+    TaskCanceled,
+    TaskLeased,
+    TaskParked,
+    TaskSucceeded,
+)
+from mesh.messages.services import Ask, Hello, OwedAnswer, OwedQuestion, Problem
+from mesh.messages.tasks import TaskState
+from planner.projection import Decided
+from planner.scheduling import Policy, Scheduler
+from planner.workers import WorkerState
+
+TICK_S = 0.2
+"""Longest pause between two turns: how finely suspicion, expiry and back-offs are noticed."""
+
+STALL_S = 1.0
+"""A turn that comes this much too late means that our own process stood still: lease clocks start anew."""
+
+PURGE_EVERY_S = 60.0
+"""How often commands that the ledger covers are removed from their stream."""
+
+COMMANDS_KEPT = 1_000
+"""Covered commands that stay, for people who look."""
+
+COVER_EVERY = 1_000
+"""Commands that decided nothing get an entry of their own after so many: uncovered, they would fill their stream."""
+
+LISTEN_BEATS = 1.5
+"""How long a scheduler that has never seen this ledger before listens before it gives leases: should the store be
+older than what a worker has seen, the worker's beat says so, and no epoch is given twice."""
+
+FAREWELL_S = 1.0
+"""Patience with the last beat of a leader that stops."""
+
+
+class Leader:
+    """One term of one scheduler."""
+
+    def __init__(self, agent: Agent, history: History, ears: Ears, projector: Projector) -> None:
+        self._agent = agent
+        self._history, self._ledger, self._log = history, history.ledger, history.log
+        self._ears, self._projector = ears, projector
+        self._inputs = Inputs()
+        self._mind = Scheduler(self._ledger, policy(agent), now_s())
+        self._views = Views(agent, self._mind)
+        self._turned = now_s()
+        self._doubtful = False
+        """The ledger may have gone on without us: look before anything is decided."""
+        self._doubted: Beat | None = None
+        self._heard = self._history.covered
+        """COMMANDS sequence up to which this term has read."""
+
+    # -- the beginning of the term ------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Write the term into the ledger. Deposed when another scheduler was faster."""
+        history, ledger = self._history, self._ledger
+        chosen = LeaderChosen(name=self._agent.incarnation, term=max(ledger.term, self._term_heard()) + 1)
+        decided = [Decided(chosen, None)]
+        ledger.apply(chosen)
+        commands_seq = (await self._agent.broker.state(self._agent.stream("COMMANDS"))).last_seq
+        if history.lost is not None or commands_seq < history.covered:
+            generation = max(ledger.generation, history.generation_seen) + 1
+            restored = Restored(generation=generation, from_seq=self._log.seq)
+            ledger.apply(restored)
+            decided.append(Decided(restored, None))
+            ledger.commands_seq = history.covered = self._heard = min(history.covered, commands_seq)
+            self._agent.log.warning(
+                "the broker's store is older than what was seen: generation %d begins behind entry %d",
+                generation, self._log.seq,
+            )  # fmt: skip
+        await self._commit(decided)
+        history.note()
+        self._agent.log.info(
+            "leads term %d after %d ledger entries with %d open tasks", ledger.term, history.entries, len(ledger.tasks)
+        )
+
+    def _term_heard(self) -> int:
+        """The highest term of which a leader's beat told: after a restore the ledger may know lower ones only."""
+        return self._ears.leader.term if self._ears.leader is not None else 0
+
+    def _adopt(self) -> None:
+        """Take over the standing offers and reports that were heard as a standby; all clocks start now."""
+        now, settings = now_s(), self._agent.settings.scheduler
+        if self._history.stranger:
+            self._mind.leases_from = self._ears.opened_at + LISTEN_BEATS * settings.beat_s
+        for beat in self._ears.standing(settings.beat_s * settings.suspect_beats):
+            self._hear(beat, now)
+        for gone in self._ears.reports():
+            self._mind.gone(gone, now)
+
+    # -- the term -----------------------------------------------------------------------------------------------------
+
+    async def lead(self) -> None:
+        """Hear, decide, commit, answer, until the agent stops. Raises what ends the term before that: Deposed, or
+        Conflict when the store has come back older."""
+        agent = self._agent
+        agent.metrics.set("mesh_leading", 1)
+        endpoints = list(agent.endpoints)
+        asked = await agent.serve("ask", agent.subjects.ask("scheduler"), self._on_question, queue="scheduler")
+        self._adopt()
+        ears = self._ears
+        ears.inputs, ears.on_leader, ears.on_connected = self._inputs, self._on_leader, self._on_connected
+        helpers = [
+            self._helper(self._read_commands(), "commands"),
+            self._helper(self._beat(), "leader's beat"),
+            self._helper(self._purge(), "purge of covered commands"),
+            self._helper(self._projector.run(), "projection"),
+        ]
+        try:
+            self._turned = now_s()
+            while not agent.stopping.is_set():
+                await self._inputs.wait(TICK_S)
+                for helper in helpers:
+                    if helper.done():
+                        helper.result()
+                await self._turn()
+            await self._leave()
+        finally:
+            ears.inputs, ears.on_leader, ears.on_connected = None, lambda _: None, lambda: None
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            await asked.close()
+            agent.endpoints[:] = endpoints
+            agent.metrics.set("mesh_leading", 0)
+
+    def _helper(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """A task of this term: the next turn raises what it raised."""
+        return asyncio.get_running_loop().create_task(work, name=name)
+
+    async def _leave(self) -> None:
+        """The ordered end: the last records, then a word to the standbys, who need not wait for our silence."""
+        await self._projector.drain()
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await self._send(self._agent.subjects.lead(), self._leader_beat(leaving=True))
+        except TimeoutError:
+            return
+
+    # -- one turn -----------------------------------------------------------------------------------------------------
+
+    async def _turn(self) -> None:
+        now = now_s()
+        if now - self._turned > STALL_S + TICK_S:
+            self._agent.log.warning("stood still for %.1f s: lease clocks start anew", now - self._turned)
+            self._mind.clocks_anew(now)
+            self._doubtful = True
+        if self._doubtful and not await self._reassured():
+            self._turned = now_s()
+            return
+        questions = self._feed(now)
+        for question in questions:
+            await self._read_again(question)
+        if self._doubted is not None:
+            await self._history.doubt(self._doubted)
+        self._mind.tick(now)
+        decided = self._mind.take()
+        committed = bool(decided) or self._ledger.commands_seq >= self._history.covered + COVER_EVERY
+        if committed:
+            await self._commit(decided)
+        await self._answer(questions, sure=committed)
+        self._report()
+        self._turned = now_s()
+
+    async def _reassured(self) -> bool:
+        """Make sure that the ledger ends where we think. False while the broker does not say."""
+        try:
+            await self._log.check()
+        except BusUnavailable:
+            return False
+        self._doubtful = False
+        return True
+
+    def _feed(self, now: float) -> list[Question]:
+        """Give the mind everything that has arrived; questions about receipts wait for the commit."""
+        questions = []
+        for item in self._inputs.drain():
+            match item:
+                case Beat():
+                    self._hear(item, now)
+                case Gone():
+                    self._mind.gone(item, now)
+                case HeardCommand():
+                    self._mind.command(item.seq, item.writer, item.record, now)
+                case Question():
+                    questions.append(item)
+        return questions
+
+    def _hear(self, beat: Beat, now: float) -> None:
+        if self._history.contradicted(beat):
+            self._doubted = beat
+        self._mind.beat(beat, now)
+
+    async def _commit(self, decided: list[Decided]) -> None:
+        """Commit folded events, in as few entries as their size allows, and queue their projection."""
+        began, at_ms = time.perf_counter(), time.time_ns() // 1_000_000
+        parts = [decided]
+        while parts:
+            part = parts.pop(0)
+            # Only the last entry covers the commands: a crash before it reads them again.
+            entry = Entry(
+                term=self._ledger.term,
+                generation=self._ledger.generation,
+                commands_seq=self._history.covered if parts else self._ledger.commands_seq,
+                previous=self._log.digest,
+                at_ms=at_ms,
+                events=tuple(item.event for item in part),
+            )
+            try:
+                seq = await self._log.append(entry)
+            except Malformed:
+                if len(part) == 1:
+                    raise
+                parts[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
+                continue
+            for index, item in enumerate(part):
+                if item.record is not None:
+                    self._projector.put(item.record, seq, index, at_ms)
+                self._count(item.event)
+            self._agent.metrics.count("mesh_ledger_entries_total")
+        self._history.committed()
+        self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
+        self._agent.metrics.count("mesh_ledger_events_total", len(decided))
+        await self._projector.room()
+
+    def _count(self, event: AnyEvent) -> None:
+        metrics = self._agent.metrics
+        match event:
+            case TaskLeased():
+                metrics.count("mesh_leases_total")
+            case LeaseEnded() if event.cause in (Cause.LOST, Cause.DIED):
+                metrics.count("mesh_lease_expirations_total", reason=str(event.cause))
+            case TaskSucceeded():
+                metrics.count("mesh_results_total", outcome=str(TaskState.SUCCEEDED))
+            case TaskParked():
+                metrics.count("mesh_results_total", outcome=str(TaskState.PARKED))
+            case TaskCanceled():
+                metrics.count("mesh_results_total", outcome=str(TaskState.CANCELED))
+
+    # -- answers ------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, questions: list[Question], *, sure: bool) -> None:
+        """Give the answers that are due. sure: the ledger has just been seen to end where we think."""
+        answers: list[tuple[str, Record]] = list(self._mind.answers(self._log.seq, self._log.digest))
+        answers += [(question.reply, self._receipts(question.owed)) for question in questions]
+        if not sure and any(map(_refuses, (record for _, record in answers))):
+            await self._log.check()
+        for subject, record in answers:
+            await self._send(subject, record)
+
+    async def _read_again(self, question: Question) -> None:
+        """Hear rows once more that were read before their task was planned again: the part of the ledger that knew it
+        was lost, and their sender can not put them a second time."""
+        ledger, receipts = self._ledger, self._mind.receipts
+        asker = self._agent.subjects.asker(question.reply)
+        older = [
+            key for key in question.owed.keys if key.epoch.generation < ledger.generation and key.task in ledger.tasks
+        ]
+        for key in older if asker else ():
+            if receipts.of(key) is None:
+                stored = await self._agent.broker.last(
+                    self._agent.stream("COMMANDS"), self._agent.subjects.owed(asker, key)
+                )
+                if stored is not None and stored.seq <= ledger.commands_seq:
+                    heard = self._read(stored)
+                    self._mind.command(heard.seq, heard.writer, heard.record, now_s())
+
+    def _receipts(self, owed: OwedQuestion) -> OwedAnswer:
+        known = (self._mind.receipts.of(key) for key in owed.keys)
+        return OwedAnswer(receipts=tuple(receipt for receipt in known if receipt), ledger_seq=self._log.seq)
+
+    async def _send(self, subject: str, record: Record) -> None:
+        try:
+            await self._agent.broker.publish(subject, fitting(record))
+        except BusUnavailable:
+            return  # the worker's next beat is answered again
+        except Malformed as error:
+            self._agent.failed("malformed", f"an answer to {subject} can not be sent: {error}")
+
+    def _report(self) -> None:
+        metrics, mind = self._agent.metrics, self._mind
+        for sentence in mind.ignored:
+            self._agent.log.warning("%s", sentence)
+        mind.ignored.clear()
+        for state, count in self._ledger.counts.items():
+            metrics.set("mesh_tasks", count, state=str(state))
+        metrics.set("mesh_workers", sum(worker.state is not WorkerState.LOST for worker in mind.workers.values()))
+        metrics.set_total("mesh_stale_writes_total", mind.stale_writes)
+        metrics.set_total("mesh_inputs_dropped_total", self._inputs.dropped)
+        metrics.set("mesh_ledger_sequence", self._log.seq)
+
+    # -- what arrives -------------------------------------------------------------------------------------------------
+
+    async def _read_commands(self) -> None:
+        """Read COMMANDS as a log, from behind what the ledger covers."""
+        agent = self._agent
+        stream, subject = agent.stream("COMMANDS"), agent.subjects.commands()
+        while not agent.stopping.is_set():
+            try:
+                async with agent.broker.tail(stream, subject, from_seq=self._heard + 1) as commands:
+                    async for stored in agent.until_stopping(commands):
+                        await self._inputs.put(self._read(stored))
+                        self._heard = stored.seq
+            except BusUnavailable as error:
+                agent.log.warning("reading commands is interrupted: %s", error)
+                await agent.pause(TICK_S)
+
+    def _read(self, stored: Stored) -> HeardCommand:
+        writer = self._agent.subjects.writer(stored.subject)
+        try:
+            return HeardCommand(stored.seq, writer, codec.decode(stored.data, *COMMANDS))
+        except Malformed as error:
+            self._agent.failed("malformed", f"{stored.subject} is no command: {error}")
+            return HeardCommand(stored.seq, writer, None)
+
+    async def _on_question(self, message: Message) -> None:
+        if not self._agent.subjects.may_answer(message.reply):
+            return
+        try:
+            question = codec.decode(message.data, Ask, Hello, OwedQuestion)
+        except Malformed as error:
+            await self._send(message.reply, Problem(reason=str(error)))
+            return
+        match question:
+            case Hello():
+                await self._send(message.reply, self._views.welcome(question, self._log.seq))
+            case Ask():
+                await self._send(message.reply, self._views.status(question, self._log.seq))
+            case OwedQuestion():
+                self._inputs.offer(Question(question, message.reply))
+
+    def _on_connected(self) -> None:
+        self._mind.clocks_anew(now_s())
+        self._doubtful = True
+
+    def _on_leader(self, beat: LeaderBeat) -> None:
+        """Another scheduler says that it leads."""
+        if beat.term > self._ledger.term:
+            self._doubtful = True
+
+    # -- beside the turns ---------------------------------------------------------------------------------------------
+
+    def _leader_beat(self, *, leaving: bool = False) -> LeaderBeat:
+        return LeaderBeat(
+            name=self._agent.incarnation, term=self._ledger.term, ledger_seq=self._log.seq, leaving=leaving
+        )
+
+    async def _beat(self) -> None:
+        """Tell standbys that this leader lives."""
+        agent = self._agent
+        while not agent.stopping.is_set():
+            await self._send(agent.subjects.lead(), self._leader_beat())
+            await agent.pause(agent.settings.scheduler.leader_beat_s)
+
+    async def _purge(self) -> None:
+        """Remove commands that the ledger covers, so that their stream never fills."""
+        agent = self._agent
+        while not agent.stopping.is_set():
+            await agent.pause(PURGE_EVERY_S)
+            if agent.stopping.is_set():
+                return
+            try:
+                below_seq = max(0, self._history.covered - COMMANDS_KEPT)
+                await agent.broker.purge(agent.stream("COMMANDS"), below_seq=below_seq)
+            except (BusUnavailable, NotFound) as error:
+                agent.log.warning("covered commands are not removed now: %s", error)
+
+
+def _refuses(record: Record) -> bool:
+    """Does this answer hold a refusal, after which its hearer drops what it owes?"""
+    return isinstance(record, Answer | OwedAnswer) and any(not receipt.recorded for receipt in record.receipts)
+
+
+def policy(agent: Agent) -> Policy:
+    """The mind's times, from the settings."""
+    settings = agent.settings.scheduler
+    return Policy(
+        beat_s=settings.beat_s,
+        suspect_beats=settings.suspect_beats,
+        lost_s=settings.lost_s,
+        back_off_s_first=settings.back_off_s_first,
+        back_off_s_max=settings.back_off_s_max,
+    )
