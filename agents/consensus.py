@@ -1,10 +1,10 @@
 """Consensus: has every candidate checked and measured, weighs the lines, recommends.
 
-In:    plans and ended tasks (RESULTS), the champion's record (KV), per-item outcomes (ARTIFACTS) Out:   evaluate
-tasks and one recommendation per topic (COMMANDS, put if absent under ids derived from the topic) Keeps: nothing: each
-input makes it read the topic's records again, so any number of them may run and any of them may die Loses: nothing:
-an input is acknowledged after its commands are stored; handled twice, it changes nothing Not:   decides nothing
-itself (consensus/), promotes nothing (the gate does), never loads a model
+In:    plans and ended tasks (RESULTS), the champion's record (KV), per-item outcomes (ARTIFACTS)
+Out:   evaluate tasks and one recommendation per topic (COMMANDS, put if absent under ids derived from the topic)
+Keeps: nothing: each input makes it read the topic's records again, so any number of them may run, and any may die
+Loses: nothing: an input is acknowledged after its commands are stored; handled twice, it changes nothing
+Not:   decides nothing itself (consensus/), promotes nothing (the gate does), never loads a model
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Candidates: from what a line brought and what was measured of it to a record that can be weighed, or the reason why
-not.
+"""Candidates: from what a line brought and what was measured of it to a record that can be weighed, or why not.
 
     claims (validation, by the trainer)  ─┐
                                           ├─ evidence

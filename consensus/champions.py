@@ -1,10 +1,9 @@
 """Champions: the record of a specialization's accepted model after a verdict.
 
-    accepted evolver or reinventor    version + 1, the old model as parent, judged on this holdout accepted keep
-    the same model; what changes is the holdout that it was measured on, and how often that
-                                      holdout was used: alpha must be spent on challengers that lost, too
-    rejected                          a champion that was challenged is counted the same way; without one there is
-    nothing
+    accepted evolver or reinventor    version + 1, the old model as parent, judged on this holdout
+    accepted keep                     the same model; what changes is the holdout that it was measured on, and how often
+                                      that holdout was used: alpha must be spent on challengers that lost, too
+    rejected                          a champion that was challenged is counted the same way; without one: nothing
 
 Promises: the same verdict and the same champion give the same record (its time is the verdict's), so a write that is
 repeated after a crash repeats the same bytes. Not covered: going back to an earlier version.

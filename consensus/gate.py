@@ -5,11 +5,13 @@ when every policy passes and every KPI that its topic names does; each check car
 sentence. The gate looks only at the recommendation and at the champion of now, so a verdict can be computed again
 from its record.
 
-    evidence              claims reproduced by another worker: Wilson lower end independence          of the check,
-    where the topic requires it better than chance    accuracy above that of the most frequent label; equal accuracy
-    with less loss than chance will do accuracy, loss        not worse than the champion by more than a margin, on the
-    same items latency, size         bounds that only a runaway model reaches champion unchanged    the champion that
-    was compared is still the champion the topic's KPIs      as they were published
+    evidence              claims reproduced by another worker: Wilson lower end
+    independence          of the check, where the topic requires it
+    better than chance    accuracy above that of the most frequent label, or equal to it with less loss than chance
+    accuracy, loss        not worse than the champion by more than a margin, on the same items
+    latency, size         bounds that only a runaway model reaches
+    champion unchanged    the champion that was compared is still the champion
+    the topic's KPIs      as they were published
 
 `accepted` says that the recommendation is carried out. To keep a champion is accepted; to keep nothing is not, and the
 checks say what each candidate lacked. Not covered: price, and latency under load (it is measured item by item).
@@ -160,13 +162,14 @@ def _evidence(policy: Policy, recommendation: Recommendation, candidate: Candida
 
 
 def _independence(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
-    independent = candidate.evidence is not None and candidate.evidence.independent
-    required = recommendation.independent_required
-    who = (
-        "another incarnation did the check"
-        if independent
-        else "the incarnation that trained it did the check, or nobody"
-    )
+    found, required = candidate.evidence, recommendation.independent_required
+    independent = found is not None and found.independent
+    if found is None or not found.checked_by:
+        who = "nobody did the check"
+    else:
+        who = (
+            "another incarnation did the check" if independent else "the incarnation that trained it did the check, too"
+        )
     need = "required" if required else "not required"
     return _check(
         policy, independent or not required, float(independent), float(required), f"{who}; {need} by the topic"
@@ -209,8 +212,13 @@ def _at_most(policy: Policy, recommendation: Recommendation, candidate: Candidat
     value = candidate.kpis.get(policy.metric)
     if value is None:
         return _check(policy, False, None, policy.bound, f"nobody measured {policy.metric}")
-    why = f"{value:.6g} {policy.unit}, at most {policy.bound:.6g} {policy.unit} wanted"
+    why = f"{_amount(value, policy.unit)}, at most {_amount(policy.bound, policy.unit)} wanted"
     return _check(policy, value <= policy.bound, value, policy.bound, why)
+
+
+def _amount(value: float, unit: str) -> str:
+    """A number with its unit, for people."""
+    return f"{value / 1e6:,.2f} MB" if unit == "bytes" else f"{value:,.4g} {unit}"
 
 
 _JUDGES = {

@@ -1,12 +1,10 @@
 """Recommendation: keep the champion, take the evolver, or take the reinventor.
 
     no champion    the line with the higher accuracy on the holdout; lines that chance can not tell apart and that lie
-    within
-                   TIE of each other: the smaller model
+                   within TIE of each other: the smaller model
     a champion     each candidate challenges it on the same items, the evolver first, at its own share of alpha; the
-    best of
-                   those that are better is taken: in accuracy, or in loss with an accuracy that is not lower. Else:
-                   keep
+                   best of those that are better is taken: in accuracy, or in loss with an accuracy that is not
+                   lower. Else: keep
     nothing left   keep, and the reasons
 
 Both ways to win are one-sided at half of the challenger's alpha (the lower end of a two-sided interval), so together
@@ -144,7 +142,7 @@ def _better_line(one: Judged, other: Judged, comparison: Comparison) -> tuple[Ju
     better_one, worse = (one, other) if comparison.effect >= 0.0 else (other, one)
     numbers = (
         f"The {one.name} answers {_share(one.items)} of {comparison.items} holdout items right, the {other.name} "
-        f"{_share(other.items)} ({comparison.effect:+.4f}, "
+        f"{_share(other.items)} ({_signed(comparison.effect)}, "
         f"95 % interval {_range(comparison)}, p = {comparison.p_value:.2g})"
     )
     close = abs(comparison.effect) <= TIE and comparison.p_value > comparison.alpha
@@ -164,11 +162,13 @@ def _better_line(one: Judged, other: Judged, comparison: Comparison) -> tuple[Ju
 
 def _line_would_change(comparison: Comparison, needed: int) -> str:
     if needed == 0:
-        return "Any item that only one of the lines answers right: on these they are equal."
-    return (
-        f"A difference of {abs(comparison.effect):.4f} is certain only with about {needed} holdout items "
-        f"(6.18 s^2/d^2; there are {comparison.items}); with more items the other line may turn out better."
+        return "More holdout items: of these the lines answer equally many right."
+    difference = (
+        f"A difference of {abs(comparison.effect):.4f} is seen with about {needed} holdout items (6.18 s^2/d^2)"
     )
+    if comparison.items >= needed:
+        return f"{difference}, and there are {comparison.items}: only a holdout that was drawn unluckily."
+    return f"{difference}, and there are {comparison.items}: with more items the other line may turn out better."
 
 
 def _only(line: Judged, judged: list[Judged], baseline: Items | None) -> _Weighed:
@@ -241,10 +241,16 @@ def _challenge_why(challenges: list[_Challenge], best: _Challenge, won: bool, ju
 def _told(challenge: _Challenge) -> str:
     accuracy, loss = challenge.accuracy, challenge.loss
     return (
-        f"{challenge.line.name}: accuracy {accuracy.effect:+.4f} {_range(accuracy)}, p = {accuracy.p_value:.2g}, "
-        f"loss lower by {loss.effect:+.4f} nats {_range(loss)}, "
-        f"at alpha = {accuracy.alpha:.3g} as challenger {challenge.number} of this holdout"
+        f"{challenge.line.name}: accuracy {_signed(accuracy.effect)} {_range(accuracy)}, p = {accuracy.p_value:.2g}, "
+        f"{_loss_told(loss)}, at alpha = {accuracy.alpha:.3g} as challenger {challenge.number} of this holdout"
     )
+
+
+def _loss_told(loss: Comparison) -> str:
+    """How much lower or higher the loss is; the interval is of the same quantity."""
+    if loss.effect >= 0.0:
+        return "the same loss" if loss.effect == 0.0 else f"loss lower by {loss.effect:.4f} nats {_range(loss)}"
+    return f"loss higher by {-loss.effect:.4f} nats [{_signed(-loss.high)}, {_signed(-loss.low)}]"
 
 
 def _challenge_would_change(best: _Challenge, champion: Items, won: bool) -> str:
@@ -263,6 +269,11 @@ def _challenge_would_change(best: _Challenge, champion: Items, won: bool) -> str
         return (
             f"A gain of {best.accuracy.effect:.4f} would show with about {needed} holdout items (6.18 s^2/d^2 with "
             f"s = {deviation:.3f}), with {spent} at this alpha; there are {items}."
+        )
+    if deviation == 0.0:
+        return (
+            f"Any of the {items} items that only one of the two answers right: the {best.line.name} and the champion "
+            "agree on all of them."
         )
     visible = math.sqrt(6.18 * deviation**2 / items)
     return (
@@ -341,7 +352,12 @@ def _share(items: Items | None) -> str:
 
 
 def _range(comparison: Comparison) -> str:
-    return f"[{comparison.low:+.4f}, {comparison.high:+.4f}]"
+    return f"[{_signed(comparison.low)}, {_signed(comparison.high)}]"
+
+
+def _signed(value: float) -> str:
+    """Four digits and a sign; what rounds to zero is +0."""
+    return f"{round(value, 4) + 0.0:+.4f}"
 
 
 def _bytes(size: float) -> str:

@@ -1,10 +1,10 @@
 """Data that needs no download: scikit-learn's handwritten digits, and the docstrings of the running Python's own
 library.
 
-`builtin:digits`       1,797 images of 8 x 8 grey values, ten labels (tabular, 64 numbers).
-`builtin:python-docs`  docstrings of modules, classes and functions, read with `ast` (nothing is imported), labelled by
-                       top-level package; short ones are left out, packages with few are left out; rows of one source
-                       file form one cluster. Another Python version has other docstrings.
+    `builtin:digits`       1,797 images of 8 x 8 grey values, ten labels (tabular, 64 numbers).
+    `builtin:python-docs`  docstrings of modules, classes and functions, read with `ast` (nothing is imported), labelled
+                           by top-level package; short ones and packages with few are left out; rows of one source file
+                           form one cluster. Another Python version has other docstrings.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 In:    `model`, `split`
 Out:   `outcomes`
 First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
-they
-       are of the modality and the columns that the model reads, it knows at least one of their labels
+       they are of the modality and the columns that the model reads, it knows at least one of their labels
 Not:   compares nothing, and says nothing about who should win
 """
 

@@ -244,3 +244,38 @@ def test_the_same_round_gives_the_same_bytes_and_they_fit_one_message() -> None:
     one, two = (codec.encode(Recommend(recommendation=of(bench))) for _ in range(2))
     assert one == two
     assert codec.decode(one, Recommend).recommendation == of(bench)
+
+
+# -- the sentences ----------------------------------------------------------------------------------------------------
+
+
+def test_a_candidate_that_answers_exactly_as_the_champion_is_told_so() -> None:
+    bench = Bench()
+    bench.line("evolver", first(150, 200))
+    found = of(bench, champion=rounds.champion(), old=first(150, 200))
+    assert found.choice is Choice.KEEP
+    assert "accuracy +0.0000" in found.why
+    assert "the same loss, at alpha" in found.why
+    assert found.what_would_change_it == (
+        "Any of the 200 items that only one of the two answers right: "
+        "the evolver and the champion agree on all of them."
+    )
+
+
+def test_a_loss_is_told_as_lower_or_higher_and_no_zero_has_a_minus() -> None:
+    bench = Bench()
+    bench.line("evolver", first(150, 200), loss=[0.5 + 0.001 * (i % 3) for i in range(200)])
+    found = of(bench, champion=rounds.champion(), old=first(150, 200), loss=[0.4] * 200)
+    assert "loss higher by 0.1010 nats [+0.1008, +0.1012]" in found.why
+    assert "-0.0000" not in found.why
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [(190, 150, "only a holdout that was drawn unluckily"), (152, 150, "with more items the other line may turn out")],
+)
+def test_what_would_change_the_choice_of_a_line_depends_on_the_items_there_are(one: int, other: int, told: str) -> None:
+    bench = Bench()
+    bench.line("evolver", first(one, 200))
+    bench.line("reinventor", first(other, 200))
+    assert told in of(bench).what_would_change_it
