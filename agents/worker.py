@@ -6,8 +6,13 @@ Keeps: <home>/workers/<name>/: lock, outbox.db, refused/, scratch/, cache/
 Loses: on a crash the work since the last uploaded checkpoint; finished results and owed rows go out in the next life
 Not:   decides nothing about retries, ranks or promotion; imports no torch, no numpy
 
-Ordered stop: withdraw the offer, ask children for a last checkpoint, upload, give back, empty the outbox, leave; all
-within `worker.stop_grace_s`. What is left then is sent by the next life on the same folder.
+A full outbox (the broker or the scheduler is away for very long): no new leases, what runs goes on, a row that has no
+room waits; /health says so. From OUTBOX_FULL of its bound on nothing new is taken, so that what runs has room for its
+rows.
+
+Ordered stop, after a signal or a notice (agents/worker_notice.py): withdraw the offer, ask children for a last
+checkpoint, upload, give back, empty the outbox, leave; all within `worker.stop_grace_s`. What is left then is sent by
+the next life on the same folder.
 """
 
 from __future__ import annotations
@@ -15,11 +20,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
-from agents import worker_resources, worker_spool
+from agents import worker_notice, worker_resources, worker_spool
 from agents.runtime import Agent, home_folder
 from agents.worker_beats import Beats, BeatThread, Report
 from agents.worker_owed import Debts
@@ -49,6 +54,9 @@ PRUNE_TURNS = 60
 
 FLUSH_S = 3.0
 """Part of the grace time that is kept for the outbox."""
+
+OUTBOX_FULL, OUTBOX_ROOM = 0.8, 0.6
+"""Shares of `worker.outbox_bytes_max`: above the one nothing new is taken, below the other it is again."""
 
 SPOOLED_S = 5.0
 """How long the first beat waits for what an earlier life still owes: recorded first, it is not redone."""
@@ -134,10 +142,14 @@ class Worker:
         )
         self._running: dict[Name, Running] = {}
         self._lives: set[asyncio.Task[None]] = set()
+        self._helpers: list[asyncio.Task[None]] = []
         self._beats = make_beats(agent, self._make_beats)
         self._holdings: Holdings | None = None
         self._tools: Tools | None = None
         self._report: Report | None = None
+        self._why = "the worker stops"
+        self._crowded = ""
+        """Why the outbox takes no new leases' rows, measured now and then; '' when it does."""
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -145,16 +157,18 @@ class Worker:
         """Get ready, serve, stop in order."""
         agent = self._agent
         left = await asyncio.to_thread(worker_spool.left_over, self._scratch)
-        agent.spawn(self._debts.write(), "outbox")
-        agent.spawn(self._debts.send(), "what is owed")
+        self._help(self._debts.write(), "outbox")
+        self._help(self._debts.send(), "what is owed")
         try:
             await self._get_ready()
             await self._deliver_left(left)
             await self._debts.all_sent(SPOOLED_S)  # the first beat ends the leases of the life before
-            answers = await agent.broker.subscribe(agent.subjects.answer(agent.name), self._on_answer)
+            answers = await agent.listen(agent.subjects.answer(agent.name), self._on_answer)
             agent.broker.on_state(self._on_state)
-            agent.spawn(self._tell_progress(), "progress")
-            agent.spawn(self._tidy(), "tidy")
+            self._help(self._tell_progress(), "progress")
+            self._help(self._tidy(), "tidy")
+            agent.health("outbox", self._outbox_full)
+            self._await_notices()
             self._publish()
             self._beats.start()
             agent.log.info("%s offers %s", agent.incarnation, _in_words(self._state.offer))
@@ -164,8 +178,15 @@ class Worker:
         finally:
             for running in self._running.values():
                 running.abandon("the worker stops")
+            for helper in self._helpers:  # the outbox is closed next: nobody may look into it then
+                helper.cancel()
+            await asyncio.gather(*self._helpers, return_exceptions=True)
             await self._beats.stop()
             await self._pool.close()
+
+    def _help(self, work: Awaitable[None], name: str) -> None:
+        """Run a helper for as long as this life lasts."""
+        self._helpers.append(self._agent.spawn(work, name))
 
     async def _get_ready(self) -> None:
         """Learn from a first child what kinds there are, and what the machine has to offer."""
@@ -213,7 +234,7 @@ class Worker:
         """The ordered stop."""
         agent, grace_s = self._agent, self._agent.settings.worker.stop_grace_s
         flush_s = min(FLUSH_S, grace_s / 3)
-        self._perform(self._state.drain())
+        self._perform(self._state.drain(self._why))
         self._tell()
         if not await self._all_over(grace_s - flush_s):
             for running in self._running.values():
@@ -226,6 +247,20 @@ class Worker:
             gone = Gone(worker=agent.name, incarnation=agent.incarnation, exit_code=0)
             await self._beats.stop()
             await agent.broker.publish(agent.subjects.gone(agent.name), codec.encode(gone))
+
+    def _await_notices(self) -> None:
+        """Leave in order when this machine is about to be taken away."""
+        agent, settings = self._agent, self._agent.settings.worker
+        if settings.notice_file:
+            self._help(worker_notice.watch_file(Path(settings.notice_file), self._leave), "notice file")
+        if settings.notice_url:
+            watching = worker_notice.watch_url(settings.notice_url, self._leave, agent.log.warning)
+            self._help(watching, "notice page")
+
+    def _leave(self, reason: str) -> None:
+        self._agent.log.warning("%s leaves: %s", self._agent.incarnation, reason)
+        self._why = f"the worker stops: {reason}"
+        self._agent.stop()
 
     async def _all_over(self, within_s: float) -> bool:
         """Wait until no lease runs any more."""
@@ -322,6 +357,7 @@ class Worker:
     def _publish(self) -> None:
         """Leave for the beats what is true now."""
         running = tuple(self._running.values())
+        self._state.suspend(bool(self._outbox_full()))
 
         def held() -> tuple[Held, ...]:
             return tuple(one.held() for one in running)
@@ -363,6 +399,18 @@ class Worker:
         metrics.set("mesh_outbox_bytes", size_bytes)
         metrics.set("mesh_outbox_age_seconds", oldest_s)
         metrics.set("mesh_leases_held", len(self._running))
+        bytes_max = self._agent.settings.worker.outbox_bytes_max
+        if size_bytes > (OUTBOX_ROOM if self._crowded else OUTBOX_FULL) * bytes_max:
+            self._crowded = (
+                f"The outbox holds {size_bytes} of at most {bytes_max} bytes that the scheduler has not confirmed: no "
+                "new tasks are taken until it does."
+            )
+        else:
+            self._crowded = ""
+
+    def _outbox_full(self) -> str:
+        """Why no new tasks are taken, or ''."""
+        return self._debts.full or self._crowded
 
     async def _tidy(self) -> None:
         for turn in itertools.count(1):

@@ -49,6 +49,8 @@ class Debts:
     def __init__(self, worker: str, outbox: Outbox, broker: Broker, subjects: Subjects, log: Logger) -> None:
         self.sent: Callable[[], None] = lambda: None
         """Called when rows were sent: the next beat should name them."""
+        self.full = ""
+        """Why nothing more can be written down now; '' when there is room."""
         self._worker, self._outbox, self._broker, self._subjects, self._log = worker, outbox, broker, subjects, log
         self._incoming: list[tuple[Key, str, bytes, asyncio.Future[None]]] = []
         self._to_write, self._to_send = asyncio.Event(), asyncio.Event()
@@ -84,16 +86,25 @@ class Debts:
             try:
                 await asyncio.to_thread(self._outbox.record_all, [row[:3] for row in batch])
             except DiskFull as error:
-                self._log.error("%s", error)
+                self._note_full(str(error))
                 self._to_write.set()
                 await asyncio.sleep(ROOM_PAUSE_S)
                 continue
+            self._note_full("")
             del self._incoming[: len(batch)]
             self._unsent.update((row[0], None) for row in batch)
             for *_, written in batch:
                 if not written.done():
                     written.set_result(None)
             self._to_send.set()
+
+    def _note_full(self, sentence: str) -> None:
+        """Say once that the outbox is full, and that there is room again; the offer follows."""
+        if bool(sentence) == bool(self.full):
+            return
+        self.full = sentence
+        self._log.error("%s", sentence) if sentence else self._log.info("there is room in the outbox again")
+        self.sent()
 
     # -- to the mesh --------------------------------------------------------------------------------------------------
 

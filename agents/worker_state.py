@@ -118,7 +118,7 @@ class Holdings:
         self._ended: OrderedDict[Name, None] = OrderedDict()
         self._declined: dict[Name, int] = {}
         self._cached: tuple[str, ...] = ()
-        self._draining = False
+        self._draining = self._suspended = False
         self._told = 0
         self._heard = (0, 0)
         self._older = 0
@@ -183,11 +183,16 @@ class Holdings:
             self._remember((task, epoch))
         self._renew()
 
-    def drain(self) -> list[Action]:
-        """Withdraw the offer and give back what is held."""
+    def drain(self, reason: str) -> list[Action]:
+        """Withdraw the offer and give back what is held, for good."""
         self._draining = True
         self._renew()
-        return [action for name in self._held for action in self._yield(name, "the worker stops")]
+        return [action for name in self._held for action in self._yield(name, reason)]
+
+    def suspend(self, on: bool) -> None:
+        """Withdraw the offer for a while, or renew it; what is held goes on."""
+        self._suspended = on
+        self._renew()
 
     def cached(self, digests: list[str]) -> None:
         """What the local cache holds now, newest first."""
@@ -254,7 +259,7 @@ class Holdings:
         leases_max = min(capacity.leases_max - len(needs), limits.LEASES_PER_ANSWER_MAX)
         return Offer(
             number=number,
-            leases_max=0 if self._draining else max(0, leases_max),
+            leases_max=0 if self._draining or self._suspended else max(0, leases_max),
             cores=max(0.0, round(capacity.cores - sum(need.cores for need in needs), 6)),
             memory_bytes=max(0, capacity.memory_bytes - sum(need.memory_bytes for need in needs)),
             disk_bytes=max(0, capacity.disk_bytes - sum(need.disk_bytes for need in needs)),

@@ -131,6 +131,7 @@ def main(arguments: list[str]) -> None:
     """Serve tasks until told to leave; never returns by falling off the end of the interpreter."""
     runtime = Runtime(arguments[0])
     platform.die_with_parent(int(arguments[1]))
+    platform.leave_stopping_to_parent()
     if "--low-priority" in arguments:
         platform.lower_priority()
     channel = Channel(*_take_streams())

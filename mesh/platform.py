@@ -310,11 +310,12 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals that ask this process to stop in order."""
+    """The signals that ask this process to stop in order. SIGUSR1 is what batch systems send as a notice (Slurm's
+    `--signal=USR1@60`)."""
     if sys.platform == "win32":
         return (signal.SIGINT, signal.SIGBREAK)
     else:
-        return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[signal.Signals], None]) -> Callable[[], None]:
@@ -340,6 +341,13 @@ def on_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[signal.Signals]
             signal.signal(number, before)
 
     return undo
+
+
+def leave_stopping_to_parent() -> None:
+    """Ignore the stop signals: they reach whole control groups (systemd, Slurm, a terminal), and a child that ended at
+    once could not make the last checkpoint that its parent is about to ask for. The parent kills it in the end."""
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
 
 
 # -- what the machine has ---------------------------------------------------------------------------------------------

@@ -132,6 +132,12 @@ class WorkerSettings(Section):
     stop_grace_s: float = setting(
         20.0, "How long running tasks get for a last checkpoint when the worker stops", least=0, most=3_600
     )
+    notice_file: str = setting(
+        "", "Path of a file whose appearance says that this machine goes away: the worker leaves in order", path=True
+    )
+    notice_url: str = setting(
+        "", "Page that says so, asked every 5 s: aws, gcp, azure or an http address; empty: none is asked"
+    )
     low_priority: bool = setting(True, "Let other programs of this machine go first")
 
 

@@ -56,6 +56,9 @@ __all__ = [
     "with_selected_context",
 ]
 
+CLOUDS = ("aws", "gcp", "azure")
+"""Clouds whose pages about a machine's end agents/worker_notice.py knows."""
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 FILE_NAME = "ramify.toml"
 SCHEMES = ("nats", "tls", "ws", "wss")
@@ -248,6 +251,8 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     yield "prefix", _is_name(settings.prefix), word
     yield "worker.name", not worker.name or _is_name(worker.name), word
     yield "worker.labels", len(worker.labels) <= 64 and all(map(_is_name, worker.labels)), f"up to 64 times {word}"
+    page = not worker.notice_url or worker.notice_url in CLOUDS or worker.notice_url.startswith(("http://", "https://"))
+    yield "worker.notice_url", page, f"{', '.join(CLOUDS)} or an address that begins with http://"
     known_scheme = all(server.partition("://")[0] in SCHEMES for server in nats.servers)
     yield "nats.url", known_scheme, f"HOST:PORT, or an address that begins with one of {', '.join(SCHEMES)}://"
     yield "nats.password", not nats.password or bool(nats.user), "given together with nats.user"

@@ -18,10 +18,12 @@ from agents.runtime import Agent
 from agents.worker_beats import Beats, BeatTask
 from mesh import codec
 from mesh.artifacts import ArtifactStore
+from mesh.bus import Message
 from mesh.errors import EnvironmentUnfit
 from mesh.memory import MemoryServer
 from mesh.messages.base import Facts
 from mesh.messages.commands import Submit
+from mesh.messages.leases import Beat
 from mesh.messages.results import Progress, TaskEnded, TaskMoved
 from mesh.messages.tasks import Needs, TaskSpec, TaskState
 from mesh.outbox import Outbox
@@ -293,6 +295,59 @@ async def test_owed_rows_are_sent_by_the_next_life(mesh: Mesh) -> None:
         async with mesh.worker(**{"worker.stop_grace_s": 0.5}):
             await mesh.moved(task, lambda one: one.reason == "the worker stops")
             assert (await mesh.ended(await mesh.submit())).state is TaskState.SUCCEEDED
+
+
+async def test_a_full_outbox_takes_nothing_new_until_there_is_room(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "OUTBOX_FULL", 0.0)
+    monkeypatch.setattr(worker, "OUTBOX_ROOM", 0.0)
+    monkeypatch.setattr(worker, "TIDY_S", 0.05)
+    wanted: list[int] = []
+
+    async def on_beat(message: Message) -> None:
+        wanted.append(codec.decode(message.data, Beat).offer.leases_max)
+
+    await mesh.bus.subscribe(mesh.subjects.beats(), on_beat)
+    async with mesh.leading(), mesh.worker() as agent:
+        task = await mesh.submit(settings={"seconds": 1.0, "checkpoint_s": 0.2}, on_disconnect="wait")
+        await mesh.moved(task, lambda one: one.state is TaskState.LEASED)
+        mesh.server.cut("scheduler")  # nobody gives receipts
+        await agents.until(lambda: "outbox" in agent.problems(), "a full outbox")
+        assert "no new tasks are taken" in agent.problems()["outbox"]
+        await agents.until(lambda: wanted[-1] == 0, "a withdrawn offer")
+        mesh.server.heal("scheduler")
+        assert (await mesh.ended(task)).attempts == 1, "what ran went on"
+        await agents.until(lambda: "outbox" not in agent.problems(), "room in the outbox")
+        assert (await mesh.ended(await mesh.submit())).state is TaskState.SUCCEEDED
+
+
+async def test_a_row_without_room_waits_and_the_offer_is_withdrawn(mesh: Mesh) -> None:
+    """The bound itself: what is owed beyond it waits in its task, and is written once receipts have made room."""
+    from mesh.log import get
+    from mesh.messages.base import Epoch, Key
+    from mesh.messages.commands import ResultFound
+    from mesh.messages.leases import Receipt
+    from mesh.messages.tasks import Outcome
+
+    outbox = Outbox(mesh.home, bytes_max=1_000)
+    debts = worker_owed.Debts("w", outbox, mesh.bus, mesh.subjects, get("test"))
+    rows = [
+        ResultFound(
+            key=Key(f"t{n}", Epoch(1, 1), "result", 1), incarnation="w.1", outcome=Outcome(stopped_by="x" * 600)
+        )
+        for n in range(2)
+    ]
+    writing = asyncio.create_task(debts.write())
+    await debts.owe(rows[0])
+    second = asyncio.create_task(debts.owe(rows[1]))
+    await agents.until(lambda: bool(debts.full), "a full outbox")
+    assert "is full at t1/1-1/result/1" in debts.full
+    assert not second.done()
+    outbox.settle(Receipt(key=rows[0].key, recorded=True))
+    await second
+    assert debts.full == ""
+    assert [row.key for row in outbox.pending()] == [rows[1].key]
+    writing.cancel()
+    outbox.close()
 
 
 async def test_a_receipted_row_is_kept_for_a_broker_that_comes_back_older(mesh: Mesh) -> None:

@@ -6,7 +6,7 @@ answer 5 offer=1 [term=1] [for=other] ITEM …              an answer that is tr
     recorded=TASK:COUNT  refused=TASK:COUNT
 told 2                                                  a beat has carried offer 2
 ended TASK:COUNT                                          its last row is in the outbox
-cached DIGEST …    drain    show
+cached DIGEST …    suspend on|off    drain    show
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ class WorkerStage:
         return []
 
     def _drain(self, words: list[str]) -> list[str]:
-        return [_in_words(action) for action in self._holdings.drain()]
+        return [_in_words(action) for action in self._holdings.drain("the worker stops")]
+
+    def _suspend(self, words: list[str]) -> list[str]:
+        self._holdings.suspend(words == ["on"])
+        return []
 
     def _show(self, words: list[str]) -> list[str]:
         held = " ".join(f"{task}:{epoch.count}" for task, epoch in self._holdings.held)
