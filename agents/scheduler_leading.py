@@ -205,6 +205,7 @@ class Leader:
         try:
             await self._log.check()
         except BusUnavailable:
+            await self._agent.pause(TICK_S)
             return False
         self._doubtful = False
         return True
