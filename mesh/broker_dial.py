@@ -26,6 +26,9 @@ SERVER_VERSION_MIN = (2, 11)
 RESETS_MAX = 3
 """Attempts per address while the server resets the connection and gives no reason."""
 
+REASON_CHARS_MAX = 200
+"""A library's words in our sentence: some quote what they received."""
+
 _CREDENTIALS = ("authorization", "authentication", "user jwt", "nkey", "expired", "revoked")
 
 
@@ -92,15 +95,26 @@ class Dialer:
 
     def _refusal(self, error: Exception | None) -> RamifyError:
         """The sentence for a connection that could not be made."""
-        text = str(error).removeprefix("nats: ").strip("'") if error else ""
-        if _is_refusal(text):
-            return BrokerRefused(f"the broker at {self.address} refuses these credentials ({text}): check them")
-        if isinstance(error, ValueError) or "invalid connect url" in text:
+        text = (str(error).removeprefix("nats: ").strip("'") if error else "")[:REASON_CHARS_MAX]
+        if type(error) is ValueError or "invalid connect url" in text:
             return SettingsInvalid(f"expected addresses like nats://HOST:4222, got {self.address}: check --server")
-        if error is not None and not isinstance(error, OSError | nats.errors.Error | TimeoutError):
-            return BrokerRefused(f"the credentials for {self.address} can not be used ({text or error!r}): check them")
+        foreign = error is not None and not isinstance(error, OSError | nats.errors.Error | TimeoutError)
+        if foreign and not _is_web(error):
+            what = "they hold no user's key" if isinstance(error, TypeError) or not text else text
+            return BrokerRefused(f"the credentials for {self.address} can not be used ({what}): {self._advice()}")
+        if _is_refusal(text):
+            return BrokerRefused(f"the broker at {self.address} refuses these credentials ({text}): {self._advice()}")
         why = f" ({text})" if text else ""
         return BusUnavailable(f"no broker answers at {self.address}{why}: check that it runs and the address is right")
+
+    def _advice(self) -> str:
+        """Which option to look at."""
+        options = self._options
+        if options.creds or options.nkey:
+            return f"check {f'--creds {options.creds}' if options.creds else f'--nkey {options.nkey}'}"
+        userinfo = any("@" in server.partition("://")[2] for server in options.servers)
+        given = options.user or options.token or userinfo
+        return "check user and password" if given else "name yours with --creds, --nkey or --user"
 
     def check(self, client: Client) -> None:
         """BrokerRefused for a server that could not do what we rest on."""
@@ -114,6 +128,11 @@ class Dialer:
             raise BrokerRefused(
                 f"the broker at {self.address} runs without JetStream: start it with -js, or name its --js-domain"
             )
+
+
+def _is_web(error: Exception | None) -> bool:
+    """Did the library for WebSockets fail: what answers there speaks no HTTP."""
+    return type(error).__module__.partition(".")[0] == "aiohttp"
 
 
 def _is_refusal(text: str) -> bool:

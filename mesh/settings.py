@@ -262,7 +262,8 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         yield f"nats.{name}", False, f"left out, because nats.{ways[0]} is given: one kind of credentials at a time"
     for name in ("creds", "nkey", "cert", "key", "ca"):
         path = getattr(nats, name)
-        yield f"nats.{name}", not path or os.access(path, os.R_OK), "the path of a readable file"
+        readable = not path or (os.access(path, os.R_OK) and not os.path.isdir(path))
+        yield f"nats.{name}", readable, "the path of a readable file"
     yield (
         "broker.host",
         _is_loopback(settings.broker.host),

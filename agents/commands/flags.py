@@ -44,6 +44,9 @@ GLOBAL: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
 )
 """(names, placeholder, setting, help) of the options with a value that every command takes."""
 
+MAY_BE_EMPTY = ("nats.password", "nats.context", "http.host")
+"""The others say nothing when they are empty: a shell's variable was not set, and another mesh would be found."""
+
 SWITCHES = {
     "--no-context": "ignore the selected context of the nats tool",
     "--debug": "show the traceback when something unexpected happens",
@@ -74,7 +77,8 @@ def add_global(parser: argparse.ArgumentParser) -> None:
     """The broker's options and those about where this program keeps its things."""
     group = parser.add_argument_group("broker and home")
     for names, placeholder, setting, text in GLOBAL:
-        group.add_argument(*names, metavar=placeholder, dest=setting, default=None, help=text)
+        read = str if setting in MAY_BE_EMPTY else _filled
+        group.add_argument(*names, metavar=placeholder, dest=setting, type=read, default=None, help=text)
     for name, text in SWITCHES.items():
         group.add_argument(name, action="store_true", help=text)
 
@@ -138,6 +142,12 @@ def _flags_of(given: argparse.Namespace, more: Mapping[str, object] | None) -> d
 
 
 # -- values -----------------------------------------------------------------------------------------------------------
+
+
+def _filled(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a value, got an empty one: check the shell's variable")
+    return text
 
 
 def duration_s(text: str) -> float:

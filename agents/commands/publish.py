@@ -39,6 +39,7 @@ def run(given: argparse.Namespace) -> int:
 async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Event) -> int:
     started = time.monotonic()
     async with reach(settings) as there:
+        await publishing.check_streams(there)
         data = await publishing.store_data(there, given.data, output.note)
         topic = publishing.topic_of(given, data)
         from_seq = await publishing.publish(there, topic)

@@ -17,7 +17,7 @@ from pathlib import Path
 from agents.commands import flags
 from agents.commands.reach import Reach
 from mesh import codec, limits
-from mesh.errors import BusUnavailable, Conflict, DataRefused, SettingsInvalid
+from mesh.errors import BusUnavailable, Conflict, DataRefused, NotFound, SettingsInvalid
 from mesh.messages.tasks import OnDisconnect
 from mesh.messages.topics import DataRef, Independent, Topic
 from planner.graph import slug
@@ -93,6 +93,17 @@ def look(given: argparse.Namespace) -> None:
             raise DataRefused(f"there is no built-in dataset {given.data!r}; the built-ins are {known}.")
         return
     looking.quick_look(Path(given.data).expanduser())
+
+
+async def check_streams(reach: Reach) -> None:
+    """NotFound with a sentence where no scheduler ever made the streams: nothing is stored for a mesh that is none."""
+    try:
+        await reach.broker.state(reach.stream("TOPICS"))
+    except NotFound:
+        raise NotFound(
+            f"the broker at {reach.where} knows no mesh {reach.subjects.prefix!r}: start one there with "
+            "`bin/agent up --server …`, or check --server and --prefix."
+        ) from None
 
 
 async def store_data(reach: Reach, data: str | None, say: Callable[[str], None]) -> DataRef | None:
