@@ -49,6 +49,7 @@ def _promoted(verdict: Verdict, current: Champion | None, name: str) -> Champion
         outcomes=candidate.holdout,
         holdout_uses=recommendation.holdout_uses,
         promoted_at_ms=verdict.decided_at_ms,
+        fits=recommendation.fits,
     )
 
 

@@ -90,6 +90,7 @@ def recommend(round_: Round, read: Read) -> Recommendation:
         what_would_change_it=weighed.would_change[:WHY_CHARS_MAX],
         independent_required=round_.independent_required,
         kpis=round_.kpis,
+        fits=round_.fits,
     )
 
 
@@ -103,8 +104,15 @@ def _weigh(
         return _first(eligible, judged, baseline)
     if champion is None:
         why = f"The champion could not be measured on this holdout, so nothing can replace it: {champion_fault}."
-        return _Weighed(Choice.KEEP, why, "An evaluation of the champion that succeeds; publish the topic again.")
+        return _Weighed(Choice.KEEP, why, _unmeasured_would_change(round_))
     return _challenge(round_, judged, champion)
+
+
+def _unmeasured_would_change(round_: Round) -> str:
+    champion = round_.champion
+    if champion is not None and champion.fits and round_.fits and champion.fits != round_.fits:
+        return "Data of the champion's form, or another text for the topic: then it is a specialization of its own."
+    return "An evaluation of the champion that succeeds; publish the topic again."
 
 
 def _nothing(round_: Round, judged: list[Judged]) -> _Weighed:

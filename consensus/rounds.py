@@ -77,6 +77,8 @@ class Round:
     champion_run: Run
     independent_required: bool
     kpis: tuple[tuple[str, float | None, float | None], ...]
+    fits: str = ""
+    """Form of the topic's data."""
 
     @property
     def id(self) -> str:
@@ -179,6 +181,9 @@ class _Fold:
         if champion is None:
             return Run(name="champion", missing="there is no champion yet")
         run = Run(name="champion", task=champion.task, model=champion.model, kpis=champion.kpis)
+        if champion.fits and self._fits() and champion.fits != self._fits():
+            missing = f"it reads other data ({champion.fits}) than this topic's ({self._fits()})"
+            return dataclasses.replace(run, missing=missing)
         if champion.outcomes and champion.holdout == self._split("holdout"):
             return dataclasses.replace(run, holdout=champion.outcomes)
         suffix = f"champion-{champion.model[:8]}"
@@ -276,6 +281,7 @@ class _Fold:
             champion_run=champion,
             independent_required=self._required(),
             kpis=_kpis_of(self._plan.facts),
+            fits=self._fits(),
         )
 
     def _task_of(self, line: Line) -> str:
@@ -286,6 +292,9 @@ class _Fold:
 
     def _changed(self, line: Line) -> str:
         return str(_map(self._plan.facts, "changed").get(line.value) or "")
+
+    def _fits(self) -> str:
+        return str(self._plan.facts.get("fits") or "")
 
     def _required(self) -> bool:
         return self._plan.facts.get("independent") == Independent.REQUIRE.value

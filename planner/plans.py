@@ -181,11 +181,18 @@ class _Shaped:
     profile: Profile
     champion: Champion | None
 
+    @property
+    def continued(self) -> Champion | None:
+        """The champion, if there is one that reads data of this form."""
+        if self.champion is None or self.champion.fits not in ("", self.profile.fits):
+            return None
+        return self.champion
+
     def evolver(self) -> TaskSpec:
-        """Continues the champion; lays the first one with the kind's defaults when there is none."""
+        """Continues the champion; starts from zero with the kind's defaults when there is none that fits the data."""
         inputs = self._inputs()
-        if self.champion is not None:
-            inputs["champion"] = self.champion.model
+        if self.continued is not None:
+            inputs["champion"] = self.continued.model
         return self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
 
     def reinventor(self) -> TaskSpec:
@@ -213,6 +220,7 @@ class _Shaped:
             "splits": {name: self.splits[name] for name in SPLITS},
             "kpis": [[kpi.metric, kpi.minimum, kpi.maximum] for kpi in topic.kpis],
             "champion": self.champion.model if self.champion is not None else "",
+            "fits": self.profile.fits,
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
             "needs": {kind: _plain(needs) for kind, needs in self.profile.needs.items()},
@@ -225,8 +233,15 @@ class _Shaped:
         }
 
     def _evolved(self) -> proposals.Proposal:
-        champion_settings = self.champion.settings if self.champion is not None else None
-        return proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, champion_settings)
+        settings = self.continued.settings if self.continued is not None else None
+        proposal = proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, settings)
+        if self.champion is None or self.continued is not None:
+            return proposal
+        changed = (
+            f"starts from zero with the kind's defaults: the champion reads other data ({self.champion.fits}) "
+            f"than this topic's ({self.profile.fits})"
+        )
+        return dataclasses.replace(proposal, changed=changed)
 
     def _reinvented(self) -> proposals.Proposal:
         return proposals.reinventor(self.topic.id, self.profile.task, self.profile.modality)

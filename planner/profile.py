@@ -38,6 +38,8 @@ class Profile(Part, frozen=True, kw_only=True):
     text_columns: tuple[str, ...] = ()
     features: int = 0
     """Input numbers per example; 0 for texts."""
+    features_digest: str = ""
+    """SHA-256 (hex) of the names of these inputs in their order, with line feeds between them; '' for texts."""
     splits: dict[str, int]
     """Examples by split."""
     duplicates: int = 0
@@ -79,6 +81,13 @@ class Profile(Part, frozen=True, kw_only=True):
             return read_facts(facts, cls)
         except ValueError as error:
             raise Malformed(f"these facts are no profile: {str(error)[:300]}") from None
+
+    @property
+    def fits(self) -> str:
+        """The form of the data, for people and for comparing: a model that was trained on one form reads no other."""
+        if self.modality == "text":
+            return "text"
+        return f"tabular, {self.features} inputs, {self.features_digest[:12] or 'unnamed'}"
 
     def needs_of(self, kind: str) -> Needs:
         """What a task of this kind takes on this data; the default where the profile did not say."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -88,6 +88,7 @@ class Profile:
         table.columns.clear()  # the table is no longer needed, and writing needs the memory
         encoding = splits.Encoding(made, rows["train"]) if choice.modality == "tabular" else None
         facts["features"] = len(encoding.features) if encoding else 0
+        facts["features_digest"] = _digest(encoding.features) if encoding else ""
         facts["needs"] = needs_of_kinds(facts)
         outputs = {}
         reported = report.within("splits", _MAKING, 1.0)
@@ -126,6 +127,11 @@ class _Report:
         return report
 
 
+def _digest(names: Sequence[str]) -> str:
+    """Identity of a list of names."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
 def _facts(table: Table, choice: Choice, made: Examples, rows: dict[str, Array]) -> dict[str, Any]:
     import numpy as np
 
@@ -142,7 +148,7 @@ def _facts(table: Table, choice: Choice, made: Examples, rows: dict[str, Array])
         "examples": len(made),
         "labels": len(made.labels),
         "label_names": made.labels[:LABEL_NAMES_MAX],
-        "label_digest": hashlib.sha256("\n".join(sorted(made.labels)).encode()).hexdigest(),
+        "label_digest": _digest(sorted(made.labels)),
         "text_columns": [column.name[:100] for column in choice.texts][:20],
         "label_column": choice.label.name[:100],
         "splits": {name: len(of) for name, of in rows.items()},

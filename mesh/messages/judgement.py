@@ -124,6 +124,8 @@ class Recommendation(Part, frozen=True, kw_only=True):
     """Digest of the champion's per-item outcomes on this holdout; empty when there was none."""
     holdout_uses: int = 0
     """Challengers compared on this holdout so far, these candidates included: alpha is spent over them."""
+    fits: str = ""
+    """Form of the topic's data: what a model that was trained on it can read; see Champion.fits."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a recommendation's id")
@@ -190,3 +192,6 @@ class Champion(Record, frozen=True, kw_only=True):
     holdout_uses: int = 1
     """How many challengers were compared on this holdout: alpha is spent over them."""
     promoted_at_ms: int = 0
+    fits: str = ""
+    """Form of the data that the model reads: 'text', or 'tabular' with the number and digest of its input columns.
+    Empty in records of programs that did not say."""

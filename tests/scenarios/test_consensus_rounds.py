@@ -2,8 +2,8 @@
 
 Commands:
 
-    plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no]
-    champion MODEL [holdout=DIGEST] [outcomes=DIGEST]     the champion's newest record
+    plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no] [fits=FORM]
+    champion MODEL [holdout=…] [outcomes=…] [fits=FORM]   the champion's newest record
     ended TASK [by=INCARNATION] [model=...] [claims=...]  a task succeeded; an empty value leaves the output out
     parked TASK REASON                                    a task was set aside (canceled likewise)
     recommended                                           the ledger recorded the recommendation
@@ -51,7 +51,7 @@ class Play:
 
     def do_plan(self, _: list[str], options: dict[str, str]) -> None:
         lines = tuple(Line(name) for name in options.get("lines", "evolver,reinventor").split(","))
-        facts = {"independent": options.get("independent", "prefer")}
+        facts = {"independent": options.get("independent", "prefer"), "fits": options.get("fits", "")}
         baseline, priority = options.get("baseline") != "no", int(options.get("priority", "5"))
         self.records.append(rounds.plan(priority=priority, baseline=baseline, lines=lines, **facts))
 

@@ -74,11 +74,14 @@ def ended(
     )
 
 
-def champion(*, model: str = "model-old", holdout: str = SPLITS["holdout"], outcomes: str = "outcomes-old") -> Champion:
+def champion(
+    *, model: str = "model-old", holdout: str = SPLITS["holdout"], outcomes: str = "outcomes-old", fits: str = ""
+) -> Champion:
     """A champion that was judged on the round's holdout, unless told otherwise."""
     return Champion(
         specialization=SPECIALIZATION, version_number=1, model=model, topic="t0", task="t0-evolver", line=Line.EVOLVER,
         verdict="t0-verdict", holdout=holdout, outcomes=outcomes, holdout_uses=2, kpis={"size_bytes": 7.0},
+        fits=fits,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -218,6 +219,18 @@ def test_a_champion_that_can_not_be_measured_stays() -> None:
     assert found.choice is Choice.KEEP
     assert "can not be read: gone" in found.why
     assert found.holdout_uses == 2, "nobody was compared"
+
+
+def test_a_champion_of_another_form_stays_and_the_way_out_is_told() -> None:
+    bench = Bench()
+    bench.line("evolver", first(200, 200))
+    round_ = bench.round(champion=rounds.champion(fits="text"), old=first(1, 200))
+    run = dataclasses.replace(round_.champion_run, holdout="", missing="it reads other data")
+    found = recommend(dataclasses.replace(round_, champion_run=run, fits="tabular, 3 inputs, ab"), bench.read)
+    assert found.choice is Choice.KEEP
+    assert "it reads other data" in found.why
+    assert "a specialization of its own" in found.what_would_change_it
+    assert found.fits == "tabular, 3 inputs, ab"
 
 
 def test_a_candidate_of_other_items_can_not_challenge() -> None:

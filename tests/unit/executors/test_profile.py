@@ -26,8 +26,21 @@ def test_the_facts(tmp_path: Path) -> None:
     assert set(facts["keywords"][:3]) == {"card", "fees", "loan"}
     assert (facts["imbalance"], facts["warnings"], facts["bytes"]) == (1.0, [], path.stat().st_size)
     checked = PlannersProfile.of(facts)
+    assert checked.fits == "text"
     assert set(checked.needs) == {"classify", "baseline", "evaluate"}
     assert all(400 << 20 < checked.needs_of(kind).memory_bytes < 1 << 30 for kind in ("classify", "evaluate"))
+
+
+def test_the_form_of_a_table_depends_on_its_columns_alone(tmp_path: Path) -> None:
+    def fits(name: str, columns: str, times: int) -> str:
+        rows = "\n".join(f"{k * times % 7}.5,{k % 11},{'yes' if k % 3 else 'no'}" for k in range(300))
+        path = written(tmp_path / f"{name}.csv", f"{columns}\n{rows}\n".encode())
+        return PlannersProfile.of(profile(path, tmp_path).facts).fits
+
+    one = fits("one", "width,height,label", 1)
+    assert one.startswith("tabular, 2 inputs, ")
+    assert fits("other", "width,height,label", 3) == one
+    assert fits("renamed", "width,depth,label", 1) != one
 
 
 def test_facts_are_bounded(tmp_path: Path) -> None:

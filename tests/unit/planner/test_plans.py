@@ -131,6 +131,22 @@ def test_with_a_champion_the_evolver_continues_it_and_says_what_changed() -> Non
     assert "champion" not in by_line(submit)[Line.REINVENTOR].inputs
 
 
+def test_a_champion_that_reads_other_data_is_not_continued_and_the_plan_says_why() -> None:
+    fits = planned().facts["fits"]
+    assert fits == "tabular, 64 inputs, unnamed"
+    same = planned(champion=champion().evolve(fits=fits), revision=3)
+    assert by_line(same)[Line.EVOLVER].inputs["champion"] == "c" * 64
+    for other in ("text", "tabular, 63 inputs, 0123456789ab"):
+        submit = planned(champion=champion(learning_rate=0.005).evolve(fits=other), revision=3)
+        task = by_line(submit)[Line.EVOLVER]
+        assert "champion" not in task.inputs
+        assert task.settings == {}
+        assert submit.facts["changed"]["evolver"].startswith("starts from zero")
+        assert other in submit.facts["changed"]["evolver"]
+        assert fits in submit.facts["changed"]["evolver"]
+        assert (submit.facts["champion"], submit.facts["champion_revision"]) == ("c" * 64, 3)
+
+
 def test_planning_again_submits_the_same_bytes() -> None:
     assert codec.encode(planned()) == codec.encode(planned())
 
