@@ -159,8 +159,8 @@ def standard_error(differences: Differences) -> float:
 def interval(differences: Differences, alpha: float = ALPHA) -> tuple[float, float]:
     """The 1 - alpha interval of the effect: Student's t with clusters - 1 degrees of freedom, within the span.
 
-    When no cluster deviates, none of so many did: fewer than 1 - (alpha / 2)^(1 / clusters) of all would (the "rule of
-    three"), each by the span at most.
+    When no cluster deviates, none of so many did: fewer than 1 - alpha^(1 / clusters) of all would, in whatever
+    direction (the "rule of three"), each by the span at most.
     """
     span, effect, clusters = differences.span, differences.effect, len(differences.clusters)
     error = standard_error(differences)
@@ -169,7 +169,7 @@ def interval(differences: Differences, alpha: float = ALPHA) -> tuple[float, flo
     if error > 1e-12 * span:
         half = t_quantile(alpha, clusters - 1) * error
     else:
-        half = span * (1.0 - (alpha / 2.0) ** (1.0 / clusters))
+        half = span * (1.0 - alpha ** (1.0 / clusters))
     return max(-span, effect - half), min(span, effect + half)
 
 

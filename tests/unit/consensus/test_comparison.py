@@ -91,7 +91,8 @@ def test_one_cluster_says_nothing() -> None:
 
 def test_equal_outcomes_are_not_certainly_equal_models() -> None:
     low, high = interval(accuracy_differences(items(first(80, 100)), items(first(80, 100))))
-    assert high == -low == pytest.approx(1 - 0.025 ** (1 / 100))
+    assert high == -low == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert (1 - high) ** 100 == pytest.approx(0.05), "were more items to differ, none among so many had less chance"
 
 
 def test_the_exact_test_vetoes_what_the_interval_is_too_sure_of() -> None:
