@@ -235,9 +235,8 @@ async def one_kill(
     series.leased_s.append(stage.leased[task][-1][0] - killed_at)
     series.redone_steps.append(float(max(0, last_step - resumed)))
     series.redone_s.append(max(0, last_step - resumed) / pace if pace else 0.0)
-    frame.say(
-        f"run {number + 1}: {series.seconds[-1]:.2f} s, leased after {series.leased_s[-1]:.2f} s, {series.redone_steps[-1]:.0f} steps twice"
-    )
+    took, leased, steps = series.seconds[-1], series.leased_s[-1], series.redone_steps[-1]
+    frame.say(f"run {number + 1}: {took:.2f} s, leased after {leased:.2f} s, {steps:.0f} steps twice")
     if how == MACHINE:
         workers[holder].start()
 
