@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -37,7 +38,7 @@ class Unruly:
         """Misbehave."""
         ways: dict[str, Callable[[Job, Context], Made]] = {
             "print": _print, "grandchild": _grandchild, "hog": _hog, "deaf": _deaf, "outside": _outside, "exit": _exit,
-            "babble": _babble, "recurse": _recurse, "torn": _torn, "chatty": _chatty,
+            "babble": _babble, "recurse": _recurse, "torn": _torn, "chatty": _chatty, "gil": _gil,
         }  # fmt: skip
         return ways[job.settings.how](job, context)
 
@@ -102,6 +103,13 @@ def _chatty(job: Job, context: Context) -> Made:
     for step in range(100_000):
         context.progress(step, step / 100_000, {"loss": float("nan")}, "training")
     return Made()
+
+
+def _gil(job: Job, context: Context) -> Made:
+    """Ten seconds inside C code that never lets another thread of this process run."""
+    context.progress(1, 0.1, {}, "holding")
+    ctypes.PyDLL(None).sleep(10)
+    return Made(kpis={"held_s": 10.0})
 
 
 def _sleep_for_ever() -> NoReturn:
