@@ -68,13 +68,19 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
+def new_incarnation(name: str) -> str:
+    """A life of an agent: its name and a random part."""
+    return f"{name}.{secrets.token_hex(4)}"
+
+
 class Agent:
     """One running agent, as its role's body sees it."""
 
-    def __init__(self, role: str, name: str, settings: Settings, broker: Broker) -> None:
+    def __init__(self, role: str, name: str, settings: Settings, broker: Broker, incarnation: str = "") -> None:
+        """incarnation: under which name this life's connection stands at the broker; a new one when it is empty."""
         self.role = role
         self.name = name
-        self.incarnation = f"{name}.{secrets.token_hex(4)}"
+        self.incarnation = incarnation or new_incarnation(name)
         self.settings = settings
         self.subjects = Subjects(settings.prefix)
         self.broker = broker
@@ -363,9 +369,10 @@ async def _run(
     name: str,
     prepare: Callable[[Agent], None] | None,
 ) -> None:
-    broker = await _connect(settings, name)
+    incarnation = new_incarnation(name)
+    broker = await _connect(settings, name, incarnation)
     try:
-        agent = Agent(role, name, settings, broker)
+        agent = Agent(role, name, settings, broker, incarnation)
         if prepare is not None:
             prepare(agent)
         # Until the process ends: a second signal must not cut the closing short.
@@ -375,13 +382,13 @@ async def _run(
         await broker.close()
 
 
-async def _connect(settings: Settings, name: str) -> Broker:
+async def _connect(settings: Settings, name: str, incarnation: str) -> Broker:
     """The first connection. A broker that is still starting is waited for as long as one that does not answer: agents
     and broker may be started in any order. BusUnavailable when the patience is over; a refusal is final at once."""
     subjects, deadline = Subjects(settings.prefix), now_s() + settings.nats.connect_timeout_s
     while True:
         try:
-            return await mesh_broker.connect(settings.nats, subjects, name=name)
+            return await mesh_broker.connect(settings.nats, subjects, name=name, client=incarnation)
         except BusUnavailable:
             pause_s = random.uniform(DIAL_PAUSE_S / 2, DIAL_PAUSE_S)
             if now_s() + pause_s > deadline:

@@ -25,9 +25,12 @@ from mesh.nats_options import NatsLike
 from mesh.subjects import Subjects
 
 
-async def connect(nats: NatsLike, subjects: Subjects, *, name: str) -> NatsBroker:
-    """Connect as agent `name`. BusUnavailable, BrokerRefused or SettingsInvalid when that can not be."""
-    link = Link(nats, subjects.inbox(name), name)
+async def connect(nats: NatsLike, subjects: Subjects, *, name: str, client: str = "") -> NatsBroker:
+    """Connect as agent `name`. BusUnavailable, BrokerRefused or SettingsInvalid when that can not be.
+
+    client: how the server shows this connection, and names it when it has closed; an agent's incarnation.
+    """
+    link = Link(nats, subjects.inbox(name), name, client)
     await link.open()
     return NatsBroker(link, JetStream(link, nats.js_domain))
 
@@ -67,7 +70,7 @@ class NatsBroker(NatsLog):
 
     @property
     def name(self) -> str:
-        """The agent's name, as the server shows it."""
+        """The agent's name."""
         return self._link.name
 
     @property

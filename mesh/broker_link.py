@@ -91,11 +91,12 @@ class Route:
 class Link:
     """The connection. `inbox` is the prefix of every subject on which answers arrive."""
 
-    def __init__(self, options: NatsLike, inbox: str, name: str) -> None:
+    def __init__(self, options: NatsLike, inbox: str, name: str, client: str = "") -> None:
+        """client: how the server shows this connection; the agent's name when it is empty."""
         self.client = Client()
         self.name = name
         self.inbox = f"{options.inbox_prefix or inbox}.{secrets.token_hex(4)}"
-        self._dialer = Dialer(options, self.inbox, name)
+        self._dialer = Dialer(options, self.inbox, client or name)
         self._up = asyncio.Event()
         self._closing = False
         self._renewing = False

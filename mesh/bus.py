@@ -199,3 +199,19 @@ class Log(Protocol):
 
 class Broker(Bus, Log, Protocol):
     """Both halves on one connection."""
+
+
+class Disconnects(Protocol):
+    """Whose connection has closed, as a hint: it comes within milliseconds or not at all.
+
+    `mesh.disconnects.ServerDisconnects`, and `mesh.memory.MemoryDisconnects` in memory.
+    """
+
+    @property
+    def available(self) -> bool:
+        """Would a disconnection be told now?"""
+        ...
+
+    def follow(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Names of connections as they close, from now on; it never ends by itself, and never fails."""
+        ...

@@ -103,6 +103,9 @@ WAITING_MESSAGES_MAX = 8_192
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 """The same bound in bytes, for large messages."""
 
+DISCONNECTS_WAITING_MAX = 4_096
+"""Names of closed connections that wait for their reader; a broker that ends more than this at once is restarting."""
+
 HANDLER_END_S = 5.0
 """How long closing a subscription waits for the handler that is running, before it is cancelled."""
 

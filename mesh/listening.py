@@ -11,6 +11,7 @@ import asyncio
 import collections
 import contextlib
 import logging
+from collections.abc import AsyncGenerator
 
 from mesh import limits
 from mesh.bus import Handler, Message
@@ -84,3 +85,25 @@ class Listener:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+
+class Names:
+    """A bounded queue of names, and the iterator over it: whose connections have closed."""
+
+    def __init__(self) -> None:
+        self._waiting: collections.deque[str] = collections.deque(maxlen=limits.DISCONNECTS_WAITING_MAX)
+        self._arrived = asyncio.Event()
+
+    def put(self, name: str) -> None:
+        """One more; the oldest goes when there is no room."""
+        if name:
+            self._waiting.append(name)
+            self._arrived.set()
+
+    async def follow(self) -> AsyncGenerator[str, None]:
+        """The names in order, for ever."""
+        while True:
+            while self._waiting:
+                yield self._waiting.popleft()
+            self._arrived.clear()
+            await self._arrived.wait()

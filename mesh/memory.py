@@ -24,7 +24,7 @@ from contextlib import AbstractAsyncContextManager
 from mesh import limits, streams, wire
 from mesh.bus import Delivery, Handler, Message, Stored, StreamSpec, StreamState
 from mesh.errors import BusUnavailable, NotFound
-from mesh.listening import Listener
+from mesh.listening import Listener, Names
 from mesh.memory_server import Fate, Faults, Interest, ServerCore
 from mesh.memory_store import MemoryConsumer
 
@@ -36,13 +36,36 @@ log = logging.getLogger(__name__)
 class MemoryServer(ServerCore):
     """The server, and the way to it."""
 
-    def connect(self, name: str) -> MemoryBroker:
-        """A new connection. BusUnavailable while the server is down."""
+    def connect(self, name: str, *, client: str = "") -> MemoryBroker:
+        """A new connection; client: the name that it bears at the server. BusUnavailable while the server is down."""
         if not self.up:
             raise BusUnavailable("expected a broker in memory, but it is down: restart it")
-        broker = MemoryBroker(self, name)
+        broker = MemoryBroker(self, name, client or name)
         self.brokers[broker] = None
         return broker
+
+
+class MemoryDisconnects:
+    """`mesh.bus.Disconnects` in memory: closed and noticeably cut connections; nothing of a server's crash."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    @property
+    def available(self) -> bool:
+        """Would a disconnection be told now?"""
+        return self._server.up
+
+    @contextlib.asynccontextmanager
+    async def follow(self) -> AsyncIterator[AsyncIterator[str]]:
+        """Names of connections as they close, from now on."""
+        names = Names()
+        self._server.on_disconnect[names.put] = None
+        try:
+            async with contextlib.aclosing(names.follow()) as found:
+                yield found
+        finally:
+            del self._server.on_disconnect[names.put]
 
 
 class MemorySubscription:
@@ -61,8 +84,8 @@ class MemorySubscription:
 class MemoryBroker:
     """One connection to a `MemoryServer`: `mesh.bus.Broker` in memory."""
 
-    def __init__(self, server: MemoryServer, name: str) -> None:
-        self.name = name
+    def __init__(self, server: MemoryServer, name: str, client: str) -> None:
+        self.name, self.client = name, client
         self.cut = False
         self.cut_silently = False
         self.subscriptions: dict[MemorySubscription, None] = {}

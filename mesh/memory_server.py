@@ -75,6 +75,7 @@ class Connection(Protocol):
     """What the server knows of a connection."""
 
     name: str
+    client: str
     cut: bool
     cut_silently: bool
 
@@ -111,6 +112,7 @@ class ServerCore:
         self._streams: dict[str, MemoryStream] = {}
         self._interests: list[Interest] = []
         self.brokers: dict[Connection, None] = {}
+        self.on_disconnect: dict[Callable[[str], None], None] = {}
         self._turns: dict[tuple[str, str], int] = {}
         self._made = 0
 
@@ -140,6 +142,8 @@ class ServerCore:
         """Partition all connections of this name. Silently: they believe to be connected, and nothing arrives."""
         for broker in self._named(name):
             broker.cut, broker.cut_silently = True, silently
+            if not silently:
+                self._left(broker)
         self._tell()
 
     def heal(self, name: str) -> None:
@@ -158,9 +162,16 @@ class ServerCore:
 
     def forget(self, broker: Connection) -> None:
         """A connection was closed by its owner."""
-        self.brokers.pop(broker, None)
+        if broker in self.brokers:
+            del self.brokers[broker]
+            self._left(broker)
         self._interests = [interest for interest in self._interests if interest.broker is not broker]
         self.bell.ring()
+
+    def _left(self, broker: Connection) -> None:
+        """A connection has ended: tell who wants to know."""
+        for tell in list(self.on_disconnect) if self.up else ():
+            tell(broker.client)
 
     # -- core messages ------------------------------------------------------------------------------------------------
 

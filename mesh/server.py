@@ -4,6 +4,7 @@
                                 servers on one store both start and both accept writes
     <folder>/nats-server.conf   private: it holds the system account's password
     <folder>/nats-server.pid    the running server, so that an orphan of a killed keeper is ended before the next starts
+    <folder>/system.json        private: how its owner reaches the system account (mesh/disconnects.py)
     <folder>/port               the last port, taken again so that clients of a killed keeper find the next one
     <folder>/store              JetStream's files
     <folder>/ports              the server writes its address there when it listens
@@ -114,7 +115,8 @@ class Server:
             return
         await end_group(process, self._settings.stop_timeout_s)
         self._process = None
-        (self.folder / "nats-server.pid").unlink(missing_ok=True)
+        for name in ("nats-server.pid", "system.json"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def release(self) -> None:
         """Let the store's lock go, after `stop`."""
@@ -140,6 +142,7 @@ class Server:
             platform.write_private(self.folder / "nats-server.pid", str(self._process.pid).encode())
             self.url = await self._ready(self._process)
             if self.url:
+                self._write_system_note()
                 self._port = int(self.url.rpartition(":")[2])
                 platform.write_private(self.folder / "port", str(self._port).encode())
                 return True
@@ -170,6 +173,10 @@ class Server:
                     return str(json.loads(path.read_text("utf-8"))["nats"][0])
             await asyncio.sleep(READY_POLL_S)
         return ""
+
+    def _write_system_note(self) -> None:
+        note = {"url": self.url, "user": SYSTEM_USER, "password": self.system_password}
+        platform.write_private(self.folder / "system.json", json.dumps(note).encode())
 
     def _write_config(self, port: int) -> None:
         for path in (self.folder / "ports", self.folder / "store"):

@@ -13,6 +13,7 @@ $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-a
 <prefix>.lead                                  core       the leader's beat
 <prefix>.ask.<role>                            core       questions, queue group per role
 $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
+$SYS.ACCOUNT.<account>.DISCONNECT              system     the broker says whose connection closed
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from __future__ import annotations
 import dataclasses
 
 from mesh.messages.base import Epoch, Key, check_name
+
+DISCONNECTED = "$SYS.ACCOUNT.*.DISCONNECT"
+"""Where the broker tells its system account whose connection has closed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -510,13 +510,13 @@ class Dialed:
         self.tries = 0
         self.broker: MemoryBroker | None = None
 
-    async def connect(self, _nats: object, _subjects: object, *, name: str) -> MemoryBroker:
+    async def connect(self, _nats: object, _subjects: object, *, name: str, client: str) -> MemoryBroker:
         self.tries += 1
         if self.refusals:
             raise self.refusals.pop(0)
         server = MemoryServer()
         await make_streams(server)
-        self.broker = server.connect(name)
+        self.broker = server.connect(name, client=client)
         return self.broker
 
 
@@ -562,6 +562,17 @@ def test_the_exit_code_and_the_sentence_are_those_of_what_ended_it(
     assert len(said) == bool(sentence)
     assert dialed.broker is not None
     assert not dialed.broker.connected, "the connection is closed, however the agent ended"
+
+
+def test_the_connection_bears_the_incarnation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def body(agent: Agent) -> None:
+        seen.append(agent.incarnation)
+
+    _, dialed = ran(tmp_path, monkeypatch, body)
+    assert dialed.broker is not None
+    assert seen == [dialed.broker.client]
 
 
 def test_a_broker_that_is_still_starting_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
