@@ -4,7 +4,8 @@
     out: the offer, what the next beat says, and actions: Begin, Void, Yield, Settle, Rewound
 
 Rules (DESIGN.md 4.2 to 4.5)
-    1. The offer's number rises whenever its content changes; the same number is the same offer.
+    1. The offer's number rises whenever its content changes, and when the leader asks for it because leases on it got
+       lost on the way; the same number is the same offer.
     2. An answer to another incarnation is not ours. One that is true at an older point of the ledger than one already
        heard changes nothing; REWOUND_ANSWERS of them in a row mean that the store itself is older: all is heard anew.
     3. Leases count for the newest offer that a beat has carried (`told`) and for what it became since: it only grew.
@@ -175,6 +176,8 @@ class Holdings:
         for lease in answer.leases:
             actions.extend(self._take(lease, answer.offer))
         self._renew()
+        if answer.renew and answer.offer == self._offer.number:
+            self._offer = self._content(self._offer.number + 1)
         return actions
 
     def ended(self, task: str, epoch: Epoch) -> None:

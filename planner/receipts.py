@@ -90,6 +90,7 @@ def answer_to(worker: Worker, ledger: Ledger, receipts: Receipts, ledger_seq: in
         generation=ledger.generation,
         ledger_digest=ledger_digest[:DIGEST_CHARS],
         restored_from=ledger.restored_from,
+        renew=len(worker.spent) > len(leases),
     )
 
 

@@ -338,6 +338,7 @@ class Scheduler:
         if known is not None and known != beat.incarnation:
             self._forget(known, Cause.DIED, f"a new life of {beat.worker} has started", now)
         worker = self.workers.get(beat.incarnation)
+        answered = worker is not None and not worker.answer_due
         if worker is None:
             self._make_room()
             worker = self.workers[beat.incarnation] = Worker(beat=beat, beat_at=now)
@@ -348,7 +349,7 @@ class Scheduler:
         worker.hear(beat, now)
         worker.state = WorkerState.WEDGED if beat.loop_age_s > self.policy.wedge_s else WorkerState.LIVE
         self._hear_declined(worker, now)
-        self._hear_named(worker, now)
+        self._hear_named(worker, now, answered)
 
     def _repeat_leases(self, worker: Worker) -> None:
         """What an earlier leader gave this worker and its first beat does not name was perhaps never answered: it
@@ -364,8 +365,9 @@ class Scheduler:
             if self.ledger.holds(task, epoch, worker.incarnation):
                 self._end_lease(self.ledger.tasks[task], Cause.DECLINED, "the offer had been withdrawn", now)
 
-    def _hear_named(self, worker: Worker, now: float) -> None:
-        """Which of its leases does the worker know of? Take back those it does not take."""
+    def _hear_named(self, worker: Worker, now: float, answered: bool) -> None:
+        """Which of its leases does the worker know of? Take back those it does not take. answered: there was an answer
+        since its last beat; it can not name what it was not told, however long our commit took."""
         named = worker.named()
         offer = worker.beat.offer.number
         granted, worker.granted = worker.granted, {}
@@ -375,14 +377,14 @@ class Scheduler:
             lease = (name, task.epoch)
             if lease in named:
                 continue
-            answered, unnamed = granted.get(lease), unnamed_beats.get(lease, 0) + 1
-            overtaken = answered is not None and answered < offer
+            granted_for, unnamed = granted.get(lease), unnamed_beats.get(lease, 0) + answered
+            overtaken = granted_for is not None and granted_for < offer
             if overtaken or unnamed >= self.policy.unnamed_beats_max:
                 self._end_lease(task, Cause.UNTAKEN, "the worker did not take it", now)
                 continue
             worker.unnamed_beats[lease] = unnamed
-            if answered is not None:
-                worker.granted[lease] = answered
+            if granted_for is not None:
+                worker.granted[lease] = granted_for
 
     def gone(self, gone: Gone, now: float) -> None:
         """A supervisor reports that an incarnation has ended."""

@@ -38,7 +38,8 @@ class Worker:
     """Leases given and not yet named in a beat, with the number of the offer that they answer."""
     unnamed_beats: dict[tuple[str, Epoch], int] = dataclasses.field(default_factory=dict)
     spent: list[Needs] = dataclasses.field(default_factory=list)
-    """What was leased on the current offer. Never refunded: only the worker's next offer says what is free again."""
+    """What was leased on the current offer. Never refunded: only the worker's next offer says what is free again, and
+    it is asked for one when a lease on this one ended untaken."""
 
     @property
     def name(self) -> str:

@@ -141,6 +141,9 @@ class Answer(Record, frozen=True, kw_only=True):
     """How the digest of entry `ledger_seq` begins (16 hex digits): name it in the beats."""
     restored_from: int = 0
     """Last entry of the store that came back older; 0 in the first generation."""
+    renew: bool = False
+    """Leases given on this offer ended before they were taken, so less of it is left than is free: offer it again under
+    a new number."""
 
     def __post_init__(self) -> None:
         if len(self.leases) > limits.LEASES_PER_ANSWER_MAX:

@@ -67,6 +67,8 @@ class StagedWorker:
     offer: Offer = Offer(number=0, leases_max=0, cores=0, memory_bytes=0, disk_bytes=10**12)  # noqa: RUF009
     held: dict[str, Epoch] = dataclasses.field(default_factory=dict)
     needs: dict[str, Needs] = dataclasses.field(default_factory=dict)
+    deaf: bool = False
+    """Answers to it get lost on the way."""
 
     @property
     def incarnation(self) -> str:
@@ -149,6 +151,10 @@ class Stage:
         if "owed" in named:
             owed = (self._key(worker, named["owed"], "result", named),)
         return self._beat(worker, float(named.get("loop", 0)), owed)
+
+    def do_deaf(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        self.workers[plain[0]].deaf = plain[1] == "on"
+        return []
 
     def do_advance(self, plain: list[str], named: dict[str, str]) -> list[str]:
         said = []
@@ -277,7 +283,9 @@ class Stage:
 
     def _hear(self, answer: Answer) -> list[str]:
         worker = self.workers[answer.incarnation.partition(".")[0]]
-        said = []
+        said: list[str] = []
+        if worker.deaf:
+            return said
         for order in answer.orders:
             if order.order is not OrderKind.KEEP:
                 said.append(f"{worker.name} <- {order.order} {order.task} {order.epoch}: {order.reason}")
@@ -294,6 +302,9 @@ class Stage:
                 worker.held[lease.task.id] = lease.epoch
                 worker.needs[lease.task.id] = lease.task.needs
                 worker.use(lease.task.needs, +1)
+        if answer.renew and answer.offer == worker.offer.number:
+            worker.renew()
+            said.append(f"{worker.name} <- offer anew")
         return said
 
     def _leave(self, worker: StagedWorker, task: str) -> None:

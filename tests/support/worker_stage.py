@@ -60,6 +60,7 @@ class WorkerStage:
             leases=tuple(_lease(value) for name, value in given if name == "lease"),
             orders=tuple(_order(name, value) for name, value in given if name in ("stop", "yield", "keep")),
             receipts=tuple(_receipt(name, value) for name, value in given if name in ("recorded", "refused")),
+            renew="renew" in options,
         )
         return [_in_words(action) for action in self._holdings.hear(answer)]
 
