@@ -61,6 +61,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Measuring": {
         "bench": "Run a benchmark and print its document.",
+        "simulate": "Live through seeded faults in virtual time, and see whether every promise is kept.",
     },
 }
 """Every command and its sentence. A test compares this table with the files of agents/commands/ and with the docs."""

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 
-from benchmarks.simulation.world import Verdict, home_folder, simulate
+from benchmarks.simulation.trace import TAIL_MAX
+from benchmarks.simulation.world import OLDER, Verdict, home_folder, simulate
 
 CHUNK = 8
 """Seeds that a process is given at once: a second's work, so that progress is seen and no job waits long at the end."""
@@ -49,12 +50,13 @@ def run(
     seeds: int,
     *,
     jobs: int = 1,
-    older: bool = True,
+    older: bool = OLDER,
+    tail_max: int = TAIL_MAX,
     hear: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Totals:
     """Live through seeds first_seed, first_seed + 1, …; `hear` gets each verdict, in order."""
     totals, digest, began = Totals(), hashlib.sha256(), time.monotonic()
-    for verdict in _verdicts(first_seed, seeds, jobs, older):
+    for verdict in _verdicts(first_seed, seeds, jobs, older, tail_max):
         totals.seeds += 1
         totals.events += verdict.events
         totals.virtual_s += verdict.virtual_s
@@ -70,11 +72,11 @@ def run(
     return totals
 
 
-def _verdicts(first_seed: int, seeds: int, jobs: int, older: bool) -> Iterator[Verdict]:
+def _verdicts(first_seed: int, seeds: int, jobs: int, older: bool, tail_max: int) -> Iterator[Verdict]:
     if jobs == 1:
         with home_folder() as home:
             for seed in range(first_seed, first_seed + seeds):
-                yield simulate(seed, home, older=older)
+                yield simulate(seed, home, older=older, tail_max=tail_max)
         return
     end = first_seed + seeds
     chunks = iter([(start, min(CHUNK, end - start)) for start in range(first_seed, end, CHUNK)])
@@ -83,7 +85,7 @@ def _verdicts(first_seed: int, seeds: int, jobs: int, older: bool) -> Iterator[V
         try:
             while True:
                 while len(waiting) < jobs * AHEAD and (chunk := next(chunks, None)) is not None:
-                    waiting.append(pool.submit(_chunk, *chunk, older))
+                    waiting.append(pool.submit(_chunk, *chunk, older, tail_max))
                 if not waiting:
                     return
                 yield from waiting.pop(0).result()
@@ -91,6 +93,6 @@ def _verdicts(first_seed: int, seeds: int, jobs: int, older: bool) -> Iterator[V
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _chunk(first_seed: int, seeds: int, older: bool) -> list[Verdict]:
+def _chunk(first_seed: int, seeds: int, older: bool, tail_max: int) -> list[Verdict]:
     with home_folder() as home:
-        return [simulate(seed, home, older=older) for seed in range(first_seed, first_seed + seeds)]
+        return [simulate(seed, home, older=older, tail_max=tail_max) for seed in range(first_seed, first_seed + seeds)]

@@ -13,11 +13,11 @@ TAIL_MAX = 40
 class Trace:
     """Events of one seed, the faults among them counted by kind."""
 
-    def __init__(self) -> None:
+    def __init__(self, tail_max: int = TAIL_MAX) -> None:
         self.events = 0
         self.faults: Counter[str] = Counter()
         self.defects: list[str] = []
-        self._tail: deque[tuple[float, str]] = deque(maxlen=TAIL_MAX)
+        self._tail: deque[tuple[float, str]] = deque(maxlen=tail_max)
         self._digest = hashlib.sha256()
 
     def note(self, text: str) -> None:

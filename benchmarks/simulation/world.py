@@ -22,7 +22,7 @@ from benchmarks.simulation.judge import Judge
 from benchmarks.simulation.lives import SchedulerMachine, WorkerMachine
 from benchmarks.simulation.network import Network
 from benchmarks.simulation.parts import Nature
-from benchmarks.simulation.trace import Trace
+from benchmarks.simulation.trace import TAIL_MAX, Trace
 from benchmarks.simulation.work import WRITER, Publisher
 from mesh import settings as mesh_settings
 from mesh.errors import InvariantBroken, NotFound, RamifyError
@@ -31,6 +31,9 @@ from mesh.setting_tree import Settings
 
 SETTLE_S = 400.0
 """Virtual time after the last fault in which everything must have ended: back-offs, waits and pauses fit in twice."""
+
+OLDER = False
+"""Whether the broker may come back with an older copy of its store, unless somebody asks for it."""
 
 LOOK_S = 1.0
 """How often the judge reads the ledger."""
@@ -57,8 +60,8 @@ class Verdict:
 class World:
     """The mesh of one seed."""
 
-    def __init__(self, seed: int, settings: Settings, *, older: bool) -> None:
-        self.trace = Trace()
+    def __init__(self, seed: int, settings: Settings, *, older: bool, tail_max: int) -> None:
+        self.trace = Trace(tail_max)
         self.wall = WallClock()
         self.network = Network(_chance(seed, "network"), self.trace)
         self.server = MemoryServer(faults=self.network)
@@ -154,8 +157,9 @@ class World:
         )
 
 
-def simulate(seed: int, home: Path, *, older: bool = False) -> Verdict:
-    """Live through one seed, on its own loop. home: an empty folder, best in memory."""
+def simulate(seed: int, home: Path, *, older: bool = OLDER, tail_max: int = TAIL_MAX) -> Verdict:
+    """Live through one seed, on its own loop. home: an empty folder, best in memory; older: the broker may come back
+    with an older store; tail_max: events told of a seed that breaks a promise."""
     loop = SimulationLoop()
     NumberedTask.count = 0
     loop.set_task_factory(processes.task_factory)
@@ -167,7 +171,7 @@ def simulate(seed: int, home: Path, *, older: bool = False) -> Verdict:
 
     async def live() -> None:
         nonlocal world
-        world = World(seed, settings, older=older)
+        world = World(seed, settings, older=older, tail_max=tail_max)
         loop.set_exception_handler(lambda loop, context: _unforeseen(world, context))
         with _errors_noted(world.trace), bent_clocks(loop, world.wall):
             await world.run()
