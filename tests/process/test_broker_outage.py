@@ -15,10 +15,13 @@ import pytest
 from mesh import broker as mesh_broker
 from mesh import codec
 from mesh.bus import Broker
+from mesh.disconnects import ServerDisconnects
 from mesh.errors import BusUnavailable, Conflict
 from mesh.messages.commands import Submit
 from mesh.messages.results import TaskEnded, TaskMoved
 from mesh.messages.tasks import Needs, OnDisconnect, TaskSpec, TaskState
+from mesh.server import Server
+from mesh.setting_tree import BrokerSettings
 from mesh.subjects import Subjects
 from tests.support.agent_process import DEADLINE_S, AgentProcess
 from tests.support.agents import until
@@ -166,3 +169,23 @@ async def test_an_agent_that_starts_in_an_outage_joins_when_it_ends(mesh: Mesh, 
         assert await late.stop() == 0
     finally:
         await late.kill()
+
+
+async def test_the_embedded_broker_names_a_killed_agent(tmp_path: Path) -> None:
+    """By its incarnation, without waiting for a missed beat."""
+    server = Server(tmp_path / "home" / "broker", BrokerSettings(), tmp_path / "server.log")
+    await server.start()
+    agent = await AgentProcess.start("scheduler", tmp_path / "home", NATS_URL=server.url)
+    try:
+        incarnation = (await agent.until_health(200))["incarnation"]
+        who = ServerDisconnects(server.folder, server.url, name="test")
+        async with who.follow() as names:
+            await until(lambda: who.available, "the system account")
+            agent.process.kill()
+            async with asyncio.timeout(DEADLINE_S):
+                while await anext(names) != incarnation:  # also the test's own commands may come and go
+                    continue
+    finally:
+        await agent.kill()
+        await server.stop()
+        server.release()
