@@ -13,6 +13,7 @@ Rows and documents go to stdout, complaints to stderr. A reader that closes the 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from agents.commands import flags
-from mesh.errors import Interrupted, InvariantBroken, RamifyError, SettingsInvalid
+from mesh.errors import DiskFull, Interrupted, InvariantBroken, RamifyError, SettingsInvalid
 
 EXIT_DEFECT = InvariantBroken.exit_code
 EXIT_INTERRUPTED = Interrupted.exit_code
@@ -81,9 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     name = ""
     try:
         name, rest = split(arguments)
-        if not name:
-            return _without_command(rest)
-        code = _run(name, rest)
+        code = _run(name, rest) if name else _without_command(rest)
         sys.stdout.flush()
         return code
     except RamifyError as error:
@@ -100,6 +99,10 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if "--debug" in arguments:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _close_stdout()
+            complain(name, "there is no room left on the disk, or where the output goes: free some space.")
+            return DiskFull.exit_code
         complain(name, _defect(name, arguments, error))
         return EXIT_DEFECT
 

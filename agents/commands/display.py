@@ -30,6 +30,10 @@ LABEL_CHARS_MAX = 24
 SHOWN_METRICS = (("loss", "loss"), ("validation_loss", "validation loss"), ("examples_per_s", "examples/s"))
 
 
+NARROW_COLUMNS = 72
+"""A terminal below this width shows the share done as a number only: label and figures are worth more than the bar."""
+
+
 class Display(Protocol):
     """What a follower tells."""
 
@@ -164,10 +168,11 @@ class Bars:
         from rich.progress import BarColumn, TaskID, TextColumn
         from rich.progress import Progress as RichProgress
 
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream, highlight=False)
+        narrow = self._console.width < NARROW_COLUMNS
         self._bars: Any = RichProgress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=14),
+            *([] if narrow else [BarColumn(bar_width=14)]),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[metrics]}", markup=False),
             console=self._console,

@@ -23,6 +23,11 @@ from mesh.messages.results import Progress, TopicTurnedDown
 QUIET_S = 120.0
 """Silence after which a topic without open tasks counts as left alone: checks are planned within seconds."""
 
+WAITING_S = 20.0
+"""Silence after which people are told where to look: a task may wait for more disk or memory than any worker has."""
+
+SEE = "`bin/agent tasks --open`, `bin/agent workers`"
+
 LOOK_EVERY_S = 1.0
 """How often a helper process that died is noticed while nothing else happens."""
 
@@ -40,7 +45,7 @@ async def follow(
 ) -> Ending:
     """Follow one topic to its end. `watch` is called every second and may raise (a helper has died)."""
     loop = asyncio.get_running_loop()
-    heard_at = loop.time()
+    heard_at, told = loop.time(), False
 
     async def on_progress(message: Message) -> None:
         nonlocal heard_at
@@ -62,8 +67,11 @@ async def follow(
                 if item is None:
                     if not story.open_tasks() and loop.time() - heard_at > quiet_s:
                         raise BusUnavailable(left_alone(story, quiet_s))
+                    if not told and loop.time() - heard_at > WAITING_S:
+                        told = True
+                        display.note(f"nothing moves: {story.topic} waits for a worker that fits; see {SEE}")
                     continue
-                heard_at = loop.time()
+                heard_at, told = loop.time(), False
                 record = record_of(item)
                 if record is not None:
                     story.add(record)

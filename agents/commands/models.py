@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from agents.commands import flags, loop, output
 from agents.commands.reach import Reach, reach_stored
 from agents.commands.stored import bucket
-from mesh.errors import DiskFull, EnvironmentUnfit, NotFound
+from mesh.errors import EnvironmentUnfit, NotFound
 from mesh.messages.judgement import Champion
 
 EXAMPLE = """bin/agent models
@@ -118,18 +117,20 @@ async def pull(there: Reach, digest: str, target: Path) -> None:
     try:
         await asyncio.to_thread(_copy, source, target)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFull(f"{str(target)!r} can not be written: the disk is full; free some space.") from None
-        raise EnvironmentUnfit(f"{str(target)!r} can not be written ({error.strerror or error}).") from None
+        raise output.unwritten(repr(str(target)), error) from None
 
 
 def _copy(source: Path, target: Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         inner = temporary / "files"
-        shutil.copytree(source, inner, copy_function=shutil.copyfile)
-        for path in (inner, *inner.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # the cache's copies are read-only
+        inner.mkdir(0o755)
+        for path in sorted(source.rglob("*")):  # parents first; the cache's copies are read-only, these are not
+            copy = inner / path.relative_to(source)
+            if path.is_dir():
+                copy.mkdir(0o755)
+            else:
+                shutil.copyfile(path, copy)
         if target.is_dir():
             target.rmdir()  # empty, or this fails and nothing has changed
         inner.replace(target)

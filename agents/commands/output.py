@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from mesh.errors import DiskFull, EnvironmentUnfit
+from mesh.errors import DiskFull, EnvironmentUnfit, RamifyError
 
 CELL_CHARS_MAX = 60
 """A cell is cut here: a table that wraps is read by nobody. `--json` has the whole text."""
@@ -127,13 +127,21 @@ def write_json(target: str, document: Any) -> None:
     path = Path(target)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe: it must not be replaced by a file
+            path.write_text(text, encoding="utf-8")
+            return
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise DiskFull(f"--json {target!r} can not be written: the disk is full; free some space.") from None
-        raise EnvironmentUnfit(f"--json {target!r} can not be written ({error.strerror or error}).") from None
+        raise unwritten(f"--json {target!r}", error) from None
+
+
+def unwritten(what: str, error: OSError) -> RamifyError:
+    """The error for something that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{what} can not be written: the disk is full; free some space.")
+    return EnvironmentUnfit(f"{what} can not be written ({error.strerror or error}): name another place.")
 
 
 def json_line(record: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from agents.commands.stored import read_all
 from agents.commands.story import Story
 from mesh import codec
 from mesh.bus import Message
-from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, NotFound
+from mesh.errors import BusUnavailable, Malformed, NotFound
 from mesh.messages.base import Record
 from mesh.messages.results import Progress
 
@@ -121,7 +122,13 @@ async def _lines(there: Reach, topic: str, target: str, stop: asyncio.Event) -> 
     story, file = Story(topic), _opened(target)
 
     def write(record: Record) -> None:
-        print(output.json_line({"record": record.kind, **output.builtin(record)}), file=file, flush=True)
+        line = output.json_line({"record": record.kind, **output.builtin(record)})
+        try:
+            print(line, file=file, flush=True)
+        except OSError as error:
+            if file is sys.stdout:
+                raise
+            raise output.unwritten(f"--json {target!r}", error) from None
 
     async def on_progress(message: Message) -> None:
         if (progress := _progress(message)) is not None:
@@ -147,7 +154,8 @@ async def _lines(there: Reach, topic: str, target: str, stop: asyncio.Event) -> 
     finally:
         await subscription.close()
         if file is not sys.stdout:
-            file.close()
+            with contextlib.suppress(OSError):  # what was not written was complained about
+                file.close()
     return 0
 
 
@@ -157,7 +165,7 @@ def _opened(target: str) -> IO[str]:
     try:
         return Path(target).open("w", encoding="utf-8")
     except OSError as error:
-        raise EnvironmentUnfit(f"--json {target!r} can not be written ({error.strerror or error}).") from None
+        raise output.unwritten(f"--json {target!r}", error) from None
 
 
 def _progress(message: Message) -> Progress | None:

@@ -97,7 +97,29 @@ def test_up_status_publish_and_ctrl_c(tmp_path: Path) -> None:
         unknown = agent(home, "models", "pull", "nothing", "there")
         assert unknown.returncode == 6
         assert not (tmp_path / "there").exists()
-    assert agent(home, "status").returncode in (0, 4), "the broker may linger for a moment"
+    assert agent(home, "status").returncode == 4, "no scheduler is left, though the broker may linger for a moment"
+    check_stored(home, topic)
+
+
+def check_stored(home: Path, topic: str) -> None:
+    """What the mesh left is read without it: the broker is started for the time of a command."""
+    tasks = agent(home, "tasks", "--topic", topic, "--json", "-")
+    assert tasks.returncode == 0, tasks.stderr
+    assert "bin/agent up" in tasks.stderr
+    found = json.loads(tasks.stdout)
+    assert found["open_listed"] is False
+    assert [task["executor"] for task in found["tasks"]] == ["profile"]
+    assert agent(home, "graph").stdout.startswith("the graph is empty")
+    assert agent(home, "models").stdout == "no champion yet.\n"
+    assert agent(home, "verdicts").stdout == "no verdict yet.\n"
+    watched = agent(home, "watch", topic)
+    assert watched.returncode == 5, watched.stderr
+    assert "turned down" in watched.stderr
+    for command in (("tasks", "--open"), ("watch",), ("status",)):
+        nobody = agent(home, *command)
+        assert nobody.returncode == 4, nobody.stdout
+        assert nobody.stderr.count("\n") == 1
+        assert "bin/agent up" in nobody.stderr
 
 
 def test_a_home_that_is_a_file_and_a_program_that_is_none_are_sentences(tmp_path: Path) -> None:

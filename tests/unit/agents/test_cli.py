@@ -105,6 +105,9 @@ def test_help_and_typos_answer_without_loading_anything_large() -> None:
         (["run", "x", "--specialization", "No Such"], 2, ["--specialization", "a-z"]),
         (["run", "x", "--data", "no/such/file.csv"], 5, ["no/such/file.csv"]),
         (["run", "x", "--data", "builtin:digit"], 5, ["builtin:digits"]),
+        (["run", "x", "--data", ""], 5, ["--data", "empty"]),
+        (["run", "x", "--server", ""], 2, ["--server", "empty"]),
+        (["status", "--creds", ".", "-s", "nats://127.0.0.1:9"], 2, ["creds", "readable file"]),
         (["run", "x", "--json", "no/such/folder/x.json"], 3, ["no/such/folder"]),
         (["status", "--server", "nats://127.0.0.1:9", "--timeout", "1s"], 4, ["127.0.0.1:9"]),
         (

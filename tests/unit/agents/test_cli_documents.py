@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from agents.commands import output
+from agents import cli
+from agents.commands import flags, output
 from agents.commands.display import LINE_EVERY_S, Lines, sentence
 from agents.commands.following import left_alone
 from agents.commands.report import exit_code, verdict_text
@@ -105,6 +108,18 @@ def test_a_story_in_which_both_lines_fail_ends_without_a_verdict() -> None:
     )
     assert told.ending() is Ending.FAILED
     assert told.why_failed() == "t-1-evolver was parked: NaN in step 3; t-1-reinventor was canceled: enough"
+
+
+def test_a_parked_line_that_is_started_again_is_open_again() -> None:
+    def moved(ledger_seq: int) -> TaskMoved:
+        return TaskMoved(topic="t-1", task=EVOLVER.id, state=TaskState.READY, ledger_seq=ledger_seq, at_ms=1)
+
+    told = story(PLAN, ended(EVOLVER, TaskState.PARKED, "NaN"), ended(REINVENTOR, TaskState.PARKED, "NaN"))
+    assert told.ending() is Ending.FAILED
+    told.add(moved(3))  # an old one, told late
+    assert told.ending() is Ending.FAILED
+    told.add(moved(9))
+    assert told.ending() is None
 
 
 def test_a_canceled_profile_ends_the_story_and_a_check_is_no_line() -> None:
@@ -265,6 +280,44 @@ def test_a_document_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         output.write_json(str(target), {"a": object()})
     assert json.loads(target.read_text()) == found
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        output.write_json(str(pipe), {"a": 1})
+        assert json.loads(os.read(reader, 1_000)) == {"a": 1}
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_to_keep_a_champion_is_no_promotion() -> None:
+    kept = keeping()
+    (found,) = build(TOPIC, story(*WHOLE[:-1], kept), seconds=1.0, ending=Ending.VERDICT)["specializations"]
+    assert found["champion"] == {"model": "b" * 64, "version": 3, "promoted": False}
+    text = verdict_text(story(*WHOLE[:-1], kept), Ending.VERDICT)
+    assert "verdict: accepted, the champion stays" in text
+    assert "accepts to keep the champion" in sentence(kept)
+
+
+def keeping() -> Verdict:
+    return Verdict(
+        id="t-1-verdict", topic="t-1", specialization="digits-aaaaaa", accepted=True, choice=Choice.KEEP, checks=(),
+        why="no candidate is better.", recommendation=recommendation(Choice.KEEP), champion="b" * 64,
+        champion_version=3, decided_at_ms=9,
+    )  # fmt: skip
+
+
+def test_a_proposed_line_leads_to_the_same_mesh() -> None:
+    given = cli.parser_of("run", cli.load("run")).parse_args(
+        ["x", "--home", "my home", "-s", "nats://me:secret@h:1", "--password", "hunter2"]
+    )
+    text = verdict_text(story(*WHOLE), Ending.VERDICT, functools.partial(flags.again, given))
+    assert "models pull digits-aaaaaa DIR --server 'nats://********@h:1' --home 'my home'" in text
+    assert "hunter2" not in text
 
 
 def test_a_folder_is_no_file_for_a_document(tmp_path: Path) -> None:
