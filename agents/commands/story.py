@@ -55,6 +55,9 @@ class Story:
                     self.plan = record
             case TaskMoved():
                 self.moved[record.task] = record
+                ended = self.ended.get(record.task)
+                if ended is not None and ended.ledger_seq < record.ledger_seq:
+                    del self.ended[record.task]  # it was parked, and a person has started it again
             case TaskEnded():
                 self.tasks[record.task.id] = record.task
                 self.ended[record.task.id] = record
