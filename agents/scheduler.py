@@ -27,6 +27,7 @@ from mesh import codec, streams
 from mesh.ended import EndedIndexOnDisk
 from mesh.errors import BusUnavailable, Conflict, Deposed, NotFound
 from mesh.messages.services import Ask
+from mesh.seen import SeenFile
 from mesh.server import store_bytes_max
 
 ASK_LEADER_S = 0.3
@@ -42,13 +43,15 @@ ARTIFACTS_SHARE = 0.8
 async def body(agent: Agent) -> None:
     """Lead the mesh or stand by until the agent stops."""
     await _make_streams(agent)
-    index = EndedIndexOnDisk(agent.settings.home / "scheduler" / agent.name / "ended.db")
-    ears = Ears(agent)
+    folder = agent.settings.home / "scheduler" / agent.name
+    index, seen = EndedIndexOnDisk(folder / "ended.db"), SeenFile(folder / "seen")
+    ears, projector = Ears(agent), Projector(agent)
     try:
         await ears.open()
-        await _live(agent, index, ears)
+        await _live(agent, History(agent, index, seen, projector), ears, projector)
     finally:
         await ears.close()
+        seen.close()
         index.close()
 
 
@@ -57,10 +60,8 @@ async def _make_streams(agent: Agent) -> None:
     await streams.ensure_all(agent.broker, streams.table(agent.subjects, artifact_bytes_max=artifact_bytes_max))
 
 
-async def _live(agent: Agent, index: EndedIndexOnDisk, ears: Ears) -> None:
+async def _live(agent: Agent, history: History, ears: Ears, projector: Projector) -> None:
     """Follow and lead in turns."""
-    projector = Projector(agent)
-    history = History(agent, index, projector)
     follows, loaded = await _somebody_leads(agent), False
     while not agent.stopping.is_set():
         try:

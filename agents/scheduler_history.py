@@ -10,7 +10,6 @@ older, what it folded is not what the log says: the fold is loaded again.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 from agents.runtime import Agent
@@ -21,26 +20,18 @@ from mesh.errors import Conflict
 from mesh.ledger_log import LedgerLog
 from mesh.messages.leases import Beat
 from mesh.messages.ledger import Entry
+from mesh.seen import Seen, SeenFile
 from planner.ledger import Ledger
 from planner.projection import project
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Seen:
-    """An entry that somebody has seen."""
-
-    generation: int = 0
-    seq: int = 0
-    digest: str = ""
-    """Of the entry, or how it begins; '' when it was not told."""
 
 
 class History:
     """The ledger as one scheduler has read it."""
 
-    def __init__(self, agent: Agent, index: EndedIndexOnDisk, projector: Projector) -> None:
+    def __init__(self, agent: Agent, index: EndedIndexOnDisk, file: SeenFile, projector: Projector) -> None:
         self._agent = agent
         self._index = index
+        self._file = file
         self._projector = projector
         self.ledger = Ledger(index)
         self.log = LedgerLog(agent.broker, agent.subjects)
@@ -48,11 +39,10 @@ class History:
         """Entries folded since the last load."""
         self.covered = 0
         """COMMANDS sequence that the committed ledger covers."""
-        self.seen = Seen()
-        """The newest entry that this process has ever seen."""
+        self.seen, self.generation_seen = file.read()
+        """The newest entry that was ever seen here, in earlier lives too, and the highest generation."""
         self.lost: Seen | None = None
         """An entry that is not in this history, of the present generation or a later one."""
-        self.generation_seen = 0
         self._stranger = False
 
     async def load(self) -> None:
@@ -111,6 +101,7 @@ class History:
             self.lost = None
         if self.lost is None:
             self.seen = Seen(self.ledger.generation, self.log.seq, self.log.digest)
+            self._file.write(self.seen, self.generation_seen)
 
     def missed(self, seen: Seen) -> None:
         """Somebody has seen an entry that is not here."""

@@ -208,6 +208,7 @@ class Leader:
             await self._agent.pause(TICK_S)
             return False
         self._doubtful = False
+        self._projector.go_on()
         return True
 
     def _feed(self, now: float) -> list[Question]:
@@ -371,6 +372,7 @@ class Leader:
     def _on_connected(self) -> None:
         self._mind.clocks_anew(now_s())
         self._doubtful = True
+        self._projector.hold()
 
     def _on_leader(self, beat: LeaderBeat) -> None:
         """Another scheduler says that it leads."""

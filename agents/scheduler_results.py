@@ -59,6 +59,8 @@ class Projector:
         self._agent = agent
         self._queue: deque[Untold] = deque()
         self._changed = asyncio.Event()
+        self._sure = asyncio.Event()
+        self._sure.set()
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -72,8 +74,9 @@ class Projector:
         self._changed.set()
 
     async def begin(self) -> int:
-        """Forget what waits; the ledger sequence from which on entries are to be projected again."""
+        """Start anew, with nothing that waits; the ledger sequence from which on entries are to be projected again."""
         self._queue.clear()
+        self._sure.set()
         return await self._told_up_to()
 
     async def forget_told(self) -> None:
@@ -101,6 +104,14 @@ class Projector:
             self._changed.clear()
             await self._changed.wait()
 
+    def hold(self) -> None:
+        """Write nothing: the store may have come back older, without the entries that these records follow from."""
+        self._sure.clear()
+
+    def go_on(self) -> None:
+        """The ledger has been seen to end where we think."""
+        self._sure.set()
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -127,6 +138,7 @@ class Projector:
 
     async def _write(self, untold: Untold) -> None:
         while True:
+            await self._sure.wait()
             try:
                 await self._agent.broker.append(untold.subject, untold.data, subject_seq=0)
                 return

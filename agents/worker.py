@@ -369,6 +369,8 @@ class Worker:
             owed=self._debts.owed,
             declined=state.declined,
             ledger_seq=state.ledger_seq,
+            generation=state.generation,
+            ledger_digest=state.ledger_digest,
         )
 
     def _current(self) -> Report:

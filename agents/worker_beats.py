@@ -46,6 +46,8 @@ class Report:
     owed: tuple[Key, ...] = ()
     declined: tuple[tuple[str, Epoch], ...] = ()
     ledger_seq: int = 0
+    generation: int = 0
+    ledger_digest: str = ""
 
 
 class Beats:
@@ -100,6 +102,8 @@ class Beats:
             owed=report.owed[: limits.OWED_PER_REQUEST_MAX],
             declined=report.declined,
             ledger_seq=report.ledger_seq,
+            generation=report.generation,
+            ledger_digest=report.ledger_digest,
         )
 
     def nudge(self) -> None:

@@ -7,7 +7,8 @@ Rules (DESIGN.md 4.2 to 4.5)
     1. The offer's number rises whenever its content changes, and when the leader asks for it because leases on it got
        lost on the way; the same number is the same offer.
     2. An answer to another incarnation is not ours. One that is true at an older point of the ledger than one already
-       heard changes nothing; REWOUND_ANSWERS of them in a row mean that the store itself is older: all is heard anew.
+       heard changes nothing; a higher generation, or REWOUND_ANSWERS of them in a row, mean that the store itself is
+       older: all is heard anew.
     3. Leases count for the newest offer that a beat has carried (`told`) and for what it became since: it only grew.
        For an older or withdrawn offer they are declined, in the beats until DECLINE_ANSWERS answers were heard. The
        same lease twice is one lease, and one that this life has ended is not begun again.
@@ -122,6 +123,7 @@ class Holdings:
         self._draining = self._suspended = False
         self._told = 0
         self._heard = (0, 0)
+        self._generation, self._digest = 0, ""
         self._older = 0
         self._offer = self._content(number=1)
 
@@ -131,6 +133,16 @@ class Holdings:
     def ledger_seq(self) -> int:
         """Highest ledger sequence heard of."""
         return self._heard[1]
+
+    @property
+    def generation(self) -> int:
+        """Generation of the ledger at that sequence."""
+        return self._generation
+
+    @property
+    def ledger_digest(self) -> str:
+        """How the digest of that entry begins."""
+        return self._digest
 
     @property
     def offer(self) -> Offer:
@@ -162,12 +174,17 @@ class Holdings:
         if answer.incarnation != self._incarnation:
             return []
         actions: list[Action] = []
-        if (answer.term, answer.ledger_seq) < self._heard:
+        if answer.generation < self._generation:
+            return []
+        if self._generation < answer.generation > 1:  # at a life's start too: what was receipted before may be lost
+            actions.append(Rewound(heard=self.ledger_seq, now=answer.ledger_seq))
+        elif (answer.term, answer.ledger_seq) < self._heard:
             self._older += 1
             if self._older < REWOUND_ANSWERS:
                 return []
             actions.append(Rewound(heard=self.ledger_seq, now=answer.ledger_seq))
         self._older, self._heard = 0, (answer.term, answer.ledger_seq)
+        self._generation, self._digest = answer.generation, answer.ledger_digest
         self._declined = {name: left - 1 for name, left in self._declined.items() if left > 1}
         if answer.receipts:
             actions.append(Settle(answer.receipts))

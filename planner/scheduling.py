@@ -105,6 +105,9 @@ class Scheduler:
         """Sentences about inputs that changed nothing and deserve a log line; the agent empties it."""
         self.receipts = Receipts(ledger)
         self._decided: list[Decided] = []
+        self._early: dict[Key, ResultFound] = {}
+        """Results whose task was lost with a part of the ledger and is not planned or not ready again; a bounded list.
+        A row that found no room, or whose leader is gone, is heard again when its sender asks."""
         self._incarnation_of: dict[str, str] = {}
         self._past: OrderedDict[str, None] = OrderedDict()
         self._began = now
@@ -232,6 +235,8 @@ class Scheduler:
         elif isinstance(row, ResultFound) and now - self._began <= self.policy.lost_results_s and self._is_lost(key):
             if self._may_end(key.task):
                 self._record_late(row, now)
+            elif len(self._early) < limits.INPUTS_PENDING_MAX:
+                self._early[key] = row
         else:
             reason = self.receipts.why_stale(key)
             self.receipts.refuse(key, row.incarnation, reason)
@@ -404,6 +409,9 @@ class Scheduler:
     def tick(self, now: float) -> None:
         """Let time pass: suspicion, expiry, ends of back-offs; then match ready tasks with offers."""
         self._expire(now)
+        for key in [key for key in self._early if self._may_end(key.task)]:
+            row = self._early.pop(key)
+            self._owed(row.incarnation.partition(".")[0], row, now)
         self._matcher.wake(now)
         if now < self.leases_from:
             return
