@@ -73,8 +73,13 @@ def folder_of(settings: Settings) -> Path:
 
 
 def has_store(settings: Settings) -> bool:
-    """Did a broker ever run in this home folder: is there something to read."""
-    return (folder_of(settings) / "store").is_dir()
+    """Did a broker ever run in this home folder: is there something to read. EnvironmentUnfit for another user's."""
+    try:
+        return (folder_of(settings) / "store").is_dir()
+    except PermissionError as error:
+        raise EnvironmentUnfit(
+            f"The folder {settings.home} must be yours to read and write: {error.strerror}; choose another with --home."
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
