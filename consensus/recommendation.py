@@ -40,6 +40,9 @@ TIE = 0.005
 """Difference in accuracy below which two lines that chance can not tell apart count as equal: half a point is less than
 what a model twice as large should bring."""
 
+SAME_SIZE = 0.01
+"""Share of the larger model's size below which two sizes count as equal: descriptions differ by some bytes."""
+
 SEED = 0
 """Of every bootstrap: a recommendation can be computed again from its digests."""
 
@@ -157,7 +160,7 @@ def _better_line(one: Judged, other: Judged, comparison: Comparison) -> tuple[Ju
     if not close:
         return better_one, f"{numbers}: the {better_one.name} is taken."
     small, large = sorted((one, other), key=lambda line: line.size_bytes)
-    if small.size_bytes < large.size_bytes:
+    if small.size_bytes < (1.0 - SAME_SIZE) * large.size_bytes:
         sizes = f"{_bytes(small.size_bytes)} against {_bytes(large.size_bytes)}"
         return small, f"{numbers}: a tie, so the smaller model is taken, the {small.name} ({sizes})."
     if comparison.effect == 0.0:

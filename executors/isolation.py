@@ -34,7 +34,7 @@ import psutil
 from executors import frames
 from executors.frames import Checkpointed, Failed, Finished, Frame, Halted, Logged, Progressed, Ready, Start
 from executors.port import Runtime
-from mesh import limits, platform
+from mesh import limits, metrics, platform
 from mesh.errors import ChildBroke, EnvironmentUnfit, OutOfMemory, Reject, Retry
 from mesh.messages.commands import FailureClass
 
@@ -126,6 +126,7 @@ class Child:
         argv = [sys.executable, "-P", "-m", "executors.child", runtime.value, str(os.getpid())]
         if low_priority:
             argv.append("--low-priority")
+        began = time.monotonic()
         try:
             process = await platform.spawn_group_async(
                 argv,
@@ -145,12 +146,14 @@ class Child:
             if not isinstance(frame, Ready):
                 raise ChildBroke(f"A child was expected to say it is ready; it said {frame.name!r}.")
         except TimeoutError:
+            metrics.count("mesh_child_kills_total", reason="not ready")
             await child.kill()
             raise ChildBroke(f"A {runtime} child was not ready after {ready_s:g} s. {child.last_words}") from None
         except BaseException:
             await child.kill()
             raise
         child.ready = frame
+        metrics.observe("mesh_child_start_seconds", time.monotonic() - began)
         child._baseline_bytes = await asyncio.to_thread(group_bytes, process.pid)
         return child
 
@@ -257,14 +260,17 @@ class Child:
             if done:
                 return self._ending.result()
             if time.monotonic() >= deadline:
+                metrics.count("mesh_child_kills_total", reason="wall time")
                 raise ChildBroke(f"The task was still running after its limit of {bounds.wall_s:g} s and was killed.")
             if self.silent_s >= bounds.stall_s:
+                metrics.count("mesh_child_kills_total", reason="silence")
                 raise ChildBroke(
                     f"The task gave no sign of life for {bounds.stall_s:g} s and was killed. {self.last_words}"
                 )
             used = await asyncio.to_thread(group_bytes, self.pid)
             self._memory_was_short = used > 0.9 * allowed or platform.memory_available() < SHORT_BYTES
             if used > allowed:
+                metrics.count("mesh_child_kills_total", reason="memory")
                 raise OutOfMemory(
                     f"The task may take {allowed >> 20} MiB (leased {bounds.memory_bytes >> 20} MiB, with the program "
                     f"itself and some slack) and took {used >> 20} MiB: it was killed."

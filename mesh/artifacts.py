@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from mesh import chunks, codec, limits
+from mesh import chunks, codec, limits, metrics
 from mesh.bus import Log
 from mesh.cache import LocalCache, disk_errors, remove_folder
 from mesh.chunks import Piece
@@ -124,8 +124,14 @@ class ArtifactStore:
     async def _put_object(self, digest: str, body: bytes) -> None:
         key = bytes.fromhex(digest)
         if key in self._known:
+            metrics.count("mesh_artifact_chunks_total", outcome="there")
             return
-        await _patiently(lambda: self._backend.put_object(digest, chunks.wrap(body)))
+        wrapped = chunks.wrap(body)
+        if await _patiently(lambda: self._backend.put_object(digest, wrapped)):
+            metrics.count("mesh_artifact_chunks_total", outcome="out")
+            metrics.count("mesh_artifact_bytes_total", len(wrapped), direction="out")
+        else:
+            metrics.count("mesh_artifact_chunks_total", outcome="there")
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
         self._known.add(key)
@@ -241,11 +247,15 @@ class ArtifactStore:
         stored = await _patiently(lambda: self._backend.get_object(digest))
         if stored is None:
             raise ArtifactMissing(f"The object {digest[:16]} is not in the store.", digest=digest)
+        metrics.count("mesh_artifact_chunks_total", outcome="in")
+        metrics.count("mesh_artifact_bytes_total", len(stored), direction="in")
         if len(stored) > chunks.OBJECT_BYTES_MAX:
+            metrics.count("mesh_artifact_corrupt_total")
             raise ArtifactCorrupt(f"The object {digest[:16]} has {len(stored)} bytes, too many.", digest=digest)
         body = bytes(chunks.unwrap(stored))
         actual = await asyncio.to_thread(codec.digest, body)
         if actual != digest or len(body) != size:
+            metrics.count("mesh_artifact_corrupt_total")
             raise ArtifactCorrupt(
                 f"The object {digest[:16]} of {size} bytes was expected; found {actual[:16]} of {len(body)} bytes.",
                 digest=digest,

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from mesh import metrics
 from mesh.errors import DiskFull, EnvironmentUnfit
 
 GRACE_S = 600.0
@@ -115,11 +116,12 @@ class LocalCache:
             total = sum(sizes.values())
             for used_at, digest in entries:
                 if total <= self._bytes_max:
-                    return
+                    break
                 if digest == keep or self._held[digest] or time.time() - used_at < GRACE_S:
                     continue
                 self.discard(digest)
                 total -= sizes[digest]
+            metrics.set("mesh_cache_bytes", total)
 
     def _entries(self) -> list[tuple[float, str]]:
         """(last use, digest) of all entries."""

@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator
 
-from mesh import limits
+from mesh import limits, metrics
 from mesh.bus import Handler, Message
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Listener:
         ):
             self._waiting_bytes -= len(self._waiting.popleft().data)
             self.dropped += 1
+            metrics.count("mesh_bus_dropped_total")
             if self.dropped.bit_count() == 1:  # 1, 2, 4, 8, …: a flood must not flood the log too
                 log.warning("the handler of %s is too slow: %d messages dropped", self.subject, self.dropped)
         self._arrived.set()

@@ -70,7 +70,7 @@ TABLE: tuple[Declared, ...] = (
     _gauge("mesh_agent_info", "Always 1; the labels say who this is.", "role", "name", "version"),
     _gauge("mesh_broker_connected", "1 while the broker is connected, else 0."),
     _counter("mesh_bus_reconnects_total", "Connections to the broker after the first one."),
-    _counter("mesh_bus_dropped_total", "Core messages dropped because a handler was too slow.", "role"),
+    _counter("mesh_bus_dropped_total", "Core messages dropped because a handler was too slow."),
     _gauge("mesh_loop_lag_seconds", "How late the event loop's last turn was.", "role"),
     _counter("mesh_records_handled_total", "Records handled and acknowledged.", "role", "kind"),
     _counter("mesh_handler_failures_total", "Handlers that failed, by what went wrong.", "role", "reason"),
@@ -101,7 +101,7 @@ TABLE: tuple[Declared, ...] = (
     _histogram("mesh_child_start_seconds", "From the start of a child to its first frame."),
     # artifacts
     _counter("mesh_artifact_bytes_total", "Bytes of chunks moved to (out) and from (in) the store.", "direction"),
-    _counter("mesh_artifact_chunks_total", "Chunks: moved out or in, already there, found in the cache.", "outcome"),
+    _counter("mesh_artifact_chunks_total", "Chunks: moved out or in, or already there.", "outcome"),
     _counter("mesh_artifact_corrupt_total", "Chunks whose bytes did not match their digest."),
     _gauge("mesh_cache_bytes", "Bytes in the local cache of artifacts."),
     # the gate

@@ -19,6 +19,7 @@ from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, 
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
+from mesh import metrics
 from mesh.errors import ChildBroke, OutOfMemory, Reject, Retry
 from tests.support import unruly
 
@@ -178,9 +179,12 @@ async def test_a_child_that_dies_idle_fails_the_next_task_and_no_other(bench: Be
 
 
 async def test_silence_is_ended_after_the_stall_limit(bench: Bench) -> None:
+    before = metrics.value("mesh_child_kills_total", reason="silence")
     with pytest.raises(ChildBroke, match=r"no sign of life for 0\.3 s"):
         await bench.run(bench.start(fail="hang"), Bounds(wall_s=60.0, stall_s=0.3, memory_bytes=0))
     assert gone(bench.child.pid)
+    assert metrics.value("mesh_child_kills_total", reason="silence") == before + 1
+    assert metrics.value("mesh_child_start_seconds") >= 1
 
 
 async def test_wall_time_is_ended_although_it_gives_signs_of_life(bench: Bench) -> None:

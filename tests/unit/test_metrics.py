@@ -138,6 +138,17 @@ def test_every_use_in_the_source_fits_the_table() -> None:
         assert labels == set(declared[name].labels), f"{where} uses {name} with labels {labels}"
 
 
+def test_every_declared_metric_is_fed_somewhere() -> None:
+    fed = {
+        name
+        for package in ("agents", "mesh", "executors")
+        for path in (ROOT / package).rglob("*.py")
+        for _, _, name, _ in in_(path)
+    }
+    unfed = sorted(metric.name for metric in TABLE if metric.name not in fed)
+    assert unfed == [], "declared in mesh/metrics.py and fed nowhere: feed them where they happen, or drop them"
+
+
 def in_(path: Path) -> list[tuple[str, str, str, set[str | None]]]:
     """(where, method, metric, labels) of every call whose first argument is a metric's name."""
     return [

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from mesh import artifacts, chunks, codec, limits
+from mesh import artifacts, chunks, codec, limits, metrics
 from mesh import cache as mesh_cache
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Log
@@ -136,6 +136,25 @@ async def test_what_is_known_to_be_there_is_not_sent_again_until_forgotten(shelf
     ours.forget_stored()
     await ours.put(tmp_path / "one", media="dataset")
     assert len(shelf.sent) == sent + 1 + sent
+
+
+async def test_what_is_moved_is_counted(shelf: Shelf, tmp_path: Path) -> None:
+    def seen() -> list[float]:
+        chunks_ = [metrics.value("mesh_artifact_chunks_total", outcome=outcome) for outcome in ("out", "there", "in")]
+        moved = [metrics.value("mesh_artifact_bytes_total", direction=direction) for direction in ("out", "in")]
+        return [*chunks_, *moved, metrics.value("mesh_artifact_corrupt_total")]
+
+    before, one = seen(), store(shelf, tmp_path / "c")
+    digest = await one.put(folder_of(tmp_path / "in", a=b"moved"), media="dataset")
+    await one.put(folder_of(tmp_path / "in", a=b"moved"), media="dataset")
+    await store(shelf, tmp_path / "c2").get(digest)
+    assert metrics.value("mesh_cache_bytes") > len(b"moved")
+    size = len(shelf.objects[codec.digest(b"moved")])
+    shelf.objects[codec.digest(b"moved")] = chunks.wrap(b"other")
+    with pytest.raises(ArtifactCorrupt):
+        await store(shelf, tmp_path / "c3").get(digest)
+    other = len(chunks.wrap(b"other"))
+    assert [now - then for now, then in zip(seen(), before, strict=True)] == [1, 1, 2, size, size + other, 1]
 
 
 async def test_transfers_are_parallel_and_bounded(shelf: Shelf, tmp_path: Path) -> None:
