@@ -10,20 +10,44 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import deque
+from collections.abc import Callable
 
-from mesh import limits
+from mesh import codec, limits
+from mesh.bus import Stored
+from mesh.errors import Malformed
 from mesh.messages.base import Record
+from mesh.messages.commands import COMMANDS
 from mesh.messages.leases import Beat, Gone
 from mesh.messages.services import OwedQuestion
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeardCommand:
-    """One command of the stream; `record` is None when its bytes were no valid command."""
+    """One message of the stream: a command, or a pack of a worker's rows. None stands for bytes that were no valid one.
+
+    A turn takes a message as a whole: the sequence that an entry covers must not stand in the middle of a pack.
+    """
 
     seq: int
     writer: str
-    record: Record | None
+    records: tuple[Record | None, ...]
+
+
+def heard(stored: Stored, writer: str, complain: Callable[[Malformed], None]) -> HeardCommand:
+    """What a message of COMMANDS says; what of it can not be read is handed to `complain`."""
+
+    def read(data: bytes) -> Record | None:
+        try:
+            return codec.decode(data, *COMMANDS)
+        except Malformed as error:
+            complain(error)
+            return None
+
+    try:
+        return HeardCommand(stored.seq, writer, tuple(map(read, codec.rows(stored.data))))
+    except Malformed as error:
+        complain(error)
+        return HeardCommand(stored.seq, writer, (None,))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -20,14 +20,13 @@ from agents.runtime import Agent, now_s
 from agents.scheduler_answers import fitting
 from agents.scheduler_ears import Ears
 from agents.scheduler_history import History
-from agents.scheduler_inputs import HeardCommand, Inputs, Question
+from agents.scheduler_inputs import HeardCommand, Inputs, Question, heard
 from agents.scheduler_results import Projector
 from agents.scheduler_views import Views
 from mesh import codec
 from mesh.bus import Message, Stored
 from mesh.errors import BusUnavailable, Malformed, NotFound
 from mesh.messages.base import Record
-from mesh.messages.commands import COMMANDS
 from mesh.messages.leases import Answer, Beat, Gone, LeaderBeat
 from mesh.messages.ledger import (
     AnyEvent,
@@ -221,7 +220,8 @@ class Leader:
                 case Gone():
                     self._mind.gone(item, now)
                 case HeardCommand():
-                    self._mind.command(item.seq, item.writer, item.record, now)
+                    for record in item.records:
+                        self._mind.command(item.seq, item.writer, record, now)
                 case Question():
                     questions.append(item)
         return questions
@@ -302,8 +302,9 @@ class Leader:
                     self._agent.stream("COMMANDS"), self._agent.subjects.owed(asker, key)
                 )
                 if stored is not None and stored.seq <= ledger.commands_seq:
-                    heard = self._read(stored)
-                    self._mind.command(heard.seq, heard.writer, heard.record, now_s())
+                    message = self._read(stored)
+                    for record in message.records:
+                        self._mind.command(message.seq, message.writer, record, now_s())
 
     def _receipts(self, owed: OwedQuestion) -> OwedAnswer:
         known = (self._mind.receipts.of(key) for key in owed.keys)
@@ -346,12 +347,10 @@ class Leader:
                 await agent.pause(TICK_S)
 
     def _read(self, stored: Stored) -> HeardCommand:
-        writer = self._agent.subjects.writer(stored.subject)
-        try:
-            return HeardCommand(stored.seq, writer, codec.decode(stored.data, *COMMANDS))
-        except Malformed as error:
+        def complain(error: Malformed) -> None:
             self._agent.failed("malformed", f"{stored.subject} is no command: {error}")
-            return HeardCommand(stored.seq, writer, None)
+
+        return heard(stored, self._agent.subjects.writer(stored.subject), complain)
 
     async def _on_question(self, message: Message) -> None:
         if not self._agent.subjects.may_answer(message.reply):

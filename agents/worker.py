@@ -27,10 +27,12 @@ from typing import Protocol
 from agents import worker_notice, worker_resources, worker_spool
 from agents.runtime import Agent, home_folder
 from agents.worker_beats import Beats, BeatThread, Report
+from agents.worker_light import LightRunning, is_light
 from agents.worker_owed import Debts
 from agents.worker_spool import Spooled
 from agents.worker_state import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
 from agents.worker_task import LIGHT_PARALLEL, Running, Tools
+from executors.lane import Lane
 from executors.pool import Pool
 from executors.port import Runtime
 from mesh import broker as mesh_broker
@@ -140,7 +142,12 @@ class Worker:
             say=get_log("agents.worker.child").info,
             low_priority=agent.settings.worker.low_priority,
         )
+        self._lane: Lane | None = None
+        """Light tasks go through it; None: they go the way of all others."""
         self._running: dict[Name, Running] = {}
+        self._ended = asyncio.Event()
+        """Some lease has ended."""
+        self._telling = False
         self._lives: set[asyncio.Task[None]] = set()
         self._helpers: list[asyncio.Task[None]] = []
         self._beats = make_beats(agent, self._make_beats)
@@ -177,7 +184,7 @@ class Worker:
             await answers.close()
         finally:
             for running in self._running.values():
-                running.abandon("the worker stops")
+                running.end()
             for helper in self._helpers:  # the outbox is closed next: nobody may look into it then
                 helper.cancel()
             await asyncio.gather(*self._helpers, return_exceptions=True)
@@ -204,6 +211,8 @@ class Worker:
             worker_resources.capacity, agent.settings.worker, self._folder, gpus, agent.kinds
         )
         self._holdings = Holdings(agent.incarnation, capacity)
+        self._lane = Lane(self._pool)
+        agent.spawn(self._lane.run(), "light tasks")
         self._tools = Tools(
             worker=agent.name,
             incarnation=agent.incarnation,
@@ -264,10 +273,12 @@ class Worker:
 
     async def _all_over(self, within_s: float) -> bool:
         """Wait until no lease runs any more."""
-        if not self._lives:
-            return True
-        _, pending = await asyncio.wait(self._lives, timeout=within_s)
-        return not pending
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self._running:
+                    self._ended.clear()
+                    await self._ended.wait()
+        return not self._running
 
     # -- answers ------------------------------------------------------------------------------------------------------
 
@@ -313,10 +324,21 @@ class Worker:
     def _begin(self, begin: Begin) -> None:
         assert self._tools is not None
         name = (begin.lease.task.id, begin.lease.epoch)
+        if self._lane is not None and is_light(begin.lease, self._tools):
+            light = LightRunning(
+                begin, self._tools, self._lane, lambda: self._over(name), lambda: self._live_on(name, light)
+            )
+            self._running[name] = light
+            light.begin()
+            return
         running = self._running[name] = Running(begin, self._tools)
         self._agent.log.info(
             "%s under %s begins: %s %s", *name, begin.lease.task.executor, begin.lease.task.purpose or "task"
         )
+        self._live_on(name, running)
+
+    def _live_on(self, name: Name, running: Running) -> None:
+        """Run a lease as a task of its own."""
         life = self._agent.spawn(self._run(name, running), f"{name[0]} under {name[1]}")
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
@@ -325,9 +347,14 @@ class Worker:
         try:
             await running.run()
         finally:
-            self._running.pop(name, None)
-            self._state.ended(*name)
-            self._tell()
+            self._over(name)
+
+    def _over(self, name: Name) -> None:
+        """A lease's last row is in the outbox, or nothing of it will be recorded."""
+        self._running.pop(name, None)
+        self._ended.set()
+        self._state.ended(*name)
+        self._tell()
 
     async def _owe_again(self, rewound: Rewound) -> None:
         self._store.forget_stored()
@@ -379,10 +406,15 @@ class Worker:
         return report
 
     def _tell(self) -> None:
-        """Leave the news for the beats, and beat soon."""
-        if self._holdings is not None:
-            self._publish()
-            self._beats.nudge()
+        """Leave the news for the beats, and beat soon: once for all that happens in one turn of the loop."""
+        if self._holdings is not None and not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_soon(self._tell_now)
+
+    def _tell_now(self) -> None:
+        self._telling = False
+        self._publish()
+        self._beats.nudge()
 
     async def _tell_progress(self) -> None:
         while True:

@@ -1,9 +1,11 @@
 """What a worker owes: rows go from the tasks into the outbox, from there to the mesh, and away on a receipt.
 
     owe      waits until the row is on disk; rows that wait at the same time share one sync
-    send     put-if-absent under the row's own subject, in order within a task; "already there" is as good as sent
+    send     in the order in which they were written, all that wait in one message: a pack of rows, or one row under
+             its own subject; put-if-absent, and "already there" is as good as sent
     settle   receipts ride on answers; a row that has none for a while is asked about, and sent again when unknown
 
+A row can reach the ledger twice, alone or in packs that are cut differently: its key says that it is the same.
 A broker that is away, full or slow only delays: rows wait, through restarts of this process too. What sends never gives
 up; what stops it is a broker that refuses us for good.
 """
@@ -12,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from logging import Logger
 
@@ -23,6 +25,7 @@ from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound
 from mesh.messages.base import Key
 from mesh.messages.commands import Owed
 from mesh.messages.leases import Receipt
+from mesh.messages.packs import Pack, portions
 from mesh.messages.services import OwedAnswer, OwedQuestion, Problem
 from mesh.outbox import Outbox, Row
 from mesh.subjects import Subjects
@@ -33,11 +36,14 @@ LOOK_S = 2.0
 ASK_S_FIRST, ASK_S_MAX = 6.0, 60.0
 """How long a sent row may be without receipt before it is asked about (three beats), doubled each time."""
 
+ASK_EVERY_S = 0.5
+"""Between two looks for rows that are due to be asked about."""
+
 ASK_TIMEOUT_S = 3.0
 """Patience with an answer about receipts."""
 
-TASKS_IN_FLIGHT = 16
-"""Tasks whose rows are sent at the same time."""
+UNSENT_MAX = 10_000
+"""Rows kept at hand while they wait for the broker; what is beyond waits on disk alone."""
 
 ROOM_PAUSE_S = 2.0
 """Pause after a full disk, before a row is written again."""
@@ -52,39 +58,45 @@ class Debts:
         self.full = ""
         """Why nothing more can be written down now; '' when there is room."""
         self._worker, self._outbox, self._broker, self._subjects, self._log = worker, outbox, broker, subjects, log
-        self._incoming: list[tuple[Key, str, bytes, asyncio.Future[None]]] = []
+        self._incoming: list[tuple[Row, Callable[[], None]]] = []
         self._to_write, self._to_send = asyncio.Event(), asyncio.Event()
         self._asked: dict[Key, tuple[float, float]] = {}
         """Rows sent in this life: when to ask about them, and the pause after that (seconds)."""
-        self._unsent: dict[Key, None] = {}
-        """Rows of this life that are on disk and not yet sent."""
-        self._limited = asyncio.Semaphore(TASKS_IN_FLIGHT)
+        self._unsent: dict[Key, Row] = {}
+        """Rows that are on disk and not yet sent, in their order."""
+        self._more_on_disk = True
+        """The outbox may hold unsent rows that are not in `_unsent`: at the start, or after a long outage."""
         self._all_sent = asyncio.Event()
 
     @property
     def owed(self) -> tuple[Key, ...]:
         """Rows without receipt, oldest first, as many as a beat may name. A lease that is not held any more is named
         here from the moment at which its last row is on disk, or the leader would think that it was never taken."""
-        return (*self._asked, *self._unsent)[: limits.OWED_PER_REQUEST_MAX]
+        return tuple(itertools.islice(itertools.chain(self._asked, self._unsent), limits.OWED_PER_REQUEST_MAX))
 
     # -- into the outbox ----------------------------------------------------------------------------------------------
 
     async def owe(self, record: Owed) -> None:
         """Returns when the row is on disk. A cancellation does not take it back once it is handed over."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        subject = self._subjects.owed(self._worker, record.key)
-        self._incoming.append((record.key, subject, codec.encode(record), written))
-        self._to_write.set()
+        self.hand(record, lambda: None if written.done() else written.set_result(None))
         await asyncio.shield(written)
+
+    def hand(self, record: Owed, then: Callable[[], None]) -> None:
+        """Take a row; `then` is called when it is on disk."""
+        subject = self._subjects.owed(self._worker, record.key)
+        self._incoming.append((Row(record.key, subject, codec.encode(record), time.time()), then))
+        self._to_write.set()
 
     async def write(self) -> None:
         """Write what is handed over, all that waits with one sync; a full disk is waited out."""
         while True:
             await self._to_write.wait()
             self._to_write.clear()
-            batch = list(self._incoming)
+            batch = self._incoming[: limits.ROWS_PER_PACK_MAX]
             try:
-                await asyncio.to_thread(self._outbox.record_all, [row[:3] for row in batch])
+                rows = [(row.key, row.subject, row.data) for row, _ in batch]
+                await asyncio.to_thread(self._outbox.record_all, rows)
             except DiskFull as error:
                 self._note_full(str(error))
                 self._to_write.set()
@@ -92,10 +104,11 @@ class Debts:
                 continue
             self._note_full("")
             del self._incoming[: len(batch)]
-            self._unsent.update((row[0], None) for row in batch)
-            for *_, written in batch:
-                if not written.done():
-                    written.set_result(None)
+            if self._incoming:
+                self._to_write.set()
+            for row, then in batch:
+                self._keep_at_hand(row)
+                then()
             self._to_send.set()
 
     def _note_full(self, sentence: str) -> None:
@@ -106,45 +119,71 @@ class Debts:
         self._log.error("%s", sentence) if sentence else self._log.info("there is room in the outbox again")
         self.sent()
 
+    def _keep_at_hand(self, row: Row) -> None:
+        """Remember an unsent row, unless so many wait already that it has to be read from disk again."""
+        if self._more_on_disk or len(self._unsent) >= UNSENT_MAX:
+            self._more_on_disk = True
+        elif row.key not in self._asked:
+            self._unsent[row.key] = row
+
     # -- to the mesh --------------------------------------------------------------------------------------------------
 
     async def send(self) -> None:
         """Send rows as they come, and ask about those that are without receipt for long."""
+        asked_at = time.monotonic()
         while True:
             self._to_send.clear()
-            rows = await asyncio.to_thread(self._outbox.pending, limits.INPUTS_PENDING_MAX)
-            if await self._send_all([row for row in rows if row.key not in self._asked]):
+            if await self._send_unsent():
                 self.sent()
-            if all(row.key in self._asked for row in rows):
+            if not self._unsent and not self._more_on_disk:
                 self._all_sent.set()
-            await self.ask()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._to_send.wait()
+            if time.monotonic() - asked_at >= ASK_EVERY_S:
+                asked_at = time.monotonic()
+                await self.ask()
+            if not self._to_send.is_set():
+                await _within(LOOK_S, self._to_send)
 
-    async def _send_all(self, rows: Sequence[Row]) -> bool:
-        """Send rows, those of one task in order; True when any was sent."""
-        by_task: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:
-            by_task[row.key.task].append(row)
-        done = await asyncio.gather(*(self._send_in_order(queue) for queue in by_task.values()))
-        return any(done)
+    async def _send_unsent(self) -> bool:
+        """Send until nothing waits or the broker does not take it; True when any was sent."""
+        any_sent = False
+        while True:
+            if not self._unsent and self._more_on_disk:
+                await self._read_from_disk()
+            if not self._unsent:
+                return any_sent
+            part = next(portions(self._unsent.values(), _size))
+            if not await self._put(part):
+                return any_sent
+            any_sent = True
+            at = time.monotonic() + ASK_S_FIRST
+            for row in part:
+                if self._unsent.pop(row.key, None) is not None:  # else its receipt was there first
+                    self._asked[row.key] = (at, ASK_S_FIRST)
 
-    async def _send_in_order(self, rows: list[Row]) -> int:
-        count = 0
-        async with self._limited:
-            for row in rows:
-                try:
-                    await self._broker.append(row.subject, row.data, subject_seq=0)
-                except Conflict:  # an earlier send of this very row was stored, though nobody said so
-                    pass
-                except (BusUnavailable, DiskFull, NotFound) as error:
-                    self._log.debug("%s is not sent yet: %s", row.key, error)
-                    return count
-                self._asked[row.key] = (time.monotonic() + ASK_S_FIRST, ASK_S_FIRST)
-                self._unsent.pop(row.key, None)
-                count += 1
-        return count
+    async def _read_from_disk(self) -> None:
+        """Rows that this life has not sent, oldest first. What is written meanwhile is found here too, or marked."""
+        self._more_on_disk = False
+        rows = await asyncio.to_thread(self._outbox.pending, len(self._asked) + UNSENT_MAX)
+        found = {row.key: row for row in rows if row.key not in self._asked}
+        self._more_on_disk = self._more_on_disk or len(rows) >= len(self._asked) + UNSENT_MAX
+        newer = {key: row for key, row in self._unsent.items() if key not in found}
+        self._unsent = found | newer
+
+    async def _put(self, rows: Sequence[Row]) -> bool:
+        """Store rows in COMMANDS, in order; False when the broker can not take them now."""
+        if len(rows) == 1:
+            subject, data = rows[0].subject, rows[0].data
+        else:
+            data = codec.encode(Pack(rows=tuple(row.data for row in rows)))
+            subject = self._subjects.owed_together(self._worker, codec.digest(data))
+        try:
+            await self._broker.append(subject, data, subject_seq=0)
+        except Conflict:  # an earlier send of these very rows was stored, though nobody said so
+            pass
+        except (BusUnavailable, DiskFull, NotFound) as error:
+            self._log.debug("%d rows from %s on are not sent yet: %s", len(rows), rows[0].key, error)
+            return False
+        return True
 
     async def ask(self, *, at_once: bool = False) -> None:
         """Ask about rows without receipt; unknown ones are sent again. at_once: without waiting for their time."""
@@ -165,11 +204,17 @@ class Debts:
                 await self._send_again(due)
 
     async def _send_again(self, keys: list[Key]) -> None:
-        """Rows that the ledger does not know: put them once more, and ask later each time."""
-        unknown = [key for key in keys if key in self._asked]
-        pauses = {key: min(ASK_S_MAX, 2 * self._asked[key][1]) for key in unknown}
-        rows = [row for row in await asyncio.to_thread(self._outbox.pending) if row.key in pauses]
-        await self._send_all(rows)
+        """Rows that the ledger does not know: put each once more, and ask about it later each time.
+
+        Under its own subject: a pack that is already stored would not be read a second time.
+        """
+        pauses = {key: min(ASK_S_MAX, 2 * self._asked[key][1]) for key in keys if key in self._asked}
+        if not pauses:
+            return
+        rows = await asyncio.to_thread(self._outbox.pending, len(self._asked) + UNSENT_MAX)
+        for row in rows:
+            if row.key in pauses and not await self._put([row]):
+                break
         for key, pause_s in pauses.items():
             if key in self._asked:
                 self._asked[key] = (time.monotonic() + pause_s, pause_s)
@@ -184,12 +229,14 @@ class Debts:
 
     async def settle(self, receipts: tuple[Receipt, ...]) -> None:
         """Let go of what the ledger has spoken about."""
-        news = [receipt for receipt in receipts if receipt.key in self._asked]
+        news = [receipt for receipt in receipts if receipt.key in self._asked or receipt.key in self._unsent]
         if not news:
             return
-        await asyncio.to_thread(self._outbox.settle, *news)
         for receipt in news:
             self._asked.pop(receipt.key, None)
+            self._unsent.pop(receipt.key, None)
+        await asyncio.to_thread(self._outbox.settle, *news)
+        for receipt in news:
             metrics.count("mesh_receipts_total", outcome="recorded" if receipt.recorded else "refused")
             if not receipt.recorded:
                 self._log.warning("%s was refused and is set aside: %s", receipt.key, receipt.reason)
@@ -198,6 +245,7 @@ class Debts:
         """The broker's store is older than what was heard: owe once more what was receipted; how many rows."""
         count = await asyncio.to_thread(self._outbox.reopen)
         self._asked.clear()
+        self._more_on_disk = True
         self._to_send.set()
         return count
 
@@ -210,3 +258,14 @@ class Debts:
                     await self.ask(at_once=True)
                     await asyncio.sleep(min(0.1, within_s))
         return len(await asyncio.to_thread(self._outbox.pending))
+
+
+def _size(row: Row) -> int:
+    return len(row.data)
+
+
+async def _within(timeout_s: float, event: asyncio.Event) -> None:
+    """Wait for an event, so long at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()

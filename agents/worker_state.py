@@ -121,6 +121,7 @@ class Holdings:
         self._declined: dict[Name, int] = {}
         self._cached: tuple[str, ...] = ()
         self._draining = self._suspended = False
+        self._changed = False
         self._told = 0
         self._heard = (0, 0)
         self._generation, self._digest = 0, ""
@@ -146,7 +147,11 @@ class Holdings:
 
     @property
     def offer(self) -> Offer:
-        """The standing offer."""
+        """The standing offer. What is free is summed up when somebody looks, not with every lease that ends."""
+        if self._changed:
+            self._changed = False
+            if self._content(self._offer.number) != self._offer:
+                self._offer = self._content(self._offer.number + 1)
         return self._offer
 
     @property
@@ -251,6 +256,8 @@ class Holdings:
 
     def _free_gpus(self, needs: Needs) -> tuple[int, ...] | None:
         """GPUs for a task, those with the least memory that is enough; None when there are too few."""
+        if needs.gpus == 0:
+            return ()
         free = [
             number
             for number in self._unused_gpus()
@@ -270,8 +277,7 @@ class Holdings:
 
     def _renew(self) -> None:
         """Make the offer say what is free now; a change raises its number."""
-        if self._content(self._offer.number) != self._offer:
-            self._offer = self._content(self._offer.number + 1)
+        self._changed = True
 
     def _content(self, number: int) -> Offer:
         capacity, needs = self._capacity, [holding.lease.task.needs for holding in self._held.values()]

@@ -144,6 +144,10 @@ class Running:
         self._abandoned = self._abandoned or reason
         self._cancel()
 
+    def end(self) -> None:
+        """The worker's life is over: kill what runs, start nothing for it."""
+        self.abandon("the worker stops")
+
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
@@ -154,7 +158,7 @@ class Running:
         """Returns when the last row of this lease is in the outbox, or nothing of it will ever be recorded."""
         self._task = asyncio.current_task()
         try:
-            if self._voided or self._yielding:
+            if self._is_off():
                 await self._after_cancel()
             else:
                 await self._attempt()
@@ -167,6 +171,10 @@ class Running:
         finally:
             self.stage = Stage.OVER
             await self._checkpoints.close()
+
+    def _is_off(self) -> bool:
+        """True when it was stopped before it began."""
+        return bool(self._voided or self._yielding)
 
     async def _after_cancel(self) -> None:
         if self._voided:
@@ -211,12 +219,29 @@ class Running:
                     tools.pool.give(child)
 
     async def _run_in(self, child: Child, inputs: dict[str, str], resume: str) -> Finished | Halted:
-        spec, lease = self._spec, self.lease
         with disk_errors("A task's scratch folder", self._folder):
             await asyncio.to_thread(remove_folder, self._folder)
             self._folder.mkdir(parents=True)
-        start = Start(
-            run=child.runs + 1,
+        start = self._start(child.runs + 1, inputs, resume)
+        self._child, self.stage = child, Stage.RUNNING
+        began = time.monotonic()
+        if self._yielding:
+            return Halted(run=start.run)
+        ending = await child.run(start, self._bounds, self._hear)
+        self._seconds = round(self.lease.trained_s + time.monotonic() - began, 3)
+        if isinstance(ending, Finished) and ending.outputs:
+            self._spool(ending)
+        return ending
+
+    @property
+    def _bounds(self) -> Bounds:
+        spec = self._spec
+        return Bounds(wall_s=spec.wall_s_max, stall_s=spec.stall_s, memory_bytes=spec.needs.memory_bytes)
+
+    def _start(self, run: int, inputs: dict[str, str], resume: str, *, in_line: bool = False) -> Start:
+        spec, lease = self._spec, self.lease
+        return Start(
+            run=run,
             task=spec.id,
             kind=spec.executor,
             kind_version=spec.executor_version,
@@ -231,17 +256,8 @@ class Running:
             resume=resume,
             checkpoint_number=lease.checkpoint_number,
             memory_attempts=lease.memory_attempts,
+            in_line=in_line,
         )
-        bounds = Bounds(wall_s=spec.wall_s_max, stall_s=spec.stall_s, memory_bytes=spec.needs.memory_bytes)
-        self._child, self.stage = child, Stage.RUNNING
-        began = time.monotonic()
-        if self._yielding:
-            return Halted(run=start.run)
-        ending = await child.run(start, bounds, self._hear)
-        self._seconds = round(lease.trained_s + time.monotonic() - began, 3)
-        if isinstance(ending, Finished) and ending.outputs:
-            self._spool(ending)
-        return ending
 
     def _hear(self, frame: Frame) -> None:
         if isinstance(frame, Progressed):

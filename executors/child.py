@@ -42,6 +42,16 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memor
 """How libraries that know no MemoryError word it (torch on the CPU, CUDA, the C++ runtime)."""
 
 
+HOME = Path.cwd()
+"""The current folder of tasks in line, which share it; other tasks have their scratch folder for it."""
+
+FLUSH_S = 0.005
+"""Endings of tasks in line are written together, but none waits longer while the next ones end; see `_Endings`."""
+
+FLUSH_LATEST_S = 0.02
+"""Nor longer than this while the next one runs on."""
+
+
 PRELOADED = {
     Runtime.LIGHT: (),
     Runtime.SCIENCE: ("numpy", "sklearn.linear_model", "pyarrow", "safetensors.numpy"),
@@ -57,19 +67,31 @@ class Channel:
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self._source, self._sink = source, sink
         self._lock = threading.Lock()
+        self._unwritten: list[bytes] = []
         self._halts: dict[int, str] = {}
         self.tasks: queue.Queue[Start | None] = queue.Queue()
         threading.Thread(target=self._listen, name="frames", daemon=True).start()
 
     def send(self, frame: Frame) -> None:
-        """Write a frame. A worker that is gone ends this process."""
+        """Write a frame, behind all that were put before. A worker that is gone ends this process."""
+        self.put(frame)
+        self.flush()
+
+    def put(self, frame: Frame) -> None:
+        """Keep a frame for the next write."""
         data = frames.encode(frame)
-        try:
-            with self._lock:
+        with self._lock:
+            self._unwritten.append(data)
+
+    def flush(self) -> None:
+        """Write what was put."""
+        with self._lock:
+            data, self._unwritten = b"".join(self._unwritten), []
+            try:
                 self._sink.write(data)
                 self._sink.flush()
-        except OSError:
-            os._exit(1)
+            except OSError:
+                os._exit(1)
 
     def halt(self, run: int) -> str:
         """Why this run should stop, or ''."""
@@ -83,6 +105,8 @@ class Channel:
                     self.tasks.put(frame)
                 elif isinstance(frame, frames.Halt):
                     self._halts[frame.run] = frame.reason
+                elif isinstance(frame, frames.Recall):
+                    self.send(frames.Returned(runs=tuple(self._not_begun())))
                 else:
                     break
         except (ChildBroke, OSError):
@@ -91,19 +115,58 @@ class Channel:
             os._exit(0)
         self.tasks.put(None)
 
+    def _not_begun(self) -> Iterator[int]:
+        """Take back what waits, in order."""
+        with contextlib.suppress(queue.Empty):
+            while (start := self.tasks.get_nowait()) is not None:
+                yield start.run
+            self.tasks.put(None)  # told to leave, meanwhile
+
+
+class _Endings:
+    """Endings of tasks in line, written together when the line is empty, at the latest after a few milliseconds."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._since = 0.0
+        """When the first one was put that is not written; 0 when there is none."""
+        self._put = threading.Event()
+        threading.Thread(target=self._flush_late, name="endings", daemon=True).start()
+
+    def put(self, ending: Frame) -> None:
+        """Take an ending."""
+        self._channel.put(ending)
+        now = time.monotonic()
+        self._since = self._since or now
+        if self._channel.tasks.empty() or now - self._since > FLUSH_S or isinstance(ending, frames.Failed):
+            self._since = 0.0
+            self._channel.flush()
+        else:
+            self._put.set()
+
+    def _flush_late(self) -> None:
+        """The next task lasts: what has ended before it is written meanwhile."""
+        while self._put.wait():
+            self._put.clear()
+            time.sleep(FLUSH_LATEST_S)
+            self._since = 0.0
+            self._channel.flush()
+
 
 class TaskContext:
     """What a running kind may ask of its child process (executors.port.Context)."""
 
-    def __init__(self, channel: Channel, run: int) -> None:
+    def __init__(self, channel: Channel, run: int, *, quiet: bool = False) -> None:
+        """quiet: nothing to report in the first moment; most light tasks have ended by then."""
         self._channel = channel
         self._run = run
         self._said: tuple[float, str] = (0.0, "")
+        self._quiet_until = time.monotonic() + PROGRESS_S if quiet else 0.0
 
     def progress(self, step: int, done: float, metrics: Mapping[str, float], phase: str = "") -> None:
         """Report where the work stands; at most every PROGRESS_S within a phase."""
         now = time.monotonic()
-        if phase == self._said[1] and now - self._said[0] < PROGRESS_S:
+        if now < self._quiet_until or (phase == self._said[1] and now - self._said[0] < PROGRESS_S):
             return
         self._said = (now, phase)
         plain = {name: float(value) for name, value in metrics.items()}
@@ -141,8 +204,12 @@ def main(arguments: list[str]) -> None:
     channel.send(
         frames.Ready(pid=os.getpid(), runtime=runtime, kinds=usable, broken=broken, fingerprint=fingerprint(runtime))
     )
+    endings = _Endings(channel)
     while (start := channel.tasks.get()) is not None:
-        channel.send(_run(start, runtime, TaskContext(channel, start.run)))
+        ending = _run(start, runtime, TaskContext(channel, start.run, quiet=start.in_line))
+        endings.put(ending)
+        if isinstance(ending, frames.Failed):
+            break  # only a fresh process is sure to be clean; what is in line has not begun
     sys.stderr.flush()
     os._exit(0)  # threads that a library left behind must not hold the process
 
@@ -168,9 +235,10 @@ def _import_for(runtime: Runtime) -> None:
 def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
     """Run one task; the frame that ends it. Nothing that a kind raises gets further than here."""
     try:
+        began = time.monotonic()
         with _memory_errors():
-            made = _work(start, runtime, context)
-        return _finished(start, made)
+            made, job = _work(start, runtime, context)
+        return _finished(start, made, time.monotonic() - began, wrote=not isinstance(job, _JobInLine) or job.made)
     except Stopped:
         return frames.Halted(run=start.run)
     except Reject as error:
@@ -182,7 +250,7 @@ def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
         return frames.Failed(run=start.run, failure=FailureClass.RETRY, reason=_sentence(error))
 
 
-def _work(start: Start, runtime: Runtime, context: TaskContext) -> Made:
+def _work(start: Start, runtime: Runtime, context: TaskContext) -> tuple[Made, Job]:
     """Look up the kind, read its settings, run it. TaskRefused when this installation can not."""
     kind = kinds.load(start.kind)
     if kind.version != start.kind_version:
@@ -196,13 +264,37 @@ def _work(start: Start, runtime: Runtime, context: TaskContext) -> Made:
         raise TaskRefused(f"The settings of kind {start.kind!r} are not valid: {error}") from None
     allotment = Allotment(cores=start.cores, memory_bytes=start.memory_bytes, gpus=len(start.gpus))
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, start.gpus))  # read when CUDA starts, so not too late
-    os.chdir(start.scratch)
+    os.chdir(HOME if start.in_line else start.scratch)
+    job = _job(start, settings, allotment)
     with _threads(runtime, allotment.threads):
-        return kind.run(_job(start, settings, allotment), context)
+        return kind.run(job, context), job
+
+
+_FOLDER: Any = vars(Job)["scratch"]
+"""Where a job keeps its folder's path."""
+
+
+class _JobInLine(Job):
+    """A job whose scratch folder is made when the kind asks for it: most light tasks never do."""
+
+    made = False
+
+    @property
+    def scratch(self) -> Path:
+        """The folder; it exists from now on."""
+        folder: Path = _FOLDER.__get__(self)
+        if not self.made:
+            folder.mkdir(exist_ok=True)
+            object.__setattr__(self, "made", True)
+        return folder
+
+    @scratch.setter
+    def scratch(self, folder: Path) -> None:
+        _FOLDER.__set__(self, folder)
 
 
 def _job(start: Start, settings: Any, allotment: Allotment) -> Job:
-    return Job(
+    return (_JobInLine if start.in_line else Job)(
         task=start.task,
         kind=start.kind,
         settings=settings,
@@ -252,9 +344,9 @@ def _memory_errors() -> Iterator[None]:
         raise
 
 
-def _finished(start: Start, made: Made) -> Frame:
+def _finished(start: Start, made: Made, seconds: float, *, wrote: bool) -> Frame:
     """The frame for what a kind gave back. TaskRefused when an output is not below the scratch folder or not there."""
-    scratch = Path(start.scratch).resolve()
+    scratch = Path(start.scratch).resolve() if made.outputs else Path()
     for name, path in made.outputs.items():
         if not path.exists() or not path.resolve().is_relative_to(scratch):
             raise TaskRefused(f"Output {name!r} of kind {start.kind!r} must lie below {scratch}, got {path}.")
@@ -267,6 +359,8 @@ def _finished(start: Start, made: Made) -> Frame:
         stopped_by=made.stopped_by,
         facts=dict(made.facts),
         exact=made.exact,
+        seconds=seconds,
+        wrote=wrote,
     )
 
 

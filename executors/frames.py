@@ -5,7 +5,8 @@
     child:  ready                                             once, when its imports are done
     worker: start(run 1)     -> child: progress … checkpoint … log … finished | failed | halted
     worker: halt(run 1)         asks the running task to stop ('stop') or to checkpoint and stop ('checkpoint')
-    worker: start(run 2)        light children only
+    worker: start(run 2)        light children only; several may be written ahead, they run in order
+    worker: recall              light children only -> child: returned(runs that have not begun)
     worker: end                 leave; closing the pipe says the same
 
 `run` numbers the tasks of one child, so that a late frame of one task is not taken for the next one's. A frame that is
@@ -105,6 +106,10 @@ class Finished(Frame, frozen=True, kw_only=True):
     stopped_by: str
     facts: Facts
     exact: bool
+    seconds: float = 0.0
+    """Time that the kind took for this run."""
+    wrote: bool = True
+    """False: its scratch folder was never made."""
 
 
 class Failed(Frame, frozen=True, kw_only=True):
@@ -123,6 +128,14 @@ class Halted(Frame, frozen=True, kw_only=True):
     name: ClassVar[str] = "halted"
 
     run: int
+
+
+class Returned(Frame, frozen=True, kw_only=True):
+    """Tasks that had not begun when they were called back: they will not be run here."""
+
+    name: ClassVar[str] = "returned"
+
+    runs: tuple[int, ...]
 
 
 class Start(Frame, frozen=True, kw_only=True):
@@ -146,6 +159,18 @@ class Start(Frame, frozen=True, kw_only=True):
     resume: str = ""
     checkpoint_number: int = 0
     memory_attempts: int = 0
+    in_line: bool = False
+    """Others may be written ahead of its end: it reports nothing at first, and its scratch folder is made on demand."""
+
+    def numbered(self, run: int) -> Start:
+        """The same task as this run of a child."""
+        return msgspec.structs.replace(self, run=run)
+
+
+class Recall(Frame, frozen=True, kw_only=True):
+    """Hand back the tasks that have not begun."""
+
+    name: ClassVar[str] = "recall"
 
 
 class Halt(Frame, frozen=True, kw_only=True):
@@ -165,9 +190,9 @@ class End(Frame, frozen=True, kw_only=True):
 
 
 FROM_CHILD: dict[str, type[Frame]] = {
-    frame.name: frame for frame in (Ready, Progressed, Checkpointed, Logged, Finished, Failed, Halted)
+    frame.name: frame for frame in (Ready, Progressed, Checkpointed, Logged, Finished, Failed, Halted, Returned)
 }
-TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Halt, End)}
+TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Recall, Halt, End)}
 
 
 def encode(frame: Frame) -> bytes:
@@ -184,13 +209,10 @@ class _Head(msgspec.Struct):
     frame: str
 
 
-_HEAD = msgspec.msgpack.Decoder(_Head)
-
-
 def decode(body: bytes, known: dict[str, type[Frame]]) -> Frame:
     """The frame in `body`, one of the `known`; ChildBroke for anything else."""
     try:
-        return codec.unpack_fields(body, known[_HEAD.decode(body).frame])
+        return codec.unpack_fields(body, known[codec.unpack_fields(body, _Head).frame])
     except (Malformed, KeyError, TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ChildBroke(f"A frame was expected between worker and child; found {str(error)[:200]}.") from None
 

@@ -35,11 +35,15 @@ from executors import frames
 from executors.frames import Checkpointed, Failed, Finished, Frame, Halted, Logged, Progressed, Ready, Start
 from executors.port import Runtime
 from mesh import limits, metrics, platform
-from mesh.errors import ChildBroke, EnvironmentUnfit, OutOfMemory, Reject, Retry
+from mesh.errors import ChildBroke, EnvironmentUnfit, OutOfMemory, RamifyError, Reject, Retry
 from mesh.messages.commands import FailureClass
 
 READY_S = 120.0
 """Longest time until a child is ready: importing torch from a cold, slow disk takes up to a minute."""
+
+LIGHT_RUNS_MAX = 20_000
+"""Tasks of one light child, then a fresh one: whatever its libraries leak stays bounded. A new child costs as much
+processor time as a thousand of the shortest tasks."""
 
 WATCH_S = 1.0
 """How often deadlines and memory are looked at."""
@@ -100,6 +104,8 @@ class Child:
         self._say = say
         self._output = _Output(say)
         self._hear: Callable[[Frame], None] = lambda frame: None
+        self._line: Callable[[Frame], None] | None = None
+        self._line_broke: Callable[[Exception], None] = lambda error: None
         self._ending: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._baseline_bytes = 0
         self._memory_was_short = False
@@ -168,6 +174,11 @@ class Child:
         return self._process.returncode is None and not self._readers[0].done()
 
     @property
+    def tired(self) -> bool:
+        """True when it has run so many tasks that a fresh one should take over."""
+        return self.runs >= LIGHT_RUNS_MAX
+
+    @property
     def silent_s(self) -> float:
         """Seconds since the last frame."""
         return time.monotonic() - self.heard
@@ -196,9 +207,52 @@ class Child:
             self._hear = lambda frame: None
         if isinstance(ending, Failed):
             await self.kill()
-            raise _error_of(ending)
+            raise error_of(ending)
         assert isinstance(ending, Finished | Halted)
         return ending
+
+    # -- tasks in line (executors/lane.py) ----------------------------------------------------------------------------
+
+    def attach(self, hear: Callable[[Frame], None], broke: Callable[[Exception], None]) -> None:
+        """Hand every frame to `hear`, and the reason to `broke` when the child is no more, until `detach`."""
+        self._line, self._line_broke = hear, broke
+
+    def detach(self) -> None:
+        """Run one task at a time again."""
+        self._line, self._line_broke = None, lambda error: None
+
+    def next_run(self) -> int:
+        """The number of one more task."""
+        self.runs += 1
+        return self.runs
+
+    def post(self, *sent: Frame) -> None:
+        """Write frames without waiting. A child that is gone is noticed by its reader."""
+        if self.alive and self._process.stdin is not None:
+            self._process.stdin.write(b"".join(map(frames.encode, sent)))
+
+    async def over_bounds(self, bounds: Bounds, since: float) -> ChildBroke | OutOfMemory | None:
+        """What a task that began at `since` (monotonic) is to be killed for, if it is."""
+        if time.monotonic() >= since + bounds.wall_s:
+            metrics.count("mesh_child_kills_total", reason="wall time")
+            return ChildBroke(f"The task was still running after its limit of {bounds.wall_s:g} s and was killed.")
+        if self.silent_s >= bounds.stall_s:
+            metrics.count("mesh_child_kills_total", reason="silence")
+            return ChildBroke(
+                f"The task gave no sign of life for {bounds.stall_s:g} s and was killed. {self.last_words}"
+            )
+        allowed = self._baseline_bytes + max(MEMORY_LEAST_BYTES, int(bounds.memory_bytes * MEMORY_SLACK))
+        used = await asyncio.to_thread(group_bytes, self.pid)
+        self._memory_was_short = used > 0.9 * allowed or platform.memory_available() < SHORT_BYTES
+        if used > allowed:
+            metrics.count("mesh_child_kills_total", reason="memory")
+            return OutOfMemory(
+                f"The task may take {allowed >> 20} MiB (leased {bounds.memory_bytes >> 20} MiB, with the program "
+                f"itself and some slack) and took {used >> 20} MiB: it was killed."
+            )
+        return None
+
+    # -- ending -------------------------------------------------------------------------------------------------------
 
     def halt(self, reason: str) -> None:
         """Ask the running task to stop ('stop') or to checkpoint and stop ('checkpoint'). Does not wait."""
@@ -253,28 +307,14 @@ class Child:
 
     async def _watched(self, bounds: Bounds) -> Frame:
         """The frame that ends the task, unless a bound is reached first."""
-        deadline = time.monotonic() + bounds.wall_s
-        allowed = self._baseline_bytes + max(MEMORY_LEAST_BYTES, int(bounds.memory_bytes * MEMORY_SLACK))
+        since = time.monotonic()
         while True:
-            done, _ = await asyncio.wait({self._ending}, timeout=self._next_look_s(deadline, bounds))
+            done, _ = await asyncio.wait({self._ending}, timeout=self._next_look_s(since + bounds.wall_s, bounds))
             if done:
                 return self._ending.result()
-            if time.monotonic() >= deadline:
-                metrics.count("mesh_child_kills_total", reason="wall time")
-                raise ChildBroke(f"The task was still running after its limit of {bounds.wall_s:g} s and was killed.")
-            if self.silent_s >= bounds.stall_s:
-                metrics.count("mesh_child_kills_total", reason="silence")
-                raise ChildBroke(
-                    f"The task gave no sign of life for {bounds.stall_s:g} s and was killed. {self.last_words}"
-                )
-            used = await asyncio.to_thread(group_bytes, self.pid)
-            self._memory_was_short = used > 0.9 * allowed or platform.memory_available() < SHORT_BYTES
-            if used > allowed:
-                metrics.count("mesh_child_kills_total", reason="memory")
-                raise OutOfMemory(
-                    f"The task may take {allowed >> 20} MiB (leased {bounds.memory_bytes >> 20} MiB, with the program "
-                    f"itself and some slack) and took {used >> 20} MiB: it was killed."
-                )
+            error = await self.over_bounds(bounds, since)
+            if error is not None:
+                raise error
 
     def _next_look_s(self, deadline: float, bounds: Bounds) -> float:
         now = time.monotonic()
@@ -293,8 +333,15 @@ class Child:
             self._ending = asyncio.get_running_loop().create_future()
         self._ending.set_exception(error)
         self._ending.exception()  # a child that dies while idle has nobody who asks
+        self._line_broke(error)
 
     def _take(self, frame: Frame) -> None:
+        if self._line is not None and not isinstance(frame, Logged):
+            self.heard = time.monotonic()
+            if isinstance(frame, Progressed):
+                self.step = frame.step
+            self._line(frame)
+            return
         if not isinstance(frame, Ready) and getattr(frame, "run", 0) != self.runs:
             return  # of an earlier task
         self.heard = time.monotonic()
@@ -393,7 +440,7 @@ def group_bytes(pid: int) -> int:
     return total
 
 
-def _error_of(failed: Failed) -> Exception:
+def error_of(failed: Failed) -> RamifyError:
     """A failure frame as the error of its class."""
     classes = {FailureClass.REJECT: Reject, FailureClass.MEMORY: OutOfMemory, FailureClass.RETRY: Retry}
     return classes[failed.failure](failed.reason)

@@ -25,9 +25,6 @@ IDLE_S = 120.0
 LIGHT_IDLE_MAX = 4
 """Light children kept: each holds 20 MB."""
 
-LIGHT_RUNS_MAX = 1_000
-"""Tasks of one light child, then a fresh one: whatever its libraries leak stays bounded."""
-
 
 class Pool:
     """Children by runtime. For one event loop."""
@@ -42,15 +39,22 @@ class Pool:
 
     async def take(self, runtime: Runtime) -> Child:
         """A ready child. ChildBroke or EnvironmentUnfit when none can be had."""
+        idle = self.take_idle(runtime)
+        if idle is not None:
+            return idle
+        child = await self._start_or_spare(runtime)
+        self._want_spare(runtime)
+        return child
+
+    def take_idle(self, runtime: Runtime) -> Child | None:
+        """A child that is ready now, if there is one."""
         while self._idle[runtime]:
             _, child = self._idle[runtime].pop()
             if child.alive:
                 self._want_spare(runtime)
                 return child
             self._end(child)
-        child = await self._start_or_spare(runtime)
-        self._want_spare(runtime)
-        return child
+        return None
 
     def expect(self, runtime: Runtime) -> None:
         """A task of this runtime is likely to come soon: get a child ready."""
@@ -59,7 +63,7 @@ class Pool:
     def give(self, child: Child) -> None:
         """Take back a child whose task has ended."""
         idle = self._idle[child.runtime]
-        reusable = child.runtime is Runtime.LIGHT and child.alive and child.runs < LIGHT_RUNS_MAX
+        reusable = child.runtime is Runtime.LIGHT and child.alive and not child.tired
         if reusable and len(idle) < LIGHT_IDLE_MAX and not self._closed:
             idle.append((time.monotonic(), child))
         else:

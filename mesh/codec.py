@@ -22,8 +22,9 @@ import msgspec
 
 from mesh import limits
 from mesh.errors import InvariantBroken, Malformed
-from mesh.messages import artifacts, commands, graph, judgement, leases, ledger, results, services, tasks, topics
+from mesh.messages import artifacts, commands, graph, judgement, leases, ledger, packs, results, services, tasks, topics
 from mesh.messages.base import Record
+from mesh.messages.packs import Pack
 
 R = TypeVar("R", bound=Record)
 
@@ -31,7 +32,7 @@ R = TypeVar("R", bound=Record)
 def _records() -> dict[str, type[Record]]:
     """Every record kind of the mesh by its name on the wire."""
     found: dict[str, type[Record]] = {}
-    for module in (artifacts, commands, graph, judgement, leases, ledger, results, services, tasks, topics):
+    for module in (artifacts, commands, graph, judgement, leases, ledger, packs, results, services, tasks, topics):
         for value in vars(module).values():
             is_record = isinstance(value, type) and issubclass(value, Record) and value.kind
             if is_record and found.setdefault(value.kind, value) is not value:
@@ -103,6 +104,15 @@ def _straight(data: bytes, wanted: tuple[type[R], ...]) -> R:
             record: R = unpack_fields(data, candidate)
             return record
     raise ValueError("another kind or version")
+
+
+def rows(data: bytes) -> tuple[bytes, ...]:
+    """The records of a message, still encoded: those of a pack, else the message itself. Malformed for a bad pack."""
+    try:
+        is_pack = _HEAD.decode(data).kind == Pack.kind
+    except msgspec.MsgspecError:
+        is_pack = False
+    return decode(data, Pack).rows if is_pack else (data,)
 
 
 S = TypeVar("S", bound=msgspec.Struct)

@@ -53,6 +53,10 @@ class Subjects:
         """Where a worker puts an outbox row."""
         return f"{self.prefix}.cmd.{_token(writer)}.{_token(key.kind)}.{_token(key.task)}.{key.epoch}.{key.number}"
 
+    def owed_together(self, writer: str, digest: str) -> str:
+        """Where a worker puts a pack of outbox rows, named by its content: sent again, it is stored once."""
+        return f"{self.prefix}.cmd.{_token(writer)}.pack.{_token(digest[:32])}"
+
     def commands(self) -> str:
         """All commands."""
         return f"{self.prefix}.cmd.>"

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterator
 
 from benchmarks.simulation.parts import Disk
 from benchmarks.simulation.work import Publisher
 from mesh import codec, limits
+from mesh.bus import Stored
 from mesh.ledger_log import START
 from mesh.memory import MemoryServer
 from mesh.messages.base import Epoch, Key, Record
@@ -242,7 +244,7 @@ class Judge:
                         self.breaks("every task ends", f"{name} was withdrawn and goes on")
 
     def _heard_commands(self) -> dict[str, int]:
-        """Ledger sequence at which each command subject was certainly heard."""
+        """Ledger sequence at which each command subject was certainly heard; a pack is the subjects of its rows."""
         stream = self._server.stream(self._subjects.stream("COMMANDS"))
         covers, found, seq = iter(self.entries), dict[str, int](), 0
         ledger_seq, covered = 0, 0
@@ -253,8 +255,19 @@ class Judge:
                 if following is None:
                     return found
                 ledger_seq, covered = following[0], following[1].commands_seq
-            found.setdefault(stored.subject, ledger_seq)
+            for subject in self._subjects_in(stored):
+                found.setdefault(subject, ledger_seq)
         return found
+
+    def _subjects_in(self, stored: Stored) -> Iterator[str]:
+        rows = codec.rows(stored.data)
+        if len(rows) == 1:
+            yield stored.subject
+            return
+        for row in rows:
+            record = codec.decode(row, *COMMANDS)
+            if isinstance(record, ResultFound | CheckpointMade | FailureFound | GiveBack):
+                yield self._subjects.owed(self._subjects.writer(stored.subject), record.key)
 
     def _check_row(self, worker: str, row: Row, heard: dict[str, int], refused: str | None) -> None:
         key, task = row.key, self.tasks.get(row.key.task)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from mesh import codec, limits, streams
-from mesh.messages import artifacts, commands, graph, judgement, leases, ledger, results, services, tasks, topics
+from mesh.messages import artifacts, commands, graph, judgement, leases, ledger, packs, results, services, tasks, topics
 from mesh.messages.base import Epoch, Key, Record
 from mesh.subjects import Subjects
 
@@ -28,6 +28,7 @@ CONVERSATIONS: tuple[tuple[str, ModuleType], ...] = (
     ("Beats, answers, leases, receipts", leases),
     ("The ledger", ledger),
     ("Results and progress", results),
+    ("Packs: several records in one message", packs),
     ("Evidence, recommendation, verdict, champion", judgement),
     ("Artifacts", artifacts),
     ("The graph", graph),
@@ -61,6 +62,7 @@ def limit_table() -> str:
         "LEASES_PER_ANSWER_MAX": "leases of one answer",
         "HELD_PER_BEAT_MAX": "leases named in one beat",
         "OWED_PER_REQUEST_MAX": "keys in one beat or question",
+        "ROWS_PER_PACK_MAX": "records of one pack",
         "CHUNK_BYTES": "decoded bytes of one object",
         "MANIFEST_BYTES_MAX": "one manifest",
         "ARTIFACT_FILES_MAX": "files of one artifact",

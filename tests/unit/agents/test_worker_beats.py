@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from agents.worker_beats import Beats, BeatThread, Report
-from mesh import codec, virtual_time
+from mesh import codec, limits, virtual_time
 from mesh.bus import Bus, Message
 from mesh.errors import BrokerRefused
 from mesh.memory import MemoryServer
@@ -111,7 +111,7 @@ def test_what_a_beat_carries_counts_as_told() -> None:
     assert sender.told == 5
 
 
-@pytest.mark.parametrize("count", [300])
+@pytest.mark.parametrize("count", [limits.HELD_PER_BEAT_MAX + 44])
 def test_no_more_is_named_than_a_beat_may_carry(count: int) -> None:
     held = tuple(Held(task=f"t{i}", epoch=Epoch(1, 1)) for i in range(count))
-    assert len(beats(lambda: Report(offer=offer(1), held=lambda: held)).next().held) == 256
+    assert len(beats(lambda: Report(offer=offer(1), held=lambda: held)).next().held) == limits.HELD_PER_BEAT_MAX
