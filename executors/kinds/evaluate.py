@@ -52,8 +52,8 @@ class Evaluate:
         """One core; memory for torch, the model twice, and the encoded split."""
         rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
         size = int(facts.get("bytes") or rows * 200)
-        width = int(facts.get("features") or 100) if facts.get("modality") == "tabular" else min(100_000, size // 4)
-        model = 4 * width * (labels + 256)
+        width = int(facts.get("features") or 100) if facts.get("modality") == "tabular" else min(200_000, size // 4)
+        model = 4 * width * (2 * labels + 256)  # the network, and the linear path beside it
         return Needs(cores=1.0, memory_bytes=450 * MIB + 2 * model + 8 * size, disk_bytes=64 * MIB + model + size)
 
     def run(self, job: Job, context: Context) -> Made:

@@ -76,6 +76,15 @@ def test_a_tie_goes_to_the_smaller_model(evolver_size: float, taken: Choice) -> 
     assert "a tie, so the smaller model is taken" in found.why
 
 
+def test_some_bytes_make_no_model_smaller() -> None:
+    bench = Bench()
+    bench.line("evolver", [i % 10 != 0 for i in range(400)], size_bytes=1e6 + 20)
+    bench.line("reinventor", [i % 10 != 1 for i in range(399)] + [False], size_bytes=1e6)
+    found = of(bench)
+    assert found.choice is Choice.EVOLVER
+    assert "a tie between equally large models" in found.why
+
+
 def test_a_tie_of_equal_size_goes_to_the_lower_loss() -> None:
     bench = Bench()
     bench.line("evolver", first(90, 100), loss=[0.30] * 100)
