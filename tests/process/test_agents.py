@@ -269,7 +269,7 @@ async def test_wrong_credentials_are_one_sentence(start: Start, tmp_path: Path) 
     closed = NatsServer(tmp_path / "closed", extra='authorization { user: "u", password: "right" }').start()
     try:
         agent = await start("gate", NATS_URL=closed.url, NATS_USER="u", NATS_PASSWORD="wrong")
-        await check_sentence(agent, 4, "refuses these credentials", "check them")
+        await check_sentence(agent, 4, "refuses these credentials", "check ")
         assert "wrong" not in agent.output()
         agent = await start("consensus", NATS_URL=closed.url)
         await check_sentence(agent, 4, "refuses these credentials")
