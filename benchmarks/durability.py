@@ -43,7 +43,7 @@ WHY = "Whether a finished result is ever lost, or a stale one counted, while pro
 TASKS, QUICK_TASKS = 2_000, 60
 PEER_TASKS_MAX = 2_000
 WORKERS = 3
-SCHEDULERS = 1
+SCHEDULERS = 2
 SEED = 20_260_101
 
 MEAN_S, QUICK_MEAN_S = 2.0, 1.0

@@ -73,8 +73,8 @@ TAKEN_S = 90.0
 CALM_PERCENT, CALM_S = 10.0, 0.5
 """A torch child is warm when it uses less of a core than this, over so long."""
 
-HOLD_S, QUICK_HOLD_S = 600.0, 6.0
-AWAY_S, QUICK_AWAY_S = 600.0, 6.0
+HOLD_S, QUICK_HOLD_S = 600.0, 4.0
+AWAY_S, QUICK_AWAY_S = 600.0, 4.0
 
 MACHINE, PROCESS = "machine", "process"
 WHO = {

@@ -1,10 +1,12 @@
-"""The main job's benchmark still works: a quick run on a real mesh makes a document and leaves nothing behind."""
+"""The benchmarks still work: quick runs on real meshes make documents and leave nothing behind."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -14,22 +16,47 @@ from benchmarks.frame import CHECKOUT, environment
 pytestmark = [pytest.mark.process, pytest.mark.server]
 
 
-@pytest.mark.timeout(180)
-def test_a_quick_run_gives_a_document_and_leaves_nothing(tmp_path):
+def quick(tmp_path: Path, name: str, *more: str) -> dict[str, Any]:
+    """The document of a quick run, which left nothing behind."""
     target = tmp_path / "document.json"
     env = {**environment(tmp_path / "unused"), "TMPDIR": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "agents", "bench", "main-job", "--quick", "--json", str(target)],
+        [sys.executable, "-P", "-m", "agents", "bench", name, "--quick", "--json", str(target), *more],
         env=env, cwd=tmp_path, capture_output=True, text=True, timeout=150,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    document = json.loads(target.read_text())
-    assert (document["name"], document["conditions"]["quick"]) == ("main-job", True)
+    document: dict[str, Any] = json.loads(target.read_text())
+    assert (document["name"], document["conditions"]["quick"]) == (name, True)
+    assert list(tmp_path.glob("ramify-*")) == [], "a home that is kept holds something to object to"
+    assert [one.pid for one in psutil.process_iter() if mentions(one, str(tmp_path))] == []
+    return document
+
+
+@pytest.mark.timeout(180)
+def test_a_quick_run_gives_a_document_and_leaves_nothing(tmp_path):
+    document = quick(tmp_path, "main-job")
     measured = {row["who"] for row in document["rows"] if not row["skipped"]}
     assert {"up", "status", "idle mesh", "noop task", "scheduler", "planner", "consensus", "gate"} <= measured
     assert len(document["aims"]) == 3
-    assert list(tmp_path.glob("ramify-bench-*")) == []
-    assert [one.pid for one in psutil.process_iter() if mentions(one, str(tmp_path))] == []
+
+
+@pytest.mark.timeout(180)
+def test_nothing_is_lost_or_counted_twice_in_a_short_storm(tmp_path):
+    document = quick(tmp_path, "durability", "--seed", "11")
+    assert [(aim["aim"], aim["got"]) for aim in document["aims"] if not aim["met"]] == []
+    values = {row["metric"]: row["value"] for row in document["rows"] if row["who"] == "Ramify"}
+    struck = sum(count for metric, count in values.items() if metric.startswith("struck"))
+    assert struck >= 3, "a storm that hits nobody proves nothing"
+    assert values["other objections of the auditor"] == 0
+    assert values["outbox rows without a receipt at the end"] == 0
+
+
+@pytest.mark.timeout(180)
+def test_a_training_changes_hands_and_nobody_is_disturbed(tmp_path):
+    document = quick(tmp_path, "failover")
+    assert [row["why"] for row in document["rows"] if row["skipped"]] == ["a quick run kills one machine only"]
+    unmet = {aim["aim"] for aim in document["aims"] if not aim["met"]}
+    assert not [aim for aim in unmet if "ended before" in aim or "beyond the first" in aim]
 
 
 def mentions(process: psutil.Process, text: str) -> bool:
