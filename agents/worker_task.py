@@ -333,7 +333,7 @@ class Running:
         return Key(self._spec.id, self._epoch, ResultFound.kind, 1)
 
     async def _owe_give_back(self) -> None:
-        reason = self._yielding or self._abandoned or "the worker stops"
+        reason = self._abandoned or self._yielding or "the worker stops"
         key = Key(self._spec.id, self._epoch, GiveBack.kind, 1)
         await self._tools.debts.owe(GiveBack(key=key, incarnation=self._tools.incarnation, reason=reason))
         await asyncio.to_thread(remove_folder, self._folder)

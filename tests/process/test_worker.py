@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -229,7 +230,7 @@ async def test_a_stop_checkpoints_gives_back_and_the_next_life_continues(mesh: M
             await mesh.moved(task, lambda one: one.state is TaskState.LEASED)
             await agents.until(lambda: any(children()), "a child")
             await asyncio.sleep(0.5)
-        back = await mesh.moved(task, lambda one: one.reason == "the worker stops")
+        back = await mesh.moved(task, lambda one: one.reason.startswith("the worker stops"))
         assert back.state is not TaskState.LEASED
         assert mesh.owed() == 0
         async with mesh.worker():
@@ -293,8 +294,21 @@ async def test_owed_rows_are_sent_by_the_next_life(mesh: Mesh) -> None:
         assert mesh.owed() == 1
         mesh.server.heal("worker")
         async with mesh.worker(**{"worker.stop_grace_s": 0.5}):
-            await mesh.moved(task, lambda one: one.reason == "the worker stops")
+            await mesh.moved(task, lambda one: one.reason.startswith("the worker stops"))
             assert (await mesh.ended(await mesh.submit())).state is TaskState.SUCCEEDED
+
+
+async def test_a_child_that_does_not_listen_costs_the_stop_no_more_than_its_grace(mesh: Mesh) -> None:
+    async with mesh.leading():
+        async with mesh.worker(**{"worker.stop_grace_s": 1.0}) as agent:
+            task = await mesh.submit(settings={"fail": "hang", "fail_attempts": 1}, on_disconnect="wait")
+            await mesh.moved(task, lambda one: one.state is TaskState.LEASED)
+            await agents.until(lambda: any(children()), "a child")
+            began = time.monotonic()
+            agent.stop()
+        assert time.monotonic() - began < 10.0
+        given_back = await mesh.moved(task, lambda one: "its grace time is over" in one.reason)
+        assert given_back.state is TaskState.READY, "the lease moves although nothing was saved"
 
 
 async def test_a_full_outbox_takes_nothing_new_until_there_is_room(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
