@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agents.commands.reach import Reach, reach
@@ -48,6 +48,8 @@ class Flood:
         self._stack = contextlib.AsyncExitStack()
         self._there: Reach | None = None
         self._ended: dict[int, TaskEnded] = {}
+        self._open: set[int] = set()
+        """Tasks of `submit` that have not ended; of those that have, nothing is kept: there may be a million."""
         self._news = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
@@ -71,7 +73,11 @@ class Flood:
         async with there.broker.tail(there.stream("RESULTS"), wanted, from_seq=from_seq) as records:
             async for stored in records:
                 record = codec.decode(stored.data, TaskEnded)
-                self._ended[int(record.task.id.rpartition("-")[2])] = record
+                number = int(record.task.id.rpartition("-")[2])
+                if number in self._open:
+                    self._open.discard(number)
+                else:
+                    self._ended[number] = record
                 self._news.set()
 
     async def one(self, number: int) -> int:
@@ -91,12 +97,14 @@ class Flood:
 
     async def submit(self, numbers: range) -> None:
         """Tasks of the durability run, put again until they are stored."""
+        self._open.update(numbers)
         for part in _parts([self._task(number, durability_settings(number)) for number in numbers]):
             await self._publish(part)
 
     async def collect(self, numbers: range, within_s: float) -> int:
         """How many of them have not ended when the time is up."""
-        return await self._wait(set(numbers), within_s)
+        await self._until(lambda: not self._open, within_s)
+        return len(self._open)
 
     async def close(self) -> None:
         """Stop listening, disconnect."""
@@ -121,14 +129,17 @@ class Flood:
 
     async def _wait(self, numbers: set[int], within_s: float) -> int:
         """Wait until these have ended, so long at most; how many have not."""
+        await self._until(lambda: numbers <= self._ended.keys(), within_s)
+        return len(numbers - self._ended.keys())
+
+    async def _until(self, condition: Callable[[], bool], within_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while not numbers <= self._ended.keys():
+                while not condition():
                     if self._reader is not None and self._reader.done():
                         self._reader.result()
                     self._news.clear()
                     await self._news.wait()
-        return len(numbers - self._ended.keys())
 
     def _answer(self, number: int) -> int:
         record = self._ended[number]
