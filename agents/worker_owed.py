@@ -21,7 +21,7 @@ from logging import Logger
 
 from mesh import codec, limits, metrics
 from mesh.bus import Broker
-from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound
+from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound, RamifyError
 from mesh.messages.base import Key
 from mesh.messages.commands import Owed
 from mesh.messages.leases import Receipt
@@ -59,6 +59,10 @@ class Debts:
         """Why nothing more can be written down now; '' when there is room."""
         self._worker, self._outbox, self._broker, self._subjects, self._log = worker, outbox, broker, subjects, log
         self._incoming: list[tuple[Row, Callable[[], None]]] = []
+        self._owing: dict[asyncio.Future[None], None] = {}
+        """Who waits for a row to be on disk."""
+        self._over = False
+        """Nobody writes any more."""
         self._to_write, self._to_send = asyncio.Event(), asyncio.Event()
         self._asked: dict[Key, tuple[float, float]] = {}
         """Rows sent in this life: when to ask about them, and the pause after that (seconds)."""
@@ -77,10 +81,17 @@ class Debts:
     # -- into the outbox ----------------------------------------------------------------------------------------------
 
     async def owe(self, record: Owed) -> None:
-        """Returns when the row is on disk. A cancellation does not take it back once it is handed over."""
+        """Returns when the row is on disk. A cancellation does not take it back once it is handed over. Cancelled when
+        nobody writes any more, because the worker ends: the row is lost, as it would be a moment later."""
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._over:
+            raise asyncio.CancelledError
+        self._owing[written] = None
         self.hand(record, lambda: None if written.done() else written.set_result(None))
-        await asyncio.shield(written)
+        try:
+            await asyncio.shield(written)
+        finally:
+            self._owing.pop(written, None)
 
     def hand(self, record: Owed, then: Callable[[], None]) -> None:
         """Take a row; `then` is called when it is on disk."""
@@ -89,7 +100,20 @@ class Debts:
         self._to_write.set()
 
     async def write(self) -> None:
-        """Write what is handed over, all that waits with one sync; a full disk is waited out."""
+        """Write what is handed over, all that waits with one sync; a full disk is waited out. At the end, what still
+        waits is written, and nobody waits for this any more."""
+        try:
+            await self._write_on()
+        finally:
+            self._over = True
+            with contextlib.suppress(RamifyError):
+                self._outbox.record_all([(row.key, row.subject, row.data) for row, _ in self._incoming])
+                for _, then in self._incoming:
+                    then()
+            for written in self._owing:
+                written.cancel()
+
+    async def _write_on(self) -> None:
         while True:
             await self._to_write.wait()
             self._to_write.clear()

@@ -11,6 +11,7 @@ from benchmarks.simulation.lives import Machine, SchedulerMachine, WorkerMachine
 from benchmarks.simulation.network import CALM, Network, Weather
 from benchmarks.simulation.trace import Trace
 from mesh.memory import MemoryServer
+from mesh.memory_store import MemoryStream
 
 CHAOS_S = 45.0
 """How long faults go on. Longer lives find few more faults than more seeds do in the same time."""
@@ -22,6 +23,7 @@ STEPS_MAX = 120
 """A process that is to be killed dies within so many steps of its tasks: at any await of what it is doing."""
 
 Action = Callable[[], None]
+Backup = dict[str, MemoryStream]
 
 
 class Chaos:
@@ -29,14 +31,14 @@ class Chaos:
 
     def __init__(
         self, server: MemoryServer, network: Network, wall: WallClock, trace: Trace, chance: random.Random, *,
-        workers: list[WorkerMachine], schedulers: list[SchedulerMachine], older: bool,
+        workers: list[WorkerMachine], schedulers: list[SchedulerMachine], older: bool, on_older: Action,
     ) -> None:  # fmt: skip
-        """older: the broker may come back with an older copy of its store."""
+        """older: the broker may come back with an older copy of its store; on_older: called when it has."""
         self.over = False
         self._server, self._network, self._wall, self._trace, self._chance = server, network, wall, trace, chance
         self._workers, self._schedulers = workers, schedulers
         self._backups = [server.copy()] if older else []
-        self._older = older
+        self._older, self._on_older = older, on_older
         self._mending: set[asyncio.Task[None]] = set()
         self._rate_s = chance.choice((1.5, 3.0, 5.0, 10.0))
 
@@ -140,7 +142,15 @@ class Chaos:
         backup = self._chance.choice(self._backups) if older else None
         kind = "older broker" if older else "broker crash"
         self._trace.fault(kind, f"away for {lasts_s:.1f} s")
-        self._later(lasts_s, lambda: None if self._server.up else self._server.restart(backup))
+        self._later(lasts_s, lambda: self._bring_back(backup))
+
+    def _bring_back(self, backup: Backup | None) -> None:
+        if self._server.up:
+            return
+        self._server.restart(backup)
+        if backup is not None:
+            self._trace.note("the broker is back with an older store")
+            self._on_older()
 
     def _jump(self) -> None:
         seconds = self._chance.choice((-86_400.0, -30.0, 30.0, 86_400.0))

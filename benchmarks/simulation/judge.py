@@ -32,6 +32,7 @@ from mesh.messages.ledger import (
     Entry,
     LeaderChosen,
     LeaseEnded,
+    Restored,
     TaskCanceled,
     TaskLeased,
     TaskParked,
@@ -73,8 +74,7 @@ class Judge:
         self.entries: list[tuple[int, Entry]] = []
         self._server = server
         self._subjects = server.subjects
-        self._created = ""
-        self._previous, self._term, self._covered = START, 0, 0
+        self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
         self._leases: dict[tuple[str, Epoch], str] = {}
         """Every lease ever given, in this history or in one that was lost with the broker's store."""
 
@@ -99,7 +99,7 @@ class Judge:
         """The broker came back with an older store: read its history from the start."""
         self.entries.clear()
         self.tasks.clear()
-        self._previous, self._term, self._covered = START, 0, 0
+        self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
 
     def _read(self, seq: int, entry: Entry) -> None:
         if entry.previous != self._previous:
@@ -109,6 +109,10 @@ class Judge:
                 if event.term <= self._term:
                     self.breaks("one history", f"term {event.term} follows term {self._term}")
                 self._term = event.term
+            elif isinstance(event, Restored):
+                if event.generation <= self._generation:
+                    self.breaks("one history", f"generation {event.generation} follows {self._generation}")
+                self._generation = event.generation
             else:
                 self._hear(seq, event)
         if entry.term != self._term:
@@ -116,6 +120,8 @@ class Judge:
         if entry.commands_seq < self._covered:
             self.breaks("one history", f"entry {seq} covers {entry.commands_seq} commands, {self._covered} before")
         self._covered = entry.commands_seq
+        if entry.generation != self._generation:
+            self.breaks("one history", f"entry {seq} of generation {entry.generation} stands in {self._generation}")
         self.entries.append((seq, entry))
 
     def _hear(self, seq: int, event: AnyEvent) -> None:
@@ -175,7 +181,7 @@ class Judge:
     def _succeeded(self, seq: int, task: TaskAccount, event: TaskSucceeded) -> None:
         self._current(seq, task, event.epoch)
         earned = event.earned_under or event.epoch
-        if event.incarnation != task.holder or task.holders.get(earned) != event.incarnation:
+        if event.incarnation != task.holder or self._leases.get((event.task, earned)) != event.incarnation:
             self.breaks("no stale write", f"entry {seq}: {event.incarnation} did not earn {event.task} under {earned}")
         task.recorded.add(Key(event.task, earned, "result", event.number))
         self._ended(seq, task, "succeeded")
@@ -300,8 +306,8 @@ class Judge:
                     for record in written.get(key, ())
                     if isinstance(record, ResultFound | CheckpointMade | FailureFound | GiveBack)
                 ]
-                if task.holders.get(key.epoch) not in writers:
-                    who = task.holders.get(key.epoch)
+                who = self._leases.get((name, key.epoch))
+                if who not in writers:
                     self.breaks("no stale write", f"{key} of {name} is recorded, held by {who}, written by {writers}")
 
     def _check_projection(self) -> None:

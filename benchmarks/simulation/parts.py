@@ -41,6 +41,8 @@ class Disk:
     pending: OrderedDict[Key, Row] = dataclasses.field(default_factory=OrderedDict)
     kept: OrderedDict[Key, Row] = dataclasses.field(default_factory=OrderedDict)
     refused: dict[Key, tuple[Row, str]] = dataclasses.field(default_factory=dict)
+    taken: int = 0
+    """Rows ever taken; a row's number stands where the real one has its date."""
 
 
 class DiskOutbox:
@@ -57,8 +59,9 @@ class DiskOutbox:
         """Take rows in order; how many were new."""
         before = len(self._disk.pending)
         for key, subject, data in rows:
-            if key not in self._disk.kept:
-                self._disk.pending.setdefault(key, Row(key, subject, data, 0.0))
+            if key not in self._disk.kept and key not in self._disk.pending:
+                self._disk.taken += 1
+                self._disk.pending[key] = Row(key, subject, data, float(self._disk.taken))
         return len(self._disk.pending) - before
 
     def pending(self, limit: int = 1_000) -> list[Row]:
@@ -81,9 +84,12 @@ class DiskOutbox:
 
     def reopen(self, keys: tuple[Key, ...] | None = None) -> int:
         """Owe receipted rows once more; how many."""
-        again = [key for key in self._disk.kept if keys is None or key in keys]
+        disk = self._disk
+        again = [key for key in disk.kept if keys is None or key in keys]
         for key in again:
-            self._disk.pending[key] = self._disk.kept.pop(key)
+            disk.pending[key] = disk.kept.pop(key)
+        for key in sorted(disk.pending, key=lambda key: disk.pending[key].recorded_at):  # the order of their taking
+            disk.pending.move_to_end(key)
         return len(again)
 
     def kept(self, limit: int = 1_000) -> list[Row]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any
@@ -172,8 +173,10 @@ def task_factory(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> 
 
 def bury(loop: asyncio.AbstractEventLoop) -> None:
     """Close what never ended: tasks of killed processes hold on to what they waited for."""
-    for task in sorted(asyncio.all_tasks(loop), key=hash):
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
-        coro = task.get_coro()
-        assert isinstance(coro, Steps)
-        coro.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # what a dead task was made for was never awaited
+        for task in sorted(asyncio.all_tasks(loop), key=hash):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coro = task.get_coro()
+            assert isinstance(coro, Steps)
+            coro.close()

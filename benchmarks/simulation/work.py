@@ -29,14 +29,26 @@ class Publisher:
     def __init__(self, broker: Broker, subjects: Subjects, chance: random.Random, trace: Trace) -> None:
         self.stored: dict[str, Submit | Cancel] = {}
         """Commands that the stream has taken, by id."""
-        self.done = False
+        self._all_topics, self._again = False, 0
         self._broker, self._subjects, self._chance, self._trace = broker, subjects, chance, trace
 
     async def run(self) -> None:
         """All topics, then it is done."""
         topics = [f"t{number}" for number in range(1, self._chance.randint(2, 5))]
         await asyncio.gather(*(self._topic(topic) for topic in topics))
-        self.done = True
+        self._all_topics = True
+
+    @property
+    def done(self) -> bool:
+        """True when everything is published."""
+        return self._all_topics and not self._again
+
+    async def again(self) -> None:
+        """The store came back older: publish what was stored once more, as the command line's outbox does."""
+        self._again += 1
+        for command in list(self.stored.values()):
+            await self._put(command)
+        self._again -= 1
 
     async def _topic(self, topic: str) -> None:
         chance = self._chance

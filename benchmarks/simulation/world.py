@@ -35,6 +35,9 @@ SETTLE_S = 400.0
 OLDER = False
 """Whether the broker may come back with an older copy of its store, unless somebody asks for it."""
 
+STANDBY = 0.6
+"""How many meshes have a second scheduler from the start."""
+
 LOOK_S = 1.0
 """How often the judge reads the ledger."""
 
@@ -82,17 +85,23 @@ class World:
             )
             for name in ("s1", "s2")
         ]  # fmt: skip
-        self.schedulers[1].wanted = False
+        self.schedulers[1].wanted = chance.random() < STANDBY
+        """A standby from the start, or one that somebody starts when there is trouble, or none."""
         self.publisher = Publisher(
             self.server.connect(WRITER), self.server.subjects, _chance(seed, "publisher"), self.trace
         )
         self.chaos = Chaos(
             self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
-            workers=self.workers, schedulers=self.schedulers, older=older,
+            workers=self.workers, schedulers=self.schedulers, older=older, on_older=self._on_older,
         )  # fmt: skip
 
         self._tasks: list[asyncio.Task[None]] = []
         """Held here: the loop itself forgets tasks that nobody holds."""
+
+    def _on_older(self) -> None:
+        """The judge reads another history from now on, and who published something does so again."""
+        self.judge.rewound()
+        self._tasks.append(asyncio.get_running_loop().create_task(self.publisher.again(), name="publisher again"))
 
     async def run(self) -> None:
         """Live through the seed; what is wrong stands with the judge."""

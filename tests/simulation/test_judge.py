@@ -1,0 +1,231 @@
+"""The judge can say no: each mutant of the product breaks a promise, and a few seeds are enough to find it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from agents.scheduler_results import Projector
+from agents.worker_owed import Debts
+from benchmarks.simulation import run as simulation
+from benchmarks.simulation.world import Verdict
+from mesh.memory import MemoryBroker
+from mesh.messages.base import Epoch, Key
+from mesh.messages.commands import CheckpointMade, ResultFound
+from mesh.messages.leases import Receipt
+from mesh.messages.ledger import LeaseEnded, TaskCanceled
+from mesh.messages.tasks import TaskState
+from mesh.outbox import Row
+from planner.ledger import Ledger
+from planner.receipts import Receipts
+from planner.scheduling import Scheduler
+
+SEEDS_MAX = 200
+"""A mutant that survives so many seeds has escaped."""
+
+Patch = pytest.MonkeyPatch
+Mutate = Callable[[Patch], None]
+
+
+def accepts_stale_results(patch: Patch) -> None:
+    """Whoever sends a result of a leased task is believed to be its holder."""
+    honest = Scheduler._owed
+
+    def owed(self: Scheduler, writer: str, row: Any, now: float) -> None:
+        task = self.ledger.tasks.get(row.key.task)
+        if isinstance(row, ResultFound) and task is not None and task.state is TaskState.LEASED:
+            key = Key(row.key.task, task.epoch, row.key.kind, row.key.number)
+            row = msgspec.structs.replace(row, key=key, incarnation=task.incarnation)
+            writer = task.incarnation.partition(".")[0]
+        honest(self, writer, row, now)
+
+    patch.setattr(Scheduler, "_owed", owed)
+
+
+def believes_past_holders(patch: Patch) -> None:
+    """A checkpoint by anybody who once held the task is recorded as the holder's."""
+    honest = Scheduler._owed
+
+    def owed(self: Scheduler, writer: str, row: Any, now: float) -> None:
+        task = self.ledger.tasks.get(row.key.task)
+        if isinstance(row, CheckpointMade) and task is not None and task.state is TaskState.LEASED:
+            self._record(msgspec.structs.replace(row, key=msgspec.structs.replace(row.key, epoch=task.epoch)), now)
+            return
+        honest(self, writer, row, now)
+
+    patch.setattr(Scheduler, "_owed", owed)
+
+
+def refuses_good_results(patch: Patch) -> None:
+    """A result by the holder is refused now and then."""
+    honest = Scheduler._owed
+
+    def owed(self: Scheduler, writer: str, row: Any, now: float) -> None:
+        if isinstance(row, ResultFound) and row.key.epoch.count == 1 and row.key.task.endswith("2"):
+            self.receipts.refuse(row.key, row.incarnation, "no")
+        else:
+            honest(self, writer, row, now)
+
+    patch.setattr(Scheduler, "_owed", owed)
+
+
+def forgets_results(patch: Patch) -> None:
+    """A result is heard and nothing comes of it."""
+    honest = Scheduler._owed
+
+    def owed(self: Scheduler, writer: str, row: Any, now: float) -> None:
+        if not (isinstance(row, ResultFound) and row.key.epoch.count == 1):
+            honest(self, writer, row, now)
+
+    patch.setattr(Scheduler, "_owed", owed)
+
+
+def says_recorded_too_early(patch: Patch) -> None:
+    """What is not known is called recorded."""
+    honest = Receipts.of
+
+    def of(self: Receipts, key: Key) -> Receipt | None:
+        return honest(self, key) or Receipt(key=key, recorded=True)
+
+    patch.setattr(Receipts, "of", of)
+
+
+def gives_an_epoch_twice(patch: Patch) -> None:
+    """The next lease of a task has the epoch of the one before."""
+    honest = Scheduler._lease
+
+    def lease(self: Scheduler, task: Any, *rest: Any) -> None:
+        task.epoch = Epoch(task.epoch.generation, max(0, task.epoch.count - 1))
+        honest(self, task, *rest)
+
+    patch.setattr(Scheduler, "_lease", lease)
+    patch.setattr(Ledger, "_expect", lambda *_: None)
+
+
+def leases_what_is_leased(patch: Patch) -> None:
+    """That a lease has ended is not put on record before the next one is given."""
+    honest = Scheduler.take
+
+    def take(self: Scheduler) -> list[Any]:
+        return [item for item in honest(self) if not isinstance(item.event, LeaseEnded)]
+
+    patch.setattr(Scheduler, "take", take)
+    patch.setattr(Ledger, "_expect", lambda *_: None)
+
+
+def goes_on_after_the_end(patch: Patch) -> None:
+    """A task that was canceled is still given to workers."""
+    honest = Ledger.apply
+
+    def apply(self: Ledger, event: Any) -> Any:
+        return self.tasks[event.task] if isinstance(event, TaskCanceled) else honest(self, event)
+
+    patch.setattr(Ledger, "apply", apply)
+
+
+def never_notices_a_death(patch: Patch) -> None:
+    """Silent workers keep their leases."""
+    patch.setattr(Scheduler, "_expire", lambda *_: None)
+    patch.setattr(Scheduler, "_forget", lambda *_: None)
+
+
+def writes_the_ledger_without_a_look(patch: Patch) -> None:
+    """Writes are not conditional: two leaders write into one ledger."""
+    honest = MemoryBroker.append
+
+    async def append(self: MemoryBroker, subject: str, data: bytes, **options: Any) -> int:
+        options.pop("stream_seq", None)
+        return await honest(self, subject, data, **options)
+
+    patch.setattr(MemoryBroker, "append", append)
+
+
+def forgets_to_tell_subscribers(patch: Patch) -> None:
+    """Some records never reach RESULTS."""
+    honest = Projector.put
+
+    def put(self: Projector, record: Any, seq: int, index: int, at_ms: int) -> None:
+        if index != 1:
+            honest(self, record, seq, index, at_ms)
+
+    patch.setattr(Projector, "put", put)
+
+
+def tells_subscribers_twice(patch: Patch) -> None:
+    """Records are not put if absent."""
+    honest = MemoryBroker.append
+
+    async def append(self: MemoryBroker, subject: str, data: bytes, **options: Any) -> int:
+        if ".results." in subject:
+            options.pop("subject_seq", None)
+        return await honest(self, subject, data, **options)
+
+    patch.setattr(MemoryBroker, "append", append)
+
+
+def lets_go_when_sent(patch: Patch) -> None:
+    """The worker lets go of a row when it has sent it, without a receipt."""
+    honest = Debts._send_in_order
+
+    async def send_in_order(self: Debts, rows: list[Row]) -> int:
+        count = await honest(self, rows)
+        await self.settle(tuple(Receipt(key=row.key, recorded=True) for row in rows[:count]))
+        return count
+
+    patch.setattr(Debts, "_send_in_order", send_in_order)
+
+
+def lets_go_before_it_is_stored(patch: Patch) -> None:
+    """The worker sends a row once and does not care what becomes of it."""
+
+    async def send_in_order(self: Debts, rows: Sequence[Row]) -> int:
+        self._outbox.settle(*(Receipt(key=row.key, recorded=True) for row in rows))
+        for row in rows:
+            self._unsent.pop(row.key, None)
+            await self._broker.append(row.subject, row.data, subject_seq=0, timeout_s=0.5)
+        return len(rows)
+
+    patch.setattr(Debts, "_send_in_order", send_in_order)
+
+
+CAUGHT_AS: dict[Mutate, set[str]] = {
+    accepts_stale_results: {"no stale write"},
+    believes_past_holders: {"no stale write"},
+    refuses_good_results: {"nothing lost"},
+    forgets_results: {"nothing lost", "every task ends"},
+    says_recorded_too_early: {"true receipts", "nothing lost", "every task ends"},
+    gives_an_epoch_twice: {"one lease"},
+    leases_what_is_leased: {"one lease"},
+    goes_on_after_the_end: {"one lease"},
+    never_notices_a_death: {"every task ends"},
+    writes_the_ledger_without_a_look: {"one history"},
+    forgets_to_tell_subscribers: {"one projection", "every task ends"},
+    tells_subscribers_twice: {"one projection", "every task ends"},
+    lets_go_when_sent: {"true receipts"},
+    lets_go_before_it_is_stored: {"true receipts", "nothing lost"},
+}
+"""Each mutant, and the promises that it may be found to break first."""
+
+
+class _Caught(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mutate", CAUGHT_AS, ids=lambda mutate: mutate.__name__)
+def test_a_mutant_is_caught(mutate: Mutate, monkeypatch: Patch) -> None:
+    caught: list[Verdict] = []
+
+    def hear(verdict: Verdict) -> None:
+        if verdict.broken:
+            caught.append(verdict)
+            raise _Caught
+
+    mutate(monkeypatch)
+    with pytest.raises(_Caught):
+        simulation.run(1, SEEDS_MAX, hear=hear)
+    promises = {sentence.partition(":")[0] for sentence in caught[0].broken}
+    assert promises & CAUGHT_AS[mutate], caught[0].broken
+    assert caught[0].tail
