@@ -49,10 +49,9 @@ SEED = 20_260_101
 MEAN_S, QUICK_MEAN_S = 2.0, 1.0
 """Between two strikes. Shorter ones leave two cores no time for anything but starting processes."""
 
-SLICE = 100
-"""Tasks that are submitted at once: the publisher too is at work while the broker goes away."""
-
-SLICE_PAUSE_S = 1.0
+SLICE, SLICE_PAUSE_S = 20, 1.0
+"""So many tasks are submitted at once, then a pause: the publisher too is at work while the broker goes away, and 2,000
+tasks meet some fifty strikes, however fast they are done; a million of them take a night."""
 
 SUBMIT_S = 120.0
 """Patience with one slice; an outage is a tenth of it."""
