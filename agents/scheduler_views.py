@@ -107,6 +107,7 @@ class Views:
 
     def _worker_row(self, worker: Worker) -> WorkerRow:
         offer, seen = worker.beat.offer, self._seen.get(worker.incarnation)
+        drain = self._mind.ledger.drained.get(worker.name)
         return WorkerRow(
             name=worker.name,
             incarnation=worker.incarnation,
@@ -120,7 +121,8 @@ class Views:
             held=tuple(sorted(self._mind.ledger.by_incarnation.get(worker.incarnation, ()))),
             host=seen.hello.host if seen else "",
             pid=seen.hello.pid if seen else 0,
-            drained=worker.name in self._mind.ledger.drained,
+            drained=drain is not None,
+            note=worker.beat.note or (drain.reason if drain is not None else ""),
         )
 
 

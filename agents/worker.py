@@ -90,7 +90,8 @@ def beat_thread(agent: Agent, make: Callable[[], Beats]) -> BeatPort:
     loop = asyncio.get_running_loop()
 
     async def connect() -> Bus:
-        return await mesh_broker.connect(agent.settings.nats.options(), agent.subjects, name=agent.name)
+        nats, client = agent.settings.nats.options(), agent.incarnation
+        return await mesh_broker.connect(nats, agent.subjects, name=agent.name, client=client)
 
     def failed(error: BaseException) -> None:
         with contextlib.suppress(RuntimeError):  # the main loop has ended already
@@ -398,6 +399,7 @@ class Worker:
             ledger_seq=state.ledger_seq,
             generation=state.generation,
             ledger_digest=state.ledger_digest,
+            note=self._why if self._agent.stopping.is_set() else self._outbox_full(),
         )
 
     def _current(self) -> Report:

@@ -48,6 +48,7 @@ class Report:
     ledger_seq: int = 0
     generation: int = 0
     ledger_digest: str = ""
+    note: str = ""
 
 
 class Beats:
@@ -104,6 +105,7 @@ class Beats:
             ledger_seq=report.ledger_seq,
             generation=report.generation,
             ledger_digest=report.ledger_digest,
+            note=report.note[: limits.TEXT_CHARS_MAX],
         )
 
     def nudge(self) -> None:

@@ -49,9 +49,10 @@ def picture(workers: tuple[WorkerRow, ...], left_out: int) -> str:
             ",".join(one.labels) or "-",
             " ".join(sorted(one.kinds)),
             " ".join(one.held) or "-",
+            one.note or "-",
         )
         for one in workers
     ]
-    headers = ("worker", "state", "beat", "cores", "memory", "gpus", "labels", "kinds", "holds")
+    headers = ("worker", "state", "beat", "cores", "memory", "gpus", "labels", "kinds", "holds", "note")
     more = f"\n… and {left_out} more" if left_out else ""
     return output.table(headers, rows) + more

@@ -68,10 +68,14 @@ class Beat(Record, frozen=True, kw_only=True):
     """Generation of the ledger at that entry; 0 when the worker does not tell."""
     ledger_digest: str = ""
     """How that entry's digest begins (16 hex digits): another entry with the same number is another history."""
+    note: str = ""
+    """Why the worker takes nothing although it could: it stops, its outbox is full. One sentence, for people."""
 
     def __post_init__(self) -> None:
         check_name(self.worker, "a worker's name")
         check_incarnation(self.incarnation, self.worker)
+        if len(self.note) > limits.TEXT_CHARS_MAX:
+            raise ValueError(f"a beat's note has at most {limits.TEXT_CHARS_MAX} characters")
         if len(self.held) > limits.HELD_PER_BEAT_MAX or len(self.owed) > limits.OWED_PER_REQUEST_MAX:
             raise ValueError("a beat names too many leases or outbox rows")
 

@@ -115,6 +115,8 @@ class WorkerRow(Part, frozen=True, kw_only=True):
     pid: int = 0
     drained: bool = False
     """Out of service: it gets no leases."""
+    note: str = ""
+    """Why it takes nothing, in the worker's own words, or in those with which it was drained."""
 
 
 class AgentRow(Part, frozen=True, kw_only=True):

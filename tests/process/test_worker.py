@@ -315,10 +315,11 @@ async def test_a_full_outbox_takes_nothing_new_until_there_is_room(mesh: Mesh, m
     monkeypatch.setattr(worker, "OUTBOX_FULL", 0.0)
     monkeypatch.setattr(worker, "OUTBOX_ROOM", 0.0)
     monkeypatch.setattr(worker, "TIDY_S", 0.05)
-    wanted: list[int] = []
+    wanted: list[tuple[int, str]] = []
 
     async def on_beat(message: Message) -> None:
-        wanted.append(codec.decode(message.data, Beat).offer.leases_max)
+        beat = codec.decode(message.data, Beat)
+        wanted.append((beat.offer.leases_max, beat.note))
 
     await mesh.bus.subscribe(mesh.subjects.beats(), on_beat)
     async with mesh.leading(), mesh.worker() as agent:
@@ -327,7 +328,7 @@ async def test_a_full_outbox_takes_nothing_new_until_there_is_room(mesh: Mesh, m
         mesh.server.cut("scheduler")  # nobody gives receipts
         await agents.until(lambda: "outbox" in agent.problems(), "a full outbox")
         assert "no new tasks are taken" in agent.problems()["outbox"]
-        await agents.until(lambda: wanted[-1] == 0, "a withdrawn offer")
+        await agents.until(lambda: wanted[-1] == (0, agent.problems().get("outbox")), "a withdrawn offer that says why")
         mesh.server.heal("scheduler")
         assert (await mesh.ended(task)).attempts == 1, "what ran went on"
         await agents.until(lambda: "outbox" not in agent.problems(), "room in the outbox")

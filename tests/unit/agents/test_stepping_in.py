@@ -197,7 +197,8 @@ def test_a_drained_worker_is_asked_to_give_back_and_gets_nothing_until_it_is_bac
         answer = await mesh.beat()
         assert [(one.order, one.reason) for one in answer.orders] == [(OrderKind.CHECKPOINT, "it moves")]
         assert answer.leases == ()
-        assert (await mesh.ask("workers")).workers[0].drained
+        row = (await mesh.ask("workers")).workers[0]
+        assert (row.drained, row.note) == (True, "it moves")
         assert not (await mesh.door(drain, capsys, "w1", "--undo"))["drained"]
         answer = await mesh.beat()
         assert [one.order for one in answer.orders] == [OrderKind.KEEP]
