@@ -67,6 +67,9 @@ STUCK_S, QUICK_STUCK_S = 240.0, 25.0
 """Without a task that ended, the run is given up: whatever it waits for takes less than half of this."""
 
 PEER_VISIBILITY_S = 20.0
+PEER_STILL_S = 40.0
+"""Without a result that came back, a peer's storm is over: what is missing may come in peace, or is lost."""
+
 PEER_CALM_S = 150.0
 """Peace at the end of a peer's run: several times the longest of the timeouts after which it tries again."""
 
@@ -182,6 +185,12 @@ class Feeding(threading.Thread):
         self.trouble = ""
         self.seconds = 0.0
         self._driver, self._tasks, self._stuck_s, self._say = driver, tasks, stuck_s, say
+        self._moved_at = 0.0
+        """When a task last ended, in monotonic seconds; 0 while tasks are still submitted."""
+
+    def still_s(self) -> float:
+        """Since when no task has ended; 0 while tasks are still submitted."""
+        return time.monotonic() - self._moved_at if self._moved_at else 0.0
 
     def run(self) -> None:
         """Until all have ended, or nothing has for a while."""
@@ -199,11 +208,11 @@ class Feeding(threading.Thread):
         for first in range(0, self._tasks, SLICE):
             self._driver.ask("submit", SUBMIT_S, count=min(SLICE, self._tasks - first))
             time.sleep(SLICE_PAUSE_S)
-        moved_at = time.monotonic()
-        while self.missing and time.monotonic() - moved_at < self._stuck_s:
+        self._moved_at = time.monotonic()
+        while self.missing and self.still_s() < self._stuck_s:
             missing = self._driver.ask("collect", LOOK_S + SUBMIT_S, within_s=LOOK_S)["missing"]
             if missing < self.missing:
-                moved_at = time.monotonic()
+                self._moved_at = time.monotonic()
             self.missing = missing
 
 
@@ -252,9 +261,10 @@ def compare(frame: Frame, peer: Peer, python: Path, tasks: int, seed: int) -> No
     try:
         with frame.home() as home, peer_in(peer, home, python) as (targets, driver):
             storm = Chaos(targets, chaos.script(seed, MEAN_S), frame.say)
-            feeding = Feeding(driver, tasks, PEER_CALM_S, frame.say)
+            feeding = Feeding(driver, tasks, PEER_STILL_S + PEER_CALM_S, frame.say)
             feeding.start()
-            storm.rage(feeding.over.is_set, RAGE_S_MAX)
+            storm.rage(lambda: feeding.over.is_set() or feeding.still_s() > PEER_STILL_S, RAGE_S_MAX)
+            storm.watch(feeding.over.is_set, RAGE_S_MAX)
             feeding.join()
             if feeding.trouble:
                 frame.fail(peer.name, "lost results", SHARE, feeding.trouble)
