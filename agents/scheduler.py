@@ -43,14 +43,16 @@ ARTIFACTS_SHARE = 0.8
 async def body(agent: Agent) -> None:
     """Lead the mesh or stand by until the agent stops."""
     await _make_streams(agent)
-    folder = agent.settings.home / "scheduler" / agent.name
+    folder = agent.settings.home / "scheduler" / agent.settings.prefix / agent.name
     index, seen = EndedIndexOnDisk(folder / "ended.db"), SeenFile(folder / "seen")
     ears, projector = Ears(agent), Projector(agent)
+    history = History(agent, index, seen, projector)
     try:
         await ears.open()
-        await _live(agent, History(agent, index, seen, projector), ears, projector)
+        await _live(agent, history, ears, projector)
     finally:
         await ears.close()
+        await history.snapshots.stop()
         seen.close()
         index.close()
 

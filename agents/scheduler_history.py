@@ -14,6 +14,7 @@ import time
 
 from agents.runtime import Agent
 from agents.scheduler_results import Projector
+from agents.scheduler_snapshots import Snapshots
 from mesh import limits
 from mesh.ended import EndedIndexOnDisk
 from mesh.errors import Conflict
@@ -30,7 +31,7 @@ class History:
 
     def __init__(self, agent: Agent, index: EndedIndexOnDisk, file: SeenFile, projector: Projector) -> None:
         self._agent = agent
-        self._index = index
+        self.snapshots = Snapshots(agent, index, projector)
         self._file = file
         self._projector = projector
         self.ledger = Ledger(index)
@@ -48,16 +49,21 @@ class History:
     async def load(self) -> None:
         """Fold the log anew, to its end."""
         since = await self._projector.begin()
-        self._index.clear()
-        self.ledger, self.log = Ledger(self._index), LedgerLog(self._agent.broker, self._agent.subjects)
-        self.covered = self.entries = 0
+        self.log = LedgerLog(self._agent.broker, self._agent.subjects)
+        self.ledger, untold = await self.snapshots.load(self.log)
+        self.covered, self.entries = self.ledger.commands_seq, 0
+        for one in untold:
+            if one.seq >= since:
+                self._projector.put_again(one)
         kept_since_ms = time.time_ns() // 1_000_000 - int(limits.RESULTS_AGE_S * 1_000)
         await self._read(since, kept_since_ms)
+        self.snapshots.save_if_due(self.ledger, self.log, leads=False)
         await self._compare()
 
     async def read_on(self) -> None:
         """Fold what has been appended meanwhile. Conflict when the store has another history."""
         await self._read(0, 0)
+        self.snapshots.save_if_due(self.ledger, self.log, leads=False)
         self.note()
 
     async def _read(self, since: int, kept_since_ms: int) -> None:
@@ -69,9 +75,11 @@ class History:
         self.entries += 1
         for index, event in enumerate(entry.events):
             record = project(event, ledger.apply(event))
+            self.snapshots.heard(event)
             if record is not None and tell:
                 self._projector.put(record, seq, index, entry.at_ms)
         self.covered = ledger.commands_seq = entry.commands_seq
+        self.snapshots.newest = entry.snapshot or self.snapshots.newest
 
     @property
     def stranger(self) -> bool:
@@ -85,6 +93,7 @@ class History:
         """What was folded has been appended."""
         self.covered = self.ledger.commands_seq
         self.note()
+        self.snapshots.save_if_due(self.ledger, self.log, leads=True)
 
     async def _compare(self) -> None:
         """Is what this process has seen before part of what it has read now?"""

@@ -245,6 +245,7 @@ class Leader:
                 previous=self._log.digest,
                 at_ms=at_ms,
                 events=tuple(item.event for item in part),
+                snapshot=self._history.snapshots.newest,
             )
             try:
                 seq = await self._log.append(entry)
@@ -257,6 +258,7 @@ class Leader:
                 if item.record is not None:
                     self._projector.put(item.record, seq, index, at_ms)
                 self._count(item.event)
+                self._history.snapshots.heard(item.event)
             self._agent.metrics.count("mesh_ledger_entries_total")
         self._history.committed()
         self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
@@ -400,8 +402,10 @@ class Leader:
             if agent.stopping.is_set():
                 return
             try:
-                below_seq = max(0, self._history.covered - COMMANDS_KEPT)
-                await agent.broker.purge(agent.stream("COMMANDS"), below_seq=below_seq)
+                snapshot = self._history.snapshots.newest
+                below_seq = min(self._history.covered - COMMANDS_KEPT, snapshot.commands_seq if snapshot else 0)
+                if below_seq > 0:
+                    await agent.broker.purge(agent.stream("COMMANDS"), below_seq=below_seq)
             except (BusUnavailable, NotFound) as error:
                 agent.log.warning("covered commands are not removed now: %s", error)
 

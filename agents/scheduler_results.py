@@ -11,12 +11,12 @@ begins with the WINDOW-th newest record that it finds. What is older than the st
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections import deque
 
 from agents.runtime import Agent
 from mesh import codec
 from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed
+from mesh.messages.ledger import Untold
 from mesh.messages.results import (
     Planned,
     Projected,
@@ -43,15 +43,6 @@ DRAIN_S = 5.0
 KINDS: tuple[type[Projected], ...] = (Planned, TopicTurnedDown, TaskMoved, TaskEnded, RecommendationMade)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Untold:
-    """One record that is not yet known to stand on RESULTS."""
-
-    seq: int
-    subject: str
-    data: bytes
-
-
 class Projector:
     """What is to be projected, in order."""
 
@@ -70,8 +61,17 @@ class Projector:
     def put(self, record: Projected, seq: int, index: int, at_ms: int) -> None:
         """Queue one record of a committed entry."""
         subject = self._agent.subjects.result(record.topic, record.kind, f"{seq}-{index}")
-        self._queue.append(Untold(seq, subject, codec.encode(stamped(record, seq, at_ms))))
+        self._queue.append(Untold(seq=seq, subject=subject, data=codec.encode(stamped(record, seq, at_ms))))
         self._changed.set()
+
+    def put_again(self, untold: Untold) -> None:
+        """Queue a record that a snapshot holds."""
+        self._queue.append(untold)
+        self._changed.set()
+
+    def untold(self) -> tuple[Untold, ...]:
+        """What waits."""
+        return tuple(self._queue)
 
     async def begin(self) -> int:
         """Start anew, with nothing that waits; the ledger sequence from which on entries are to be projected again."""

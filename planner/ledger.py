@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Protocol
 
 from mesh.errors import InvariantBroken
@@ -178,7 +179,8 @@ class Ledger:
         """Last entry of the store that came back older and began this generation; 0 in the first one."""
         self.leader = ""
         self.commands_seq = 0
-        self._order = 0
+        self.order = 0
+        """Of the task that was planned last."""
         self._said: OrderedDict[str, None] = OrderedDict()
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -200,6 +202,29 @@ class Ledger:
             and found.epoch == epoch
             and found.incarnation == incarnation
         )
+
+    # -- from a snapshot ----------------------------------------------------------------------------------------------
+
+    def take_over(self, task: Task) -> None:
+        """A task as a snapshot has it. Tasks that have ended must be in the index already."""
+        if task.state is TaskState.PARKED:
+            self._set_aside(task)
+            return
+        if task.state is not TaskState.LEASED:
+            task.missing = {name for name in task.spec.after if not self._succeeded(name)}
+            task.state = TaskState.WAITING if task.missing else TaskState.READY
+        else:
+            self.by_incarnation.setdefault(task.incarnation, set()).add(task.spec.id)
+        self._open_task(task)
+
+    def said_before(self, said: Iterable[str]) -> None:
+        """Refusals and recommendations that are on record, oldest first."""
+        self._said.update((what, None) for what in said)
+
+    @property
+    def all_said(self) -> tuple[str, ...]:
+        """The same, for a snapshot."""
+        return tuple(self._said)
 
     # -- the fold -----------------------------------------------------------------------------------------------------
 
@@ -243,9 +268,9 @@ class Ledger:
     def _plan(self, spec: TaskSpec) -> None:
         self._expect(not self.knows(spec.id), f"task {spec.id} is planned twice")
         missing = {name for name in spec.after if not self._succeeded(name)}
-        self._order += 1
+        self.order += 1
         task = Task(
-            spec=spec, order=self._order, state=TaskState.WAITING if missing else TaskState.READY, missing=missing
+            spec=spec, order=self.order, state=TaskState.WAITING if missing else TaskState.READY, missing=missing
         )
         self._open_task(task)
         self.counts[task.state] += 1
@@ -363,6 +388,7 @@ class Ledger:
         return task
 
     def _set_aside(self, task: Task) -> None:
+        task.missing = set()  # known anew when it starts again
         self.dead_letters[task.spec.id] = task
         while len(self.dead_letters) > DEAD_LETTERS_MAX:
             self.dead_letters.popitem(last=False)

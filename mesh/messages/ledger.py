@@ -16,9 +16,9 @@ from typing import ClassVar
 import msgspec
 
 from mesh import limits
-from mesh.messages.base import Epoch, Facts, Record
+from mesh.messages.base import Epoch, Facts, Key, Part, Record
 from mesh.messages.judgement import Recommendation
-from mesh.messages.tasks import Outcome, TaskSpec
+from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -184,6 +184,17 @@ AnyEvent = (
 )
 
 
+class SnapshotAt(Part, frozen=True, kw_only=True):
+    """The newest snapshot of the ledger's state: where a scheduler that has read nothing yet may begin."""
+
+    manifest: str
+    """Digest of the artifact."""
+    seq: int
+    """The entry after which the state was this."""
+    commands_seq: int
+    """Commands that this entry covers: those up to here are not needed any more."""
+
+
 class Entry(Record, frozen=True, kw_only=True):
     """One commit of the ledger: one message, one compare-and-set on the stream's last sequence."""
 
@@ -198,3 +209,84 @@ class Entry(Record, frozen=True, kw_only=True):
     at_ms: int
     """Wall clock of the leader, for people; never compared."""
     events: tuple[AnyEvent, ...]
+    snapshot: SnapshotAt | None = None
+
+
+class SavedCheckpoint(Part, frozen=True, kw_only=True):
+    """The newest recorded checkpoint of a saved task."""
+
+    number: int
+    manifest: str
+    step: int
+    trained_s: float
+
+
+class SavedTask(Part, frozen=True, kw_only=True):
+    """An open or parked task in a snapshot. What it waits for follows from `spec.after` and the ended tasks."""
+
+    spec: TaskSpec
+    order: int
+    state: TaskState
+    epoch: Epoch
+    incarnation: str = ""
+    attempts: int = 0
+    failures: int = 0
+    memory_failures: int = 0
+    deaths: int = 0
+    failed_on: tuple[str, ...] = ()
+    again_after_s: float = 0.0
+    checkpoint: SavedCheckpoint | None = None
+    holders: tuple[tuple[Epoch, str], ...] = ()
+    recorded: tuple[Key, ...] = ()
+    reason: str = ""
+
+
+class SavedLine(Part, frozen=True, kw_only=True):
+    """The last line of an ended task in a snapshot."""
+
+    task: str
+    topic: str
+    state: TaskState
+    epoch: Epoch
+    key: Key | None = None
+    reason: str = ""
+    recorded: str = ""
+
+
+class Untold(Part, frozen=True, kw_only=True):
+    """A record for subscribers that was perhaps not yet on RESULTS."""
+
+    seq: int
+    subject: str
+    data: bytes
+
+
+class SnapshotHead(Record, frozen=True, kw_only=True):
+    """The beginning of a snapshot: where it stands and what is counted."""
+
+    kind: ClassVar[str] = "snapshot"
+
+    seq: int
+    digest: str
+    """Of the entry `seq`: the entry after it must name this one as its previous."""
+    commands_seq: int
+    term: int
+    leader: str
+    generation: int
+    restored_from: int = 0
+    order: int
+    """Of the task that was planned last."""
+    counts: dict[str, int]
+
+
+class SnapshotPart(Record, frozen=True, kw_only=True):
+    """A piece of a snapshot."""
+
+    kind: ClassVar[str] = "snapshot-part"
+    bytes_max: ClassVar[int] = limits.REPEATING_BYTES_MAX
+
+    tasks: tuple[SavedTask, ...] = ()
+    lines: tuple[SavedLine, ...] = ()
+    drained: tuple[WorkerDrained, ...] = ()
+    said: tuple[str, ...] = ()
+    untold: tuple[Untold, ...] = ()

@@ -75,7 +75,9 @@ class Mesh:
     async def until(self, kind: type[TaskLeased | TaskSucceeded], task: str) -> None:
         """Until the ledger says so of the task."""
         async with asyncio.timeout(DEADLINE_S):
-            while not any(isinstance(event, kind) and event.task == task for event in await self.events()):  # noqa: ASYNC110 - another process
+            while not any(  # noqa: ASYNC110 - another process
+                isinstance(event, kind) and event.task == task for event in await self.events()
+            ):
                 await asyncio.sleep(0.1)
 
     async def check(self, terms: int) -> None:
