@@ -186,6 +186,7 @@ def simulate(seed: int, home: Path, *, older: bool = OLDER, tail_max: int = TAIL
             await world.run()
 
     before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     gc.disable()  # what is collected when must not depend on what ran before
     try:
         try:
