@@ -24,6 +24,7 @@ from mesh.messages.base import Record
 from mesh.messages.commands import Recommend, Submit
 from mesh.messages.judgement import Champion, Outcomes, Recommendation
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
+from mesh.packed import split
 
 WRITER = "consensus"
 """Commands carry the role's name, not the incarnation's: two that weigh one topic put the same command."""
@@ -104,7 +105,8 @@ class Consensus:
         found: list[Stored] = []
         for kind in _READ:
             found += await self._pages(self._subjects.results(topic, kind.kind))
-        return [codec.decode(stored.data, *_READ) for stored in sorted(found, key=lambda stored: stored.seq)]
+        in_order = sorted(found, key=lambda stored: stored.seq)
+        return [codec.decode(one.data, *_READ) for stored in in_order for one in split(stored)]
 
     async def _pages(self, subject: str) -> list[Stored]:
         found: list[Stored] = []

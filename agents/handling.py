@@ -24,12 +24,16 @@ from mesh import codec, limits
 from mesh.bus import Delivery, Stored
 from mesh.errors import BusUnavailable, Malformed, NotFound, Reject, Retry, Stop
 from mesh.messages.base import Record
+from mesh.packed import split
 
 R = TypeVar("R", bound=Record)
 
 RETRY_S_FIRST = 0.5
 RETRY_S_MAX = 30.0
 """Bounds of the delay before a record is delivered again: short enough to heal soon, long enough not to spin."""
+
+AGAIN = "again"
+"""What became of a record that shall be delivered once more."""
 
 AGAIN_S = 1.0
 """Pause before the loop asks a broker again that was away."""
@@ -62,7 +66,29 @@ async def _one(
     wanted: tuple[type[R], ...],
     handler: Callable[[R, Stored], Awaitable[None]],
 ) -> None:
-    message = delivery.message
+    """One delivery: a record, or a pack of them. A pack is acknowledged when none of its records has to come again."""
+    again, refused = False, ""
+    rows = split(delivery.message)
+    for row in rows:
+        ended = await _row(agent, row, delivery.attempt, wanted, handler)
+        again = again or ended is AGAIN
+        refused = refused or (ended or "")
+    if again:
+        await delivery.again(delay_s(delivery.attempt))
+    elif refused and len(rows) == 1:
+        await delivery.drop(refused)
+    else:
+        await delivery.ack()
+
+
+async def _row(
+    agent: Agent,
+    message: Stored,
+    attempt: int,
+    wanted: tuple[type[R], ...],
+    handler: Callable[[R, Stored], Awaitable[None]],
+) -> str | None:
+    """Handle one record: None when that is done, AGAIN when it shall come again, else why it never will be."""
     try:
         record = codec.decode(message.data, *wanted)
         await handler(record, message)
@@ -70,24 +96,20 @@ async def _one(
         raise
     except Malformed as error:
         agent.failed("malformed", f"{message.subject} holds no valid record: {error}")
-        await delivery.drop(str(error))
+        return str(error) or type(error).__name__
     except Reject as error:
         agent.failed("rejected", f"{message.subject} can not be handled: {error}")
-        await delivery.drop(str(error))
+        return str(error) or type(error).__name__
     except Retry as error:
         agent.log.info("%s will be handled again: %s", message.subject, error)
-        await delivery.again(delay_s(delivery.attempt))
+        return AGAIN
     except asyncio.CancelledError:
         raise
     except Exception as error:  # a defect of ours: it must neither kill the agent nor be tried for ever
         agent.failed("defect", f"handling {message.subject} raised {type(error).__name__}: {error}", error)
-        if delivery.attempt >= limits.HANDLE_ATTEMPTS_MAX:
-            await delivery.drop(f"{type(error).__name__}: {error}")
-        else:
-            await delivery.again(delay_s(delivery.attempt))
-    else:
-        await delivery.ack()
-        agent.metrics.count("mesh_records_handled_total", role=agent.role, kind=record.kind)
+        return AGAIN if attempt < limits.HANDLE_ATTEMPTS_MAX else f"{type(error).__name__}: {error}"
+    agent.metrics.count("mesh_records_handled_total", role=agent.role, kind=record.kind)
+    return None
 
 
 def delay_s(attempt: int) -> float:

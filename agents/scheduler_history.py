@@ -21,6 +21,7 @@ from mesh.errors import Conflict
 from mesh.ledger_log import LedgerLog
 from mesh.messages.leases import Beat
 from mesh.messages.ledger import Entry
+from mesh.messages.results import Projected
 from mesh.seen import Seen, SeenFile
 from planner.ledger import Ledger
 from planner.projection import project
@@ -73,11 +74,13 @@ class History:
     def _fold(self, seq: int, entry: Entry, *, tell: bool) -> None:
         ledger = self.ledger
         self.entries += 1
+        told: list[tuple[int, Projected]] = []
         for index, event in enumerate(entry.events):
             record = project(event, ledger.apply(event))
             self.snapshots.heard(event)
             if record is not None and tell:
-                self._projector.put(record, seq, index, entry.at_ms)
+                told.append((index, record))
+        self._projector.put(seq, entry.at_ms, told)
         self.covered = ledger.commands_seq = entry.commands_seq
         self.snapshots.newest = entry.snapshot or self.snapshots.newest
 

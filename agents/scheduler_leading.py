@@ -254,9 +254,9 @@ class Leader:
                     raise
                 parts[:0] = [part[: len(part) // 2], part[len(part) // 2 :]]
                 continue
-            for index, item in enumerate(part):
-                if item.record is not None:
-                    self._projector.put(item.record, seq, index, at_ms)
+            told = ((index, item.record) for index, item in enumerate(part) if item.record is not None)
+            self._projector.put(seq, at_ms, told)
+            for item in part:
                 self._count(item.event)
                 self._history.snapshots.heard(item.event)
             self._agent.metrics.count("mesh_ledger_entries_total")

@@ -1,22 +1,25 @@
 """The projection: records for subscribers, from committed ledger entries onto the RESULTS stream.
 
-Each record's subject ends in `<ledger seq>-<index in the entry>` and is put if absent, so projecting an entry again
-(after a crash, by the next leader) changes nothing.
+What an entry says of one topic in one kind travels in one message: a record alone, or a pack of them. Its subject ends
+in `<ledger seq>-<index of the first of them in the entry>` and is put if absent, so projecting an entry again (after a
+crash, by the next leader) changes nothing: the same entry is always cut the same way.
 
 Every scheduler keeps what it has folded and does not yet know as projected; the leader writes it, in order, at most
-WINDOW records in flight. So when one is stored, all that come WINDOW records before it are too, and the next leader
-begins with the WINDOW-th newest record that it finds. What is older than the stream keeps is not told again.
+WINDOW messages in flight. So when one is stored, all that come WINDOW messages before it are too, and the next leader
+begins with the WINDOW-th newest message that it finds. What is older than the stream keeps is not told again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable, Iterator
 
 from agents.runtime import Agent
 from mesh import codec
 from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed
 from mesh.messages.ledger import Untold
+from mesh.messages.packs import Pack, portions
 from mesh.messages.results import (
     Planned,
     Projected,
@@ -30,10 +33,10 @@ from mesh.messages.results import (
 PENDING_MAX = 20_000
 """Records that may wait for the broker; beyond it the scheduler's turn waits too (back-pressure, never loss)."""
 
-WINDOW = 64
-"""Records in flight: enough to hide the way to the broker and to share its syncs."""
+WINDOW = 16
+"""Messages in flight: enough to hide the way to the broker."""
 
-LOOK_BACK = 500
+LOOK_BACK = 128
 """Newest messages read at the start to find where the projection stands; verdicts between them are skipped over."""
 
 AGAIN_S = 0.5
@@ -58,10 +61,15 @@ class Projector:
 
     # -- what waits ---------------------------------------------------------------------------------------------------
 
-    def put(self, record: Projected, seq: int, index: int, at_ms: int) -> None:
-        """Queue one record of a committed entry."""
-        subject = self._agent.subjects.result(record.topic, record.kind, f"{seq}-{index}")
-        self._queue.append(Untold(seq=seq, subject=subject, data=codec.encode(stamped(record, seq, at_ms))))
+    def put(self, seq: int, at_ms: int, records: Iterable[tuple[int, Projected]]) -> None:
+        """Queue what a committed entry says; each record with its index in the entry."""
+        for topic, kind, rows in together(records):
+            encoded = [(index, codec.encode(stamped(record, seq, at_ms))) for index, record in rows]
+            for portion in portions(encoded, lambda row: len(row[1])):
+                subject = self._agent.subjects.result(topic, kind, f"{seq}-{portion[0][0]}")
+                parts = tuple(data for _, data in portion)
+                data = parts[0] if len(parts) == 1 else codec.encode(Pack(rows=parts))
+                self._queue.append(Untold(seq=seq, subject=subject, data=data))
         self._changed.set()
 
     def put_again(self, untold: Untold) -> None:
@@ -86,14 +94,14 @@ class Projector:
             self._queue.popleft()
 
     async def _told_up_to(self) -> int:
-        """Ledger sequence of the WINDOW-th newest record on RESULTS: everything below it stands there. 0: unknown."""
+        """Ledger sequence of the WINDOW-th newest message on RESULTS: everything below it stands there. 0: unknown."""
         stream, subject = self._agent.stream("RESULTS"), self._agent.subjects.results()
         state = await self._agent.broker.state(stream)
         first = max(state.first_seq, state.last_seq - LOOK_BACK + 1, 1)
         seqs: list[int] = []
         for stored in await self._agent.broker.read(stream, subject, from_seq=first, messages_max=LOOK_BACK):
             try:
-                seqs.append(codec.decode(stored.data, *KINDS).ledger_seq)
+                seqs.append(codec.decode(codec.rows(stored.data)[0], *KINDS).ledger_seq)
             except Malformed:
                 continue  # a verdict, or a record of a newer program: neither says where the projection stands
         return sorted(seqs)[-WINDOW] if len(seqs) >= WINDOW else 0 if first <= 1 else min(seqs, default=0)
@@ -147,3 +155,27 @@ class Projector:
             except (BusUnavailable, DiskFull) as error:
                 self._agent.log.warning("projecting %s waits: %s", untold.subject, error)
                 await asyncio.sleep(AGAIN_S)
+
+
+def together(records: Iterable[tuple[int, Projected]]) -> Iterator[tuple[str, str, list[tuple[int, Projected]]]]:
+    """Records of an entry by topic and kind, the order of each task's records kept: one that is told of in two kinds
+    begins all groups anew."""
+    groups: dict[tuple[str, str], list[tuple[int, Projected]]] = {}
+    told: dict[str, str] = {}
+    for index, record in records:
+        task = _task_of(record)
+        if task and told.get(task, record.kind) != record.kind:
+            yield from ((topic, kind, rows) for (topic, kind), rows in groups.items())
+            groups, told = {}, {}
+        told[task] = record.kind
+        groups.setdefault((record.topic, record.kind), []).append((index, record))
+    yield from ((topic, kind, rows) for (topic, kind), rows in groups.items())
+
+
+def _task_of(record: Projected) -> str:
+    match record:
+        case TaskMoved():
+            return record.task
+        case TaskEnded():
+            return record.task.id
+    return ""

@@ -27,6 +27,7 @@ from mesh import codec, settings
 from mesh.messages.commands import ResultFound
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import TaskState
+from mesh.packed import split
 
 READ_MESSAGES = 500
 
@@ -171,10 +172,11 @@ async def told_of(there: Reach) -> tuple[Counter[str], list[str]]:
     stream, subject, seq = there.stream("RESULTS"), there.subjects.results(kind=TaskEnded.kind), 0
     while records := await there.broker.read(stream, subject, from_seq=seq + 1, messages_max=READ_MESSAGES):
         for stored in records:
-            record = codec.decode(stored.data, TaskEnded)
-            if record.state is TaskState.SUCCEEDED:
-                told[record.task.id] += 1
-            else:
-                reasons.append(f"{record.task.id} {record.state}: {record.reason}")
+            for one in split(stored):
+                record = codec.decode(one.data, TaskEnded)
+                if record.state is TaskState.SUCCEEDED:
+                    told[record.task.id] += 1
+                else:
+                    reasons.append(f"{record.task.id} {record.state}: {record.reason}")
             seq = stored.seq
     return told, reasons

@@ -21,6 +21,7 @@ from mesh.messages.base import Epoch
 from mesh.messages.commands import Cancel, Submit
 from mesh.messages.results import Progress, TaskEnded, TaskMoved
 from mesh.messages.tasks import TaskSpec, TaskState
+from mesh.packed import Each
 
 RETRY_S = 0.2
 STREAMS_S = 60.0
@@ -128,7 +129,7 @@ class Stage:
         there = self._there
         wanted: tuple[type[TaskEnded | TaskMoved], ...] = (TaskEnded, TaskMoved)
         async with there.broker.tail(there.stream("RESULTS"), there.subjects.results(self.topic)) as records:
-            async for stored in records:
+            async for stored in Each(records):
                 if stored.subject.split(".")[3] not in (TaskEnded.kind, TaskMoved.kind):
                     continue
                 record = codec.decode(stored.data, *wanted)

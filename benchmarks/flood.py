@@ -26,6 +26,7 @@ from mesh.messages.base import Facts
 from mesh.messages.commands import Submit
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Needs, TaskSpec, TaskState
+from mesh.packed import Each
 
 TASKS_PER_SUBMIT = 200
 """Well below the record's limit of bytes."""
@@ -71,7 +72,7 @@ class Flood:
     async def _read(self, there: Reach, from_seq: int) -> None:
         wanted = there.subjects.results(self.topic, TaskEnded.kind)
         async with there.broker.tail(there.stream("RESULTS"), wanted, from_seq=from_seq) as records:
-            async for stored in records:
+            async for stored in Each(records):
                 record = codec.decode(stored.data, TaskEnded)
                 number = int(record.task.id.rpartition("-")[2])
                 if number in self._open:

@@ -22,6 +22,7 @@ from mesh.messages.base import derived_id
 from mesh.messages.commands import Submit
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Needs, TaskSpec, TaskState
+from mesh.packed import Each
 
 MEMORY_BYTES = 64 * 1024 * 1024
 """What a noop child is given; it needs a third of it."""
@@ -49,7 +50,7 @@ async def _round_trips(there: Reach, count: int) -> list[float]:
     last_seq = (await there.broker.state(there.stream("RESULTS"))).last_seq
     wanted = there.subjects.results(topic, TaskEnded.kind)
     async with there.broker.tail(there.stream("RESULTS"), wanted, from_seq=last_seq + 1) as ended:
-        return [await _round_trip(there, topic, number, ended) for number in range(count)]
+        return [await _round_trip(there, topic, number, Each(ended)) for number in range(count)]
 
 
 async def _round_trip(there: Reach, topic: str, number: int, ended: AsyncIterator[Stored]) -> float:

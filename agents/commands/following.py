@@ -19,6 +19,7 @@ from mesh.bus import Message, Stored
 from mesh.errors import BusUnavailable, Malformed
 from mesh.messages.base import Record
 from mesh.messages.results import Progress, TopicTurnedDown
+from mesh.packed import Each
 
 QUIET_S = 120.0
 """Silence after which a topic without open tasks counts as left alone: checks are planned within seconds."""
@@ -60,7 +61,7 @@ async def follow(
         subject = reach.subjects.results(story.topic)
         async with (
             reach.broker.tail(reach.stream("RESULTS"), subject, from_seq=from_seq) as stored,
-            paced(stored, stop, look_every_s) as items,
+            paced(Each(stored), stop, look_every_s) as items,
         ):
             async for item in items:
                 watch()

@@ -9,6 +9,7 @@ from mesh import codec
 from mesh.bus import Stored
 from mesh.errors import Malformed, NotFound
 from mesh.messages.base import Record
+from mesh.packed import split
 
 R = TypeVar("R", bound=Record)
 
@@ -41,10 +42,11 @@ async def records(reach: Reach, stream: str, subject: str, wanted: type[R]) -> l
     """The records of a subject in order; what this program can not read is left out."""
     found = []
     for stored in await read_all(reach, stream, subject):
-        try:
-            found.append(codec.decode(stored.data, wanted))
-        except Malformed:
-            continue
+        for one in split(stored):
+            try:
+                found.append(codec.decode(one.data, wanted))
+            except Malformed:
+                continue
     return found
 
 

@@ -23,6 +23,7 @@ from mesh.bus import Message
 from mesh.errors import BusUnavailable, Malformed, NotFound
 from mesh.messages.base import Record
 from mesh.messages.results import Progress
+from mesh.packed import Each
 
 EXAMPLE = """bin/agent watch
 bin/agent watch handwritten-digits-3fa1c20b --json -"""
@@ -105,7 +106,7 @@ async def _all(there: Reach, stop: asyncio.Event) -> int:
         state = await there.broker.state(there.stream("RESULTS"))
         async with (
             there.broker.tail(there.stream("RESULTS"), there.subjects.results(), from_seq=state.last_seq + 1) as stored,
-            paced(stored, stop, LOOK_EVERY_S) as items,
+            paced(Each(stored), stop, LOOK_EVERY_S) as items,
         ):
             async for item in items:
                 record = record_of(item) if item is not None else None
@@ -140,7 +141,7 @@ async def _lines(there: Reach, topic: str, target: str, stop: asyncio.Event) -> 
         from_seq = 1 if topic != "*" else state.last_seq + 1
         async with (
             there.broker.tail(there.stream("RESULTS"), there.subjects.results(topic), from_seq=from_seq) as stored,
-            paced(stored, stop, LOOK_EVERY_S) as items,
+            paced(Each(stored), stop, LOOK_EVERY_S) as items,
         ):
             async for item in items:
                 record = record_of(item) if item is not None else None

@@ -204,7 +204,10 @@ class Judge:
 
     def projected(self) -> int:
         """Records that RESULTS holds now."""
-        return self._server.stream(self._subjects.stream("RESULTS")).state().messages
+        stream, count, seq = self._server.stream(self._subjects.stream("RESULTS")), 0, 0
+        while (stored := stream.following(self._subjects.results(), seq + 1)) is not None:
+            count, seq = count + len(codec.rows(stored.data)), stored.seq
+        return count
 
     def counts(self) -> Counter[str]:
         """What the ledger tells of."""
@@ -311,21 +314,23 @@ class Judge:
                     self.breaks("no stale write", f"{key} of {name} is recorded, held by {who}, written by {writers}")
 
     def _check_projection(self) -> None:
-        wanted: dict[str, bytes] = {}
+        wanted = Counter[tuple[str, bytes]]()
         ledger = Ledger()
         for seq, entry in self.entries:
-            for index, event in enumerate(entry.events):
+            for event in entry.events:
                 record = project(event, ledger.apply(event))
                 if record is not None:
-                    subject = self._subjects.result(record.topic, record.kind, f"{seq}-{index}")
-                    wanted[subject] = codec.encode(stamped(record, seq, entry.at_ms))
+                    where = self._subjects.result(record.topic, record.kind, f"{seq}-").rpartition("-")[0]
+                    wanted[where, codec.encode(stamped(record, seq, entry.at_ms))] += 1
         stream = self._server.stream(self._subjects.stream("RESULTS"))
-        found, seq = Counter[str](), 0
+        found, seq = Counter[tuple[str, bytes]](), 0
         while (stored := stream.following(self._subjects.results(), seq + 1)) is not None:
             seq = stored.seq
-            found[stored.subject] += 1
-            if wanted.get(stored.subject) != stored.data:
-                self.breaks("one projection", f"{stored.subject} does not follow from the ledger")
-        for subject in wanted:
-            if found[subject] != 1:
-                self.breaks("one projection", f"{subject} stands {found[subject]} times on RESULTS")
+            for row in codec.rows(stored.data):
+                what = stored.subject.rpartition("-")[0], row
+                found[what] += 1
+                if what not in wanted:
+                    self.breaks("one projection", f"a record of {stored.subject} does not follow from the ledger")
+        for what, count in wanted.items():
+            if found[what] != count:
+                self.breaks("one projection", f"a record of {what[0]} stands {found[what]} times on RESULTS")

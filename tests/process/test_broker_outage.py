@@ -20,6 +20,7 @@ from mesh.errors import BusUnavailable, Conflict
 from mesh.messages.commands import Submit
 from mesh.messages.results import TaskEnded, TaskMoved
 from mesh.messages.tasks import Needs, OnDisconnect, TaskSpec, TaskState
+from mesh.packed import Each
 from mesh.server import Server
 from mesh.setting_tree import BrokerSettings
 from mesh.subjects import Subjects
@@ -88,7 +89,7 @@ class Mesh:
         kinds: tuple[type[TaskEnded | TaskMoved], ...] = (TaskEnded, TaskMoved)
         await until(lambda: self.broker.connected, "the test's own connection")
         async with asyncio.timeout(DEADLINE_S), self.broker.tail("MESH_RESULTS", SUBJECTS.results()) as records:
-            async for stored in records:
+            async for stored in Each(records):
                 if stored.subject.split(".")[3] in ("task-ended", "task-moved"):
                     record = codec.decode(stored.data, *kinds)
                     if wanted(record):

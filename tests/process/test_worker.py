@@ -28,6 +28,7 @@ from mesh.messages.leases import Beat
 from mesh.messages.results import Progress, TaskEnded, TaskMoved
 from mesh.messages.tasks import Needs, TaskSpec, TaskState
 from mesh.outbox import Outbox
+from mesh.packed import split
 from mesh.subjects import Subjects
 from tests.support import agents
 
@@ -87,7 +88,9 @@ class Mesh:
 
     async def results(self) -> list[TaskEnded | TaskMoved]:
         stored = await self.bus.read("MESH_RESULTS", self.subjects.results())
-        wanted = [one for one in stored if one.subject.split(".")[3] in ("task-ended", "task-moved")]
+        wanted = [
+            one for pack in stored for one in split(pack) if one.subject.split(".")[3] in ("task-ended", "task-moved")
+        ]
         wanted_types: tuple[type[TaskEnded | TaskMoved], ...] = (TaskEnded, TaskMoved)
         return [codec.decode(one.data, *wanted_types) for one in wanted]
 

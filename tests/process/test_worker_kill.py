@@ -23,6 +23,7 @@ from mesh.messages.base import Facts
 from mesh.messages.commands import Submit
 from mesh.messages.results import TaskEnded, TaskMoved
 from mesh.messages.tasks import Needs, OnDisconnect, TaskSpec, TaskState
+from mesh.packed import Each
 from mesh.subjects import Subjects
 from tests.support.nats_server import NatsServer
 
@@ -72,7 +73,7 @@ class Mesh:
         """The first record of a task that meets the condition."""
         wanted: tuple[type[TaskEnded | TaskMoved], ...] = (TaskEnded, TaskMoved)
         async with asyncio.timeout(60), self.broker.tail("MESH_RESULTS", SUBJECTS.results()) as records:
-            async for stored in records:
+            async for stored in Each(records):
                 if stored.subject.split(".")[3] in ("task-ended", "task-moved"):
                     record = codec.decode(stored.data, *wanted)
                     if condition(record):

@@ -23,6 +23,7 @@ from mesh.messages.ledger import Entry, LeaseEnded
 from mesh.messages.results import TaskEnded, TaskMoved
 from mesh.messages.services import Ask, Status
 from mesh.messages.tasks import Needs, TaskSpec, TaskState
+from mesh.packed import Each
 from mesh.subjects import Subjects
 from tests.support.agent_process import DEADLINE_S, AgentProcess
 from tests.support.nats_server import NatsServer
@@ -82,7 +83,7 @@ class Fleet:
         """The first record of a task that meets the condition, and when it was seen (monotonic seconds)."""
         wanted: tuple[type[Record], ...] = (TaskEnded, TaskMoved)
         async with asyncio.timeout(DEADLINE_S), self.broker.tail("MESH_RESULTS", SUBJECTS.results()) as records:
-            async for stored in records:
+            async for stored in Each(records):
                 if stored.subject.split(".")[3] not in ("task-ended", "task-moved"):
                     continue
                 record = codec.decode(stored.data, *wanted)

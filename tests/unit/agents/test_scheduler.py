@@ -15,6 +15,7 @@ from mesh.messages.leases import Answer, Beat, Held, Offer
 from mesh.messages.results import Planned, TaskEnded, TaskMoved
 from mesh.messages.services import Ask, Hello, OwedAnswer, OwedQuestion, Problem, Status, Welcome
 from mesh.messages.tasks import Outcome, TaskSpec, TaskState
+from mesh.packed import split
 from mesh.subjects import Subjects
 from tests.support import agents
 from tests.support.agents import until
@@ -78,7 +79,7 @@ async def put(broker: MemoryBroker, record: Record, id_: str, writer: str = "pla
 
 async def results(broker: MemoryBroker) -> list[Record]:
     stored = await broker.read(SUBJECTS.stream("RESULTS"), SUBJECTS.results())
-    return [codec.decode(one.data, Planned, TaskMoved, TaskEnded) for one in stored]
+    return [codec.decode(one.data, Planned, TaskMoved, TaskEnded) for pack in stored for one in split(pack)]
 
 
 async def ready(broker: MemoryBroker) -> None:
