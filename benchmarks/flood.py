@@ -153,12 +153,15 @@ class Flood:
 
 
 def durability_settings(number: int) -> Facts:
-    """Every fifth task lasts, every tenth keeps checkpoints meanwhile, every twenty-fifth makes an artifact."""
+    """Every fifth task lasts, every tenth keeps checkpoints meanwhile, every twentieth lasts long enough to be met by a
+    strike or two, every twenty-fifth makes an artifact."""
     settings_: Facts = {}
     if number % 5 == 0:
         settings_["seconds"] = 0.2
     if number % 10 == 0:
         settings_ |= {"seconds": 1.0, "checkpoint_s": 0.3}
+    if number % 20 == 0:
+        settings_ |= {"seconds": 5.0, "checkpoint_s": 1.0}
     if number % 25 == 0:
         settings_["payload_bytes"] = 100_000
     return settings_
