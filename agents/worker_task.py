@@ -343,8 +343,8 @@ class Running:
         key = Key(self._spec.id, self._epoch, FailureFound.kind, 1)
         reason = (str(error) or type(error).__name__)[: limits.TEXT_CHARS_MAX]
         row = FailureFound(key=key, incarnation=self._tools.incarnation, failure=failure_class(error), reason=reason)
-        if row.failure is not FailureClass.REJECT:
-            await self._checkpoints.flush()  # the next attempt goes on from it, and the ledger wants it before the end
+        await self._checkpoints.flush()  # the next attempt goes on from it (also the one that a person asks for with
+        # `resubmit`), and the ledger wants it before the end
         await self._tools.debts.owe(row)
         await asyncio.to_thread(remove_folder, self._folder)
         self._count(FailureFound.kind)

@@ -1,6 +1,7 @@
 """A worker that is told to leave hands its training on at once, from the very step at which it stopped.
 
-How it is told: SIGTERM to the supervisor, SIGTERM to the whole group as systemd does, a notice file.
+How it is told: SIGTERM to the supervisor, SIGUSR1 and SIGTERM to all its processes as batch
+systems and systemd do, a notice file.
 """
 
 from __future__ import annotations
@@ -67,5 +68,7 @@ def _tell_to_leave(mesh: Fleet, how: str, notice: Path) -> None:
         mesh.workers["w1"].process.send_signal(signal.SIGTERM)
     else:
         supervisor = psutil.Process(mesh.workers["w1"].pid)
-        for process in (supervisor, *supervisor.children(recursive=True)):
-            os.kill(process.pid, signal.SIGTERM)
+        processes = (supervisor, *supervisor.children(recursive=True))
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            for process in processes:
+                os.kill(process.pid, number)
