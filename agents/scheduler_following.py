@@ -16,7 +16,7 @@ from agents.scheduler_history import History
 from agents.scheduler_results import Projector
 from mesh.errors import BusUnavailable
 
-LOOK_S = 0.1
+LOOK_S = 0.2
 """How often the standby looks what has been heard."""
 
 STALL_S = 1.0

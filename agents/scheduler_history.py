@@ -76,9 +76,9 @@ class History:
         self.entries += 1
         told: list[tuple[int, Projected]] = []
         for index, event in enumerate(entry.events):
-            record = project(event, ledger.apply(event))
+            task = ledger.apply(event)
             self.snapshots.heard(event)
-            if record is not None and tell:
+            if tell and (record := project(event, task)) is not None:
                 told.append((index, record))
         self._projector.put(seq, entry.at_ms, told)
         self.covered = ledger.commands_seq = entry.commands_seq

@@ -86,9 +86,8 @@ class Snapshots:
         """Save when enough has happened. Only when the fold is what the log says: right after a commit, or reading."""
         every = self._agent.settings.scheduler.snapshot_events
         self._collect()
-        if self._events < every:
-            return
-        self.save(ledger, log)
+        if self._events >= every:
+            self.save(ledger, log)
         ended = sum(count for state, count in ledger.counts.items() if state.ended)
         if leads and self._publishing is None and self._events_published >= max(every, ended // PUBLISH_SHARE):
             self._events_published = 0

@@ -29,6 +29,9 @@ START = "0" * 64
 ASK_AGAIN_S = 0.5
 """Pause between attempts while the broker is away."""
 
+READ_ENTRIES_MAX = 64
+"""Entries read at once: up to 16 MiB of memory."""
+
 DIGESTS_MAX = 4_096
 """Digests of the newest entries that are remembered, to compare with what others have seen; some 600 kB."""
 
@@ -87,7 +90,9 @@ class LedgerLog:
 
     async def _following(self) -> list[Stored]:
         """What stands behind the last known entry now. Conflict when that one does not stand there."""
-        batch = await self._log.read(self._stream, self._subject, from_seq=max(1, self.seq))
+        batch = await self._log.read(
+            self._stream, self._subject, from_seq=max(1, self.seq), messages_max=READ_ENTRIES_MAX
+        )
         if self.seq == 0:
             return batch
         if not batch or batch[0].seq != self.seq or codec.digest(batch[0].data) != self.digest:
