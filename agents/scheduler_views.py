@@ -69,11 +69,19 @@ class Views:
             ledger_seq=ledger_seq,
             commands_seq=ledger.commands_seq,
             counts={str(state): count for state, count in ledger.counts.items()},
-            tasks=tuple(_task_row(task, self._mind.workers) for task in tasks[:rows_max]),
+            tasks=self._task_rows(tasks[:rows_max]),
             workers=tuple(self._worker_row(worker) for worker in workers[:rows_max]),
             agents=tuple(agents[:rows_max]),
             left_out=max(0, len(tasks) - rows_max) + max(0, len(workers) - rows_max),
             stale_writes=self._mind.stale_writes,
+        )
+
+    def _task_rows(self, tasks: list[Task]) -> tuple[TaskRow, ...]:
+        """Rows for these tasks; ready ones say why they wait, as far as one look at the workers reaches."""
+        now = now_s()
+        waits = self._mind.waits(now)
+        return tuple(
+            _task_row(task, self._mind.workers, self._mind.why_waits(task, now, waits) or task.reason) for task in tasks
         )
 
     def _tasks(self, ask: Ask) -> list[Task]:
@@ -126,7 +134,7 @@ class Views:
         )
 
 
-def _task_row(task: Task, workers: dict[str, Worker]) -> TaskRow:
+def _task_row(task: Task, workers: dict[str, Worker], reason: str) -> TaskRow:
     spec, worker = task.spec, workers.get(task.incarnation)
     held = {lease.task: lease for lease in worker.beat.held} if worker else {}
     step = held[spec.id].step if spec.id in held else (task.checkpoint.step if task.checkpoint else 0)
@@ -144,6 +152,6 @@ def _task_row(task: Task, workers: dict[str, Worker]) -> TaskRow:
         priority=spec.priority,
         step=step,
         checkpoint_number=task.checkpoint.number if task.checkpoint else 0,
-        reason=task.reason or (f"waits for {', '.join(sorted(task.missing))}" if task.missing else ""),
+        reason=reason or (f"waits for {', '.join(sorted(task.missing))}" if task.missing else ""),
         needs=spec.needs,
     )

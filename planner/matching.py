@@ -37,7 +37,7 @@ class Matcher:
     def __init__(self, ledger: Ledger, workers: dict[str, Worker], prefer_wait_s: float) -> None:
         self._ledger = ledger
         self._workers = workers
-        self._prefer_wait_s = prefer_wait_s
+        self.prefer_wait_s = prefer_wait_s
         self._again_at: dict[str, float] = {}
         self._ready_since: dict[str, float] = {}
         self._running_cores: dict[str, float] = {}
@@ -76,11 +76,15 @@ class Matcher:
             if task is not None and task.state is TaskState.READY:
                 self._ready.push(task.spec, task.order, self._ready_since.setdefault(name, now))
 
+    def backs_off(self, name: str) -> bool:
+        """True while the task's back-off is not over."""
+        return name in self._again_at
+
     # -- matching -----------------------------------------------------------------------------------------------------
 
     def matches(self, now: float) -> Iterator[Match]:
         """Tasks with their workers, best first. The caller leases each before it asks for the next."""
-        rooms = {worker.incarnation: self._room(worker) for worker in self._workers.values() if self._takes(worker)}
+        rooms = {worker.incarnation: self.room(worker) for worker in self._workers.values() if self._takes(worker)}
         rooms = {incarnation: room for incarnation, room in rooms.items() if room.leases > 0}
         hopeless: set[Shape] = set()
         while rooms:
@@ -102,7 +106,7 @@ class Matcher:
         live = worker.state is WorkerState.LIVE and worker.name not in self._ledger.drained
         return live and worker.beat.offer.leases_max > 0
 
-    def _room(self, worker: Worker) -> Room:
+    def room(self, worker: Worker) -> Room:
         """The offer less what was leased on it."""
         room = Room.of(worker.beat.offer)
         room.leases = min(room.leases, limits.LEASES_PER_ANSWER_MAX)
@@ -130,7 +134,7 @@ class Matcher:
             if not room.lack(spec.needs) and not misfit(spec, self._workers[incarnation].beat.offer)
         ]
         welcome = [worker for worker in fitting if not _unwelcome(task, worker)]
-        if not welcome and fitting and not self._waits_for_other(task, now):
+        if not welcome and fitting and not self.waits_for_other(task, now):
             welcome = [worker for worker in fitting if spec.avoid_mode is Avoid.PREFER or not avoided(spec, worker)]
         if not welcome:
             return None
@@ -144,9 +148,9 @@ class Matcher:
 
         return max(welcome, key=merit)
 
-    def _waits_for_other(self, task: Task, now: float) -> bool:
+    def waits_for_other(self, task: Task, now: float) -> bool:
         """True while a live worker that the task would prefer could run it later and the wait is not over."""
-        if now - self._ready_since.get(task.spec.id, now) > self._prefer_wait_s:
+        if now - self._ready_since.get(task.spec.id, now) > self.prefer_wait_s:
             return False
         return any(
             worker.state is WorkerState.LIVE

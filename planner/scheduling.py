@@ -66,6 +66,7 @@ from planner.ledger import NO_EPOCH, Ledger, Task
 from planner.matching import Matcher
 from planner.projection import Decided, project
 from planner.receipts import Receipts, answer_to
+from planner.waiting import Waits
 from planner.workers import Worker, WorkerState
 
 PAST_INCARNATIONS_MAX = 10_000
@@ -482,6 +483,21 @@ class Scheduler:
                 answer = answer_to(worker, self.ledger, self.receipts, ledger_seq, ledger_digest)
                 found.append((worker.beat.reply, answer))
         return found
+
+    def waits(self, now: float) -> Waits:
+        """The reasons of ready tasks at this moment, for as many as one answer shows."""
+        return Waits(self.ledger, self.workers, self._matcher, now)
+
+    def why_waits(self, task: Task, now: float, waits: Waits | None = None) -> str:
+        """Why a ready task has no lease, at most TEXT_CHARS_MAX; '' for a task that is not ready."""
+        if task.state is not TaskState.READY:
+            return ""
+        if now < self.leases_from:
+            why = f"the new leader listens {self.leases_from - now:.0f} s more before it leases"
+        else:
+            why = (waits or self.waits(now)).why(task)
+        lastly = f"lastly: {task.reason}" if task.reason else ""
+        return "; ".join(filter(None, (why, lastly)))[: limits.TEXT_CHARS_MAX]
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 

@@ -95,6 +95,14 @@ class Room:
         self.disk_bytes -= needs.disk_bytes
         self.gpus -= needs.gpus
 
+    def give(self, needs: Needs) -> None:
+        """Add what one lease uses."""
+        self.leases += 1
+        self.cores += needs.cores
+        self.memory_bytes += needs.memory_bytes
+        self.disk_bytes += needs.disk_bytes
+        self.gpus += needs.gpus
+
     def lack(self, needs: Needs) -> str:
         """'' when `needs` fit, else what is missing, for people."""
         if self.leases < 1:

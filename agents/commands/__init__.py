@@ -12,6 +12,7 @@ and its sentence stands in the table of agents/cli.py. Beside the commands:
     reach.py             from settings to a connected broker
     asking.py            questions to the leader
     following.py         a topic's records and progress as they come
+    waiting.py           why tasks wait, below a table and while a topic is followed
     display.py           bars in a terminal, plain lines elsewhere
     result_document.py   the --json result: a pure function of a topic's records
 """

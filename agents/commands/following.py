@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from agents.commands.display import Display
 from agents.commands.reach import Reach
 from agents.commands.story import RECORDS, Ending, Story
+from agents.commands.waiting import Reasons
 from mesh import codec
 from mesh.bus import Message, Stored
 from mesh.errors import BusUnavailable, Malformed
@@ -25,9 +26,7 @@ QUIET_S = 120.0
 """Silence after which a topic without open tasks counts as left alone: checks are planned within seconds."""
 
 WAITING_S = 20.0
-"""Silence after which people are told where to look: a task may wait for more disk or memory than any worker has."""
-
-SEE = "`bin/agent tasks --open`, `bin/agent workers`"
+"""Silence after which people are told who should go on. Why a planned task waits is told apart (waiting.py)."""
 
 LOOK_EVERY_S = 1.0
 """How often a helper process that died is noticed while nothing else happens."""
@@ -47,6 +46,7 @@ async def follow(
     """Follow one topic to its end. `watch` is called every second and may raise (a helper has died)."""
     loop = asyncio.get_running_loop()
     heard_at, told = loop.time(), False
+    reasons = Reasons(reach, story, display.note)
 
     async def on_progress(message: Message) -> None:
         nonlocal heard_at
@@ -68,9 +68,10 @@ async def follow(
                 if item is None:
                     if not story.open_tasks() and loop.time() - heard_at > quiet_s:
                         raise BusUnavailable(left_alone(story, quiet_s))
-                    if not told and loop.time() - heard_at > WAITING_S:
+                    if not told and not story.open_tasks() and loop.time() - heard_at > WAITING_S:
                         told = True
-                        display.note(f"nothing moves: {story.topic} waits for a worker that fits; see {SEE}")
+                        display.note(f"nothing moves: {story.topic} waits for the {missing(story)[0]}")
+                    await reasons.look(loop.time())
                     continue
                 heard_at, told = loop.time(), False
                 record = record_of(item)
@@ -93,16 +94,20 @@ def record_of(stored: Stored) -> Record | None:
         return None
 
 
+def missing(story: Story) -> tuple[str, str]:
+    """(who should go on when no task is open, what it has not done yet)."""
+    if not story.tasks:
+        return "planner", "planned the topic"
+    if story.plan is None:
+        return "planner", "made a plan of the profile"
+    if story.recommendation is None:
+        return "consensus agent", "weighed the lines"
+    return "gate", "decided about the recommendation"
+
+
 def left_alone(story: Story, quiet_s: float) -> str:
     """Who should have gone on."""
-    if not story.tasks:
-        who, what = "planner", "planned the topic"
-    elif story.plan is None:
-        who, what = "planner", "made a plan of the profile"
-    elif story.recommendation is None:
-        who, what = "consensus agent", "weighed the lines"
-    else:
-        who, what = "gate", "decided about the recommendation"
+    who, what = missing(story)
     return (
         f"no {who} has {what} of {story.topic} within {quiet_s:.0f} s: check `bin/agent status`, "
         f"start what is missing and go on with `bin/agent watch {story.topic}`."

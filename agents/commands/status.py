@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from agents.commands import flags, loop, output
+from agents.commands import flags, loop, output, waiting
 from agents.commands.asking import ask
 from agents.commands.reach import found, reach
 from mesh.messages.services import Status
@@ -37,7 +37,7 @@ async def _run(given: argparse.Namespace, settings: Settings) -> int:
 
 
 def picture(status: Status, where: str) -> str:
-    """The mesh in a few lines and two small tables."""
+    """The mesh in a few lines and two small tables, and why ready tasks wait."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(status.counts.items()) if count) or "none yet"
     lines = [
         f"broker   {where}",
@@ -52,4 +52,4 @@ def picture(status: Status, where: str) -> str:
     if status.workers:
         rows_ = [(one.name, one.state, one.cores_free, len(one.held), one.host) for one in status.workers]
         lines += ["", output.table(("worker", "state", "cores free", "tasks", "host"), rows_)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *waiting.lines(status.tasks)])

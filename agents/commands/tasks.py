@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from agents.commands import flags, loop, output
+from agents.commands import flags, loop, output, waiting
 from agents.commands.asking import ask
 from agents.commands.reach import Reach, reach_stored
 from agents.commands.stored import records
@@ -87,7 +87,7 @@ def _row(ended: TaskEnded) -> TaskRow:
 
 
 def picture(tasks: tuple[TaskRow, ...], left_out: int) -> str:
-    """One row per task."""
+    """One row per task, then why the ready ones wait."""
     if not tasks:
         return "no such tasks."
     rows = [
@@ -107,4 +107,4 @@ def picture(tasks: tuple[TaskRow, ...], left_out: int) -> str:
     ]
     headers = ("task", "kind", "line", "state", "epoch", "tries", "priority", "step", "worker", "reason")
     more = f"\n… and {left_out} more; --rows and --topic choose." if left_out else ""
-    return output.table(headers, rows) + more
+    return "\n".join([output.table(headers, rows) + more, *waiting.lines(tasks)])

@@ -2,9 +2,10 @@
 
 Commands (one a line; names are free):
 
-    plan TOPIC TASK [key=value …]        cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind
+    plan TOPIC TASK [key=value …]        cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind,
+                                         version, disk, gpus, labels
     plans TOPIC TASK:NEEDED,… …          several tasks in one plan
-    offer W leases=N [cores=] [memory=] [kinds=a,b] [labels=x]      a new offer, sent with a beat
+    offer W leases=N [cores=] [memory=] [disk=] [kinds=a,b] [labels=x]   a new offer, sent with a beat
     beat W [loop=SECONDS] [owed=TASK]    a beat as the worker stands
     advance SECONDS [W …]                time passes in steps of one second; the named workers beat every two seconds
     result W TASK [epoch=G-C]            and: checkpoint … number= step=; failure … class= reason=; give-back …
@@ -15,6 +16,7 @@ Commands (one a line; names are free):
     new-leader                           another leader's mind over the ledger, folded anew from the events
     gone W code=N | restart W
     receipt W TASK kind=result [epoch=] [number=]
+    why TASK                             why a ready task waits
     state                                open tasks and counts
 
 A worker takes every lease that an answer gives it, as a real one does: it holds it and withdraws that much of its
@@ -84,6 +86,7 @@ class StagedWorker:
             leases_max=offer.leases_max - sign,
             cores=offer.cores - sign * needs.cores,
             memory_bytes=offer.memory_bytes - sign * needs.memory_bytes,
+            disk_bytes=offer.disk_bytes - sign * needs.disk_bytes,
         )
 
 
@@ -114,8 +117,13 @@ class Stage:
             topic=topic,
             executor=named.get("kind", "noop"),
             needs=Needs(
-                cores=float(named.get("cores", 1)), memory_bytes=int(named.get("memory", 100)) * MIB, disk_bytes=0
+                cores=float(named.get("cores", 1)),
+                memory_bytes=int(named.get("memory", 100)) * MIB,
+                disk_bytes=int(named.get("disk", 0)) * MIB,
+                gpus=int(named.get("gpus", 0)),
+                labels=tuple(filter(None, named.get("labels", "").split(","))),
             ),
+            executor_version=int(named.get("version", 1)),
             priority=int(named.get("priority", 5)),
             after=tuple(filter(None, named.get("after", "").split(","))),
             avoid=tuple(filter(None, named.get("avoid", "").split(","))),
@@ -140,6 +148,7 @@ class Stage:
             leases_max=int(named["leases"]),
             cores=float(named.get("cores", 4)),
             memory_bytes=int(named.get("memory", 4096)) * MIB,
+            disk_bytes=int(named.get("disk", 1_000_000)) * MIB,
             kinds=dict.fromkeys(named.get("kinds", "noop,classify").split(","), 1),
             labels=tuple(filter(None, named.get("labels", "").split(","))),
         )
@@ -233,6 +242,9 @@ class Stage:
         if receipt is None:
             return ["unknown"]
         return ["recorded" if receipt.recorded else f"refused: {receipt.reason}"]
+
+    def do_why(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        return [self.mind.why_waits(self.mind.ledger.tasks[plain[0]], self.now) or "it does not wait"]
 
     def do_state(self, plain: list[str], named: dict[str, str]) -> list[str]:
         ledger = self.mind.ledger
