@@ -305,8 +305,7 @@ async def test_a_child_that_does_not_listen_costs_the_stop_no_more_than_its_grac
     async with mesh.leading():
         async with mesh.worker(**{"worker.stop_grace_s": 1.0}) as agent:
             task = await mesh.submit(settings={"fail": "hang", "fail_attempts": 1}, on_disconnect="wait")
-            await mesh.moved(task, lambda one: one.state is TaskState.LEASED)
-            await agents.until(lambda: any(children()), "a child")
+            await mesh.moved(task, lambda one: one.checkpoint_step is not None)  # it is written just before it hangs
             began = time.monotonic()
             agent.stop()
         assert time.monotonic() - began < 10.0
