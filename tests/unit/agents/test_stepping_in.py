@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from agents.commands import cancel, dead_letters, drain, refused, resubmit
+from agents.commands import cancel, dead_letters, drain, publishing, refused, resubmit
 from agents.commands.reach import Reach
 from agents.scheduler import body
 from mesh import codec, virtual_time
@@ -244,3 +244,15 @@ def test_contradictory_options_are_one_sentence(tmp_path: Path) -> None:
         resubmit.run(_given(resubmit))
     assert refused.on_this_machine(tmp_path) == []
     assert "nothing" in resubmit.told([], 0)
+
+
+def test_how_long_a_task_waits_for_its_worker_is_said_when_publishing() -> None:
+    parser = argparse.ArgumentParser()
+    publishing.add_flags(parser)
+    given = parser.parse_args(["digits", "--on-disconnect", "wait", "--wait-limit", "2h"])
+    publishing.look(given)
+    topic = publishing.topic_of(given, None)
+    assert (topic.on_disconnect.value, topic.wait_s) == ("wait", 7_200.0)
+    given = parser.parse_args(["digits", "--wait-limit", "40d"])
+    with pytest.raises(SettingsInvalid, match="--wait-limit is at most 30 days"):
+        publishing.look(given)

@@ -7,7 +7,7 @@ from mesh.messages.base import Facts
 from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
-from mesh.messages.tasks import Line, Outcome, TaskSpec
+from mesh.messages.tasks import Line, OnDisconnect, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Independent, Kpi, Topic
 from planner import plans, profile, proposals
 from planner.graph import Source
@@ -63,6 +63,15 @@ def test_a_topic_with_data_becomes_a_profile_task() -> None:
     assert task.priority == 8
     assert task.needs.memory_bytes > 6 * DATA.size_bytes
     assert plans.profiled_source(TOPIC, task) == SOURCE
+
+
+def test_what_a_disconnected_worker_keeps_is_the_publishers_choice_for_every_task() -> None:
+    topic = TOPIC.evolve(on_disconnect=OnDisconnect.WAIT, wait_s=90.0)
+    profile = plans.profile_submit(topic, SOURCE)
+    assert isinstance(profile, Submit)
+    policies = {(task.on_disconnect, task.wait_s) for task in (*profile.tasks, *planned(topic).tasks)}
+    assert policies == {(OnDisconnect.WAIT, 90.0)}
+    assert {(task.on_disconnect, task.wait_s) for task in planned().tasks} == {(OnDisconnect.REPLACE, 600.0)}
 
 
 def test_a_topic_without_data_is_refused_in_one_sentence_that_helps() -> None:
