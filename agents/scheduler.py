@@ -24,6 +24,8 @@ from agents.scheduler_history import History
 from agents.scheduler_leading import Leader
 from agents.scheduler_results import Projector
 from mesh import codec, streams
+from mesh.bus import Disconnects
+from mesh.disconnects import ServerDisconnects
 from mesh.ended import EndedIndexOnDisk
 from mesh.errors import BusUnavailable, Conflict, Deposed, NotFound
 from mesh.messages.services import Ask
@@ -40,8 +42,8 @@ ARTIFACTS_SHARE = 0.8
 """Part of the broker's store that artifacts may fill; the rest is for the ledger, results and topics."""
 
 
-async def body(agent: Agent) -> None:
-    """Lead the mesh or stand by until the agent stops."""
+async def body(agent: Agent, disconnects: Disconnects | None = None) -> None:
+    """Lead the mesh or stand by until the agent stops. disconnects: default: what the broker of this home tells."""
     await _make_streams(agent)
     folder = agent.settings.home / "scheduler" / agent.settings.prefix / agent.name
     index, seen = EndedIndexOnDisk(folder / "ended.db"), SeenFile(folder / "seen")
@@ -49,12 +51,21 @@ async def body(agent: Agent) -> None:
     history = History(agent, index, seen, projector)
     try:
         await ears.open()
+        disconnects = disconnects or _disconnects(agent)
+        if disconnects is not None:
+            agent.spawn(ears.follow(disconnects), "closed connections")
         await _live(agent, history, ears, projector)
     finally:
         await ears.close()
         await history.snapshots.stop()
         seen.close()
         index.close()
+
+
+def _disconnects(agent: Agent) -> Disconnects | None:
+    """Of the embedded broker of this home, if that is the one."""
+    servers = agent.settings.nats.servers
+    return ServerDisconnects(agent.settings.home / "broker", servers[0], name=agent.name) if servers else None
 
 
 async def _make_streams(agent: Agent) -> None:

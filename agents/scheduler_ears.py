@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 
 from agents.runtime import Agent, now_s
-from agents.scheduler_inputs import Inputs
+from agents.scheduler_inputs import Closed, Inputs
 from mesh import codec
-from mesh.bus import Message, Subscription
+from mesh.bus import Disconnects, Message, Subscription
 from mesh.errors import Malformed
 from mesh.messages.leases import Beat, Gone, LeaderBeat
 
@@ -62,6 +62,13 @@ class Ears:
         ]
         self.patience()
         self.opened_at = now_s()
+
+    async def follow(self, disconnects: Disconnects) -> None:
+        """Hear whose connections close, as far as the broker tells, until cancelled."""
+        async with disconnects.follow() as names:
+            async for name in names:
+                if self.inputs is not None:
+                    self.inputs.offer(Closed(name))
 
     async def close(self) -> None:
         """Hear no more."""

@@ -58,7 +58,14 @@ class Question:
     reply: str
 
 
-Input = HeardCommand | Beat | Gone | Question
+@dataclasses.dataclass(frozen=True, slots=True)
+class Closed:
+    """The broker says that a connection of this incarnation has closed."""
+
+    incarnation: str
+
+
+Input = HeardCommand | Beat | Gone | Closed | Question
 
 
 class Inputs:

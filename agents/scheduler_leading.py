@@ -20,7 +20,7 @@ from agents.runtime import Agent, now_s
 from agents.scheduler_answers import fitting
 from agents.scheduler_ears import Ears
 from agents.scheduler_history import History
-from agents.scheduler_inputs import HeardCommand, Inputs, Question, heard
+from agents.scheduler_inputs import Closed, HeardCommand, Inputs, Question, heard
 from agents.scheduler_results import Projector
 from agents.scheduler_views import Views
 from mesh import codec
@@ -219,6 +219,8 @@ class Leader:
                     self._hear(item, now)
                 case Gone():
                     self._mind.gone(item, now)
+                case Closed():
+                    self._mind.closed(item.incarnation, now)
                 case HeardCommand():
                     for record in item.records:
                         self._mind.command(item.seq, item.writer, record, now)

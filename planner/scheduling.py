@@ -16,7 +16,8 @@ Rules it keeps (DESIGN of the mesh; the numbers are settings):
   3. A finished result whose lease was lost is recorded under a new epoch given to its sender, if the task is still
   open;
      the replacement is told to stop.
-  4. A lease ends when its worker is silent for `lost_s`, wedged, replaced by a newer incarnation, or declines it.
+  4. A lease ends when its worker is silent for `lost_s`, wedged, replaced by a newer incarnation, or declines it; and
+     when its connection has closed and is not back within `closed_s`. A task that waits for its worker keeps it longer.
   5. The same offer number gets the same answer; a lease for an older offer than the last one heard is taken back.
   6. A drained worker gets no lease, in this life and the next ones, until it is taken back into service.
   7. A parked task may be started again: budgets full, epochs rising, from its newest checkpoint.
@@ -82,6 +83,8 @@ class Policy:
     beat_s: float = 2.0
     suspect_beats: int = 3
     lost_s: float = 10.0
+    closed_s: float = 2.0
+    """How long a worker whose connection has closed may take to be back, before it counts as lost."""
     wedge_s: float = 30.0
     unnamed_beats_max: int = 3
     back_off_s_first: float = 1.0
@@ -399,11 +402,17 @@ class Scheduler:
             cause = Cause.DIED if gone.exit_code else Cause.LOST
             self._forget(gone.incarnation, cause, f"the worker's process ended{code}", now)
 
+    def closed(self, incarnation: str, now: float) -> None:
+        """A connection of this incarnation has closed: no new leases until it beats again."""
+        worker = self.workers.get(incarnation)
+        if worker is not None and worker.state in (WorkerState.LIVE, WorkerState.SUSPECT):
+            worker.state, worker.closed_at = WorkerState.SUSPECT, now
+
     def clocks_anew(self, now: float) -> None:
         """Start all lease clocks from `now`: after a reconnect, or when our own loop stood still."""
         self._began = now
         for worker in self.workers.values():
-            worker.beat_at = now
+            worker.beat_at, worker.closed_at = now, None
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -429,6 +438,11 @@ class Scheduler:
                 self._take_back(worker.incarnation, Cause.LOST, reason, now)
             elif silent_s > policy.suspect_beats * policy.beat_s:
                 worker.state = WorkerState.SUSPECT
+            # A beat's time at least: the notice may come late, when the worker is back and has just beaten.
+            patience_s = max(policy.closed_s, 1.25 * policy.beat_s)
+            if worker.closed_at is not None and now - worker.closed_at > patience_s:
+                reason = f"its connection closed and was not back within {patience_s:g} s"
+                self._take_back(worker.incarnation, Cause.LOST, reason, now, silent_s)
             if silent_s > policy.lost_s:
                 worker.state = WorkerState.LOST
                 self._take_back(worker.incarnation, Cause.LOST, f"no beat for {silent_s:.0f} s", now, silent_s)

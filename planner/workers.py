@@ -33,6 +33,8 @@ class Worker:
     beat: Beat
     beat_at: float
     state: WorkerState = WorkerState.LIVE
+    closed_at: float | None = None
+    """When its connection closed, if no beat has come since."""
     answer_due: bool = True
     granted: dict[tuple[str, Epoch], int] = dataclasses.field(default_factory=dict)
     """Leases given and not yet named in a beat, with the number of the offer that they answer."""
@@ -61,7 +63,7 @@ class Worker:
         """Its newest beat; a new offer replaces what was spent on the last."""
         if beat.offer.number != self.beat.offer.number:
             self.spent.clear()
-        self.beat, self.beat_at, self.answer_due = beat, now, True
+        self.beat, self.beat_at, self.answer_due, self.closed_at = beat, now, True, None
 
     def named(self) -> set[tuple[str, Epoch]]:
         """Leases that the last beat names, as held or as owed."""

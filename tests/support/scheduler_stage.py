@@ -14,7 +14,7 @@ Commands (one a line; names are free):
     resubmit task=T | topic=T            (neither: all that are parked)
     drain W [now=1] [undo=1]
     new-leader                           another leader's mind over the ledger, folded anew from the events
-    gone W code=N | restart W
+    gone W code=N | restart W | closed W  (the broker says that its connection has closed)
     receipt W TASK kind=result [epoch=] [number=]
     why TASK                             why a ready task waits
     state                                open tasks and counts
@@ -229,6 +229,10 @@ class Stage:
         worker = self.workers[plain[0]]
         gone = Gone(worker=worker.name, incarnation=worker.incarnation, exit_code=int(named["code"]))
         self.mind.gone(gone, self.now)
+        return self._turn()
+
+    def do_closed(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        self.mind.closed(self.workers[plain[0]].incarnation, self.now)
         return self._turn()
 
     def do_restart(self, plain: list[str], named: dict[str, str]) -> list[str]:

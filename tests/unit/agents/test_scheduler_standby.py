@@ -11,7 +11,7 @@ from typing import Any
 from agents.runtime import Agent
 from agents.scheduler import body
 from mesh import codec, virtual_time
-from mesh.memory import MemoryBroker, MemoryServer
+from mesh.memory import MemoryBroker, MemoryDisconnects, MemoryServer
 from mesh.messages.base import Epoch, Key
 from mesh.messages.leases import Answer, Held
 from mesh.messages.ledger import AnyEvent, Entry, LeaderChosen, Restored, TaskLeased, TaskSucceeded
@@ -309,3 +309,29 @@ def test_keys_are_what_the_subject_says() -> None:
     assert SUBJECTS.asker("mesh.in.w1.ab12.7") == "w1"
     assert SUBJECTS.asker("_INBOX.x") == ""
     assert SUBJECTS.owed("w1", key).startswith("mesh.cmd.w1.")
+
+
+# -- closed connections -----------------------------------------------------------------------------------------------
+
+
+def test_a_lease_of_a_worker_whose_connection_has_closed_moves_within_seconds(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer(SUBJECTS)
+        cli = server.connect("cli")
+        agent = agents.make(server, "scheduler", tmp_path)
+        async with agents.running(agent, lambda one: body(one, MemoryDisconnects(server))):
+            await ready(cli)
+            holder, waiter = Hand(server.connect("w1.1")), Hand(server.connect("w2.1"), "w2")
+            await holder.listen()
+            await waiter.listen()
+            await put(cli, submit("a"), "s-a")
+            lease = await until_told(holder, "leases")
+            holder.held = (Held(task="a", epoch=lease.leases[0].epoch),)
+            await holder.beat(offer=2, leases_max=0)
+            began = asyncio.get_running_loop().time()
+            server.cut("w1.1")
+            moved = await until_told(waiter, "leases")
+            assert moved.leases[0].epoch == Epoch(1, 2)
+            assert asyncio.get_running_loop().time() - began < 4.0
+
+    virtual_time.run(case())
