@@ -321,7 +321,7 @@ def test_a_lease_of_a_worker_whose_connection_has_closed_moves_within_seconds(tm
         agent = agents.make(server, "scheduler", tmp_path)
         async with agents.running(agent, lambda one: body(one, MemoryDisconnects(server))):
             await ready(cli)
-            holder, waiter = Hand(server.connect("w1.1")), Hand(server.connect("w2.1"), "w2")
+            holder, waiter = Hand(server.connect("w1", client="w1.1")), Hand(server.connect("w2"), "w2")
             await holder.listen()
             await waiter.listen()
             await put(cli, submit("a"), "s-a")
@@ -329,7 +329,7 @@ def test_a_lease_of_a_worker_whose_connection_has_closed_moves_within_seconds(tm
             holder.held = (Held(task="a", epoch=lease.leases[0].epoch),)
             await holder.beat(offer=2, leases_max=0)
             began = asyncio.get_running_loop().time()
-            server.cut("w1.1")
+            server.cut("w1")
             moved = await until_told(waiter, "leases")
             assert moved.leases[0].epoch == Epoch(1, 2)
             assert asyncio.get_running_loop().time() - began < 4.0
