@@ -212,13 +212,32 @@ def _at_most(policy: Policy, recommendation: Recommendation, candidate: Candidat
     value = candidate.kpis.get(policy.metric)
     if value is None:
         return _check(policy, False, None, policy.bound, f"nobody measured {policy.metric}")
-    why = f"{_amount(value, policy.unit)}, at most {_amount(policy.bound, policy.unit)} wanted"
+    told, bound = amounts(value, policy.bound, policy.unit)
+    why = f"{told}, at most {bound} wanted"
     return _check(policy, value <= policy.bound, value, policy.bound, why)
 
 
-def _amount(value: float, unit: str) -> str:
-    """A number with its unit, for people."""
-    return f"{value / 1e6:,.2f} MB" if unit == "bytes" else f"{value:,.4g} {unit}"
+def amounts(value: float, bound: float, unit: str) -> tuple[str, str]:
+    """A measured value and its bound with their unit, for people; exact where rounding would
+    make them look equal."""
+    told = amount(value, unit), amount(bound, unit)
+    if told[0] == told[1] and value != bound:
+        return f"{value:,.15g} {unit}".strip(), f"{bound:,.15g} {unit}".strip()
+    return told
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit: 209.1 kB, 8 GB, 4.7 ms, 0.988."""
+    if unit == "bytes":
+        power = next((power for power in (4, 3, 2, 1) if abs(value) >= 1_000**power), 0)
+        return f"{_short(value / 1_000**power)} {('bytes', 'kB', 'MB', 'GB', 'TB')[power]}"
+    return f"{_short(value)} {unit}" if unit else f"{value:.6g}"
+
+
+def _short(value: float) -> str:
+    """One decimal from 1 on, three digits below; none where it would be zero."""
+    text = f"{value:,.1f}" if abs(value) >= 1 else f"{value:.3g}"
+    return text.removesuffix(".0")
 
 
 _JUDGES = {
@@ -241,8 +260,12 @@ def _own_check(candidate: Candidate, metric: str, minimum: float | None, maximum
             name=name, passed=False, value=None, bound=bound, why=f"nobody measured {metric}; measured: {known}"
         )
     passed = (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
-    wanted = f"at least {minimum:g}" if minimum is not None else f"at most {maximum:g}"
-    return Check(name=name, passed=passed, value=value, bound=bound, why=f"{value:.6g}, {wanted} wanted by the topic")
+    unit = next((unit for unit in ("bytes", "ms") if metric.endswith(f"_{unit}")), "")
+    limits = {word: limit for word, limit in (("at least", minimum), ("at most", maximum)) if limit is not None}
+    told = next((amounts(value, limit, unit)[0] for limit in limits.values()), amount(value, unit))
+    wanted = " and ".join(f"{word} {amounts(value, limit, unit)[1]}" for word, limit in limits.items())
+    why = f"{told}, {wanted} wanted by the topic"
+    return Check(name=name, passed=passed, value=value, bound=bound, why=why)
 
 
 def _value(candidate: Candidate, metric: str) -> float | None:

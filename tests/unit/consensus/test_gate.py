@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from consensus.gate import POLICIES, verdict, verdict_id
+from consensus.gate import POLICIES, amount, amounts, verdict, verdict_id
 from consensus.recommendation import recommend
 from mesh.messages.judgement import Champion, Check, Choice, Recommendation, Verdict
 from tests.support import rounds
@@ -186,4 +186,42 @@ def test_the_policies_stand_in_the_documentation() -> None:
     page = (Path(__file__).parents[3] / "docs" / "consensus.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     listed = [row[:4] for row in rows if len(row) == 5][2:]
-    assert listed == [[policy.name, policy.metric, f"{policy.bound:g}", policy.unit] for policy in POLICIES]
+    assert listed == [[policy.name, policy.metric, f"{policy.bound:,.15g}", policy.unit] for policy in POLICIES]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (209_083, "bytes", "209.1 kB"),
+        (8e9, "bytes", "8 GB"),
+        (7_460_000_000, "bytes", "7.5 GB"),
+        (3e15, "bytes", "3,000 TB"),
+        (999, "bytes", "999 bytes"),
+        (0, "bytes", "0 bytes"),
+        (4.68562, "ms", "4.7 ms"),
+        (1_000, "ms", "1,000 ms"),
+        (0.0314159, "ms", "0.0314 ms"),
+        (0.98882681, "", "0.988827"),
+    ],
+)
+def test_amounts_read_like_a_person_writes_them(value: float, unit: str, told: str) -> None:
+    assert amount(value, unit) == told
+
+
+def test_a_value_just_beyond_its_bound_does_not_look_like_it() -> None:
+    assert amounts(1_000.01, 1_000, "ms") == ("1,000.01 ms", "1,000 ms")
+    assert amounts(8e9 + 1, 8e9, "bytes") == ("8,000,000,001 bytes", "8,000,000,000 bytes")
+    assert amounts(0.90000001, 0.9, "") == ("0.90000001", "0.9")
+    assert amounts(8e9, 8e9, "bytes") == ("8 GB", "8 GB")
+
+
+def test_checks_tell_sizes_and_times_with_their_units() -> None:
+    bench = good(latency_p95_ms=4.68562, size_bytes=209_083.0)
+    found = by_name(
+        said(bench, kpis=(("size_bytes", None, 1e5), ("latency_p95_ms", 1.0, 5.0), ("accuracy", 0.5, None)))
+    )
+    assert found["latency p95"].why == "4.7 ms, at most 1,000 ms wanted"
+    assert found["size"].why == "209.1 kB, at most 8 GB wanted"
+    assert found["topic: size_bytes"].why == "209.1 kB, at most 100 kB wanted by the topic"
+    assert found["topic: latency_p95_ms"].why == "4.7 ms, at least 1 ms and at most 5 ms wanted by the topic"
+    assert found["topic: accuracy"].why == "0.9, at least 0.5 wanted by the topic"
