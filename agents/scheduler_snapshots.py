@@ -62,7 +62,11 @@ class Snapshots:
         self._said = self._drained = True
         self._untold = 0
         self._events = 0
-        self._events_published = 0
+        """Events since the last save."""
+        self._commands = 0
+        """Commands that the last save covers."""
+        self._unpublished = 0
+        """Events and commands between the last publication and the last save."""
         self._publishing: asyncio.Task[SnapshotAt | None] | None = None
         self.newest: SnapshotAt | None = None
         """What the ledger's next entry names."""
@@ -86,11 +90,12 @@ class Snapshots:
         """Save when enough has happened. Only when the fold is what the log says: right after a commit, or reading."""
         every = self._agent.settings.scheduler.snapshot_events
         self._collect()
-        if self._events >= every:
+        # Commands count too: those that decided nothing would else stay in their stream for ever.
+        if self._events + ledger.commands_seq - self._commands >= every:
             self.save(ledger, log)
         ended = sum(count for state, count in ledger.counts.items() if state.ended)
-        if leads and self._publishing is None and self._events_published >= max(every, ended // PUBLISH_SHARE):
-            self._events_published = 0
+        if leads and self._publishing is None and self._unpublished >= max(every, ended // PUBLISH_SHARE):
+            self._unpublished = 0
             self._publishing = asyncio.create_task(self._publish(self._index.reader()), name="snapshot")
 
     def save(self, ledger: Ledger, log: LedgerLog) -> None:
@@ -104,7 +109,8 @@ class Snapshots:
             self._put_all("drained", [SnapshotPart(drained=(event,)) for event in ledger.drained.values()])
         self._put_all("untold", list(_untold_parts(self._projector.untold())))
         self._index.save(head_of(ledger, log.seq, log.digest))
-        self._events_published += self._events
+        self._unpublished += self._events + ledger.commands_seq - self._commands
+        self._commands = ledger.commands_seq
         self._touched.clear()
         self._said = self._drained = False
         self._events = 0
@@ -163,8 +169,10 @@ class Snapshots:
         if head is None:
             self._index.clear()
             self._said = self._drained = True
+            self._commands = 0
             return Ledger(self._index), []
         log.stand_at(head.seq, head.digest)
+        self._commands = head.commands_seq
         parts = list(self._index.parts())
         ledger = ledger_of(
             head,
