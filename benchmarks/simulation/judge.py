@@ -40,7 +40,7 @@ from mesh.messages.ledger import (
     TopicPlanned,
 )
 from mesh.messages.results import stamped
-from mesh.messages.tasks import TaskSpec
+from mesh.messages.tasks import Outcome, TaskSpec
 from mesh.outbox import Row
 from planner.ledger import Ledger
 from planner.projection import project
@@ -60,6 +60,8 @@ class TaskAccount:
     holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
     recorded: set[Key] = dataclasses.field(default_factory=set)
     """Outbox rows that the ledger names."""
+    outcome: Outcome | None = None
+    """What its result said, when it has succeeded."""
     ended: str = ""
     ended_at: int = 0
     """Sequence of the entry that ended it."""
@@ -184,6 +186,7 @@ class Judge:
         if event.incarnation != task.holder or self._leases.get((event.task, earned)) != event.incarnation:
             self.breaks("no stale write", f"entry {seq}: {event.incarnation} did not earn {event.task} under {earned}")
         task.recorded.add(Key(event.task, earned, "result", event.number))
+        task.outcome = event.outcome
         self._ended(seq, task, "succeeded")
 
     @staticmethod
@@ -307,7 +310,8 @@ class Judge:
                 writers = [
                     record.incarnation
                     for record in written.get(key, ())
-                    if isinstance(record, ResultFound | CheckpointMade | FailureFound | GiveBack)
+                    if isinstance(record, CheckpointMade | FailureFound | GiveBack)
+                    or (isinstance(record, ResultFound) and record.outcome == task.outcome)
                 ]
                 who = self._leases.get((name, key.epoch))
                 if who not in writers:

@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 FIRST_SEED, SEEDS = 20_000, 150
 """Some ten seconds on one core. `bin/agent simulate` runs more, and others."""
 
-RARELY = 10
+RARELY = 5
 """A fault or an event that is seen less often than this in all seeds together is as good as not simulated."""
 
 
