@@ -10,17 +10,24 @@ following. Silence only suspects; the append decides.
 
 from __future__ import annotations
 
-from agents.runtime import Agent, now_s
+import asyncio
+
+from agents.runtime import HELLO_EVERY_S, Agent, now_s
 from agents.scheduler_ears import Ears
 from agents.scheduler_history import History
 from agents.scheduler_results import Projector
-from mesh.errors import BusUnavailable
+from mesh import codec
+from mesh.errors import BrokerRefused, BusUnavailable, Malformed, NotFound
+from mesh.messages.services import Welcome
 
 LOOK_S = 0.2
 """How often the standby looks what has been heard."""
 
 STALL_S = 1.0
 """A look that comes this much too late means that our own process stood still: the leader may have beaten meanwhile."""
+
+HELLO_S = 2.0
+"""Patience with the leader's answer to our hello."""
 
 UNTOLD_MAX = 1_000
 """Records that wait to be known as projected before RESULTS is asked how far the leader's projection is."""
@@ -34,8 +41,17 @@ class Follower:
 
     async def follow(self) -> None:
         """Follow until the leader is gone or the agent stops. Conflict when the store has another history."""
-        agent, ears = self._agent, self._ears
+        agent = self._agent
         agent.metrics.set("mesh_leading", 0)
+        hello = asyncio.get_running_loop().create_task(self._say_hello(), name="a standby's hello")
+        try:
+            await self._listen()
+        finally:
+            hello.cancel()
+            await asyncio.gather(hello, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        agent, ears = self._agent, self._ears
         looked = now_s()
         while not agent.stopping.is_set() and not self._leader_is_gone():
             await agent.pause(LOOK_S)
@@ -44,6 +60,20 @@ class Follower:
                 ears.patience()
             looked = now
             await self._read_on()
+
+    async def _say_hello(self) -> None:
+        """Tell the leader now and then that somebody stands by, for people who look."""
+        agent = self._agent
+        while True:
+            try:
+                hello = codec.encode(agent.hello())
+                answer = await agent.broker.request(agent.subjects.ask("scheduler"), hello, timeout_s=HELLO_S)
+                welcome = codec.decode(answer.data, Welcome)
+                if not welcome.accepted:
+                    agent.stop(BrokerRefused(welcome.reason))
+            except (BusUnavailable, NotFound, Malformed) as error:
+                agent.log.debug("the leader does not answer the hello: %s", error)
+            await asyncio.sleep(HELLO_EVERY_S)
 
     def _leader_is_gone(self) -> bool:
         ears = self._ears

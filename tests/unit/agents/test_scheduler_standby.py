@@ -88,6 +88,8 @@ def test_a_standby_takes_over_from_a_leader_that_is_cut_off_and_no_command_claim
             holder.held = held
             await holder.beat(offer=2, leases_max=0)
             await waiter.beat()  # a standing offer
+            seen = {(row.role, row.name) for row in (await status(cli)).agents}
+            assert {("scheduler", "s1"), ("scheduler", "s2")} <= seen
             server.cut("s1")
             await put(cli, submit("b"), "s-b")  # a command that only the next leader reads
             took_s = await led_by(cli, "s2", 10.0)
