@@ -8,8 +8,9 @@ Afterwards the agents are stopped in order, the broker is read from outside, and
 (benchmarks/chaos_judge.py). Three things have to be 0: tasks that have a result in any outbox but not exactly one
 recorded result, stale writes that were accepted, tasks that never ended. A run that finds one keeps its folder.
 
-The peers get the same script, as far as it concerns workers and brokers; lost is what their own driver never reads back
-within PEER_CALM_S of peace. Celery's visibility timeout is set to PEER_VISIBILITY_S (its own is an hour).
+The peers get the same script, as far as it concerns workers and brokers, and a lighter load (every tenth task lasts
+0.2 s); lost is what their own driver never reads back within PEER_CALM_S of peace. Taskiq acknowledges a task although
+its result could not be stored, so an absence of the result backend costs what ends meanwhile. Celery's visibility timeout is set to PEER_VISIBILITY_S (its own is an hour).
 """
 
 from __future__ import annotations
