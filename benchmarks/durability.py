@@ -10,7 +10,8 @@ recorded result, stale writes that were accepted, tasks that never ended. A run 
 
 The peers get the same script, as far as it concerns workers and brokers, and a lighter load (every tenth task lasts
 0.2 s); lost is what their own driver never reads back within PEER_CALM_S of peace. Taskiq acknowledges a task although
-its result could not be stored, so an absence of the result backend costs what ends meanwhile. Celery's visibility timeout is set to PEER_VISIBILITY_S (its own is an hour).
+its result could not be stored, so an absence of the result backend costs what ends meanwhile. Celery's visibility
+timeout is set to PEER_VISIBILITY_S (its own is an hour).
 """
 
 from __future__ import annotations
