@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
@@ -143,6 +144,7 @@ class Worker:
             say=get_log("agents.worker.child").info,
             low_priority=agent.settings.worker.low_priority,
         )
+        self._cores = 0.0
         self._lane: Lane | None = None
         """Light tasks go through it; None: they go the way of all others."""
         self._running: dict[Name, Running] = {}
@@ -212,7 +214,7 @@ class Worker:
             worker_resources.capacity, agent.settings.worker, self._folder, gpus, agent.kinds
         )
         self._holdings = Holdings(agent.incarnation, capacity)
-        self._lane = Lane(self._pool)
+        self._lane, self._cores = Lane(self._pool), capacity.cores
         agent.spawn(self._lane.run(), "light tasks")
         self._tools = Tools(
             worker=agent.name,
@@ -384,6 +386,8 @@ class Worker:
 
     def _publish(self) -> None:
         """Leave for the beats what is true now."""
+        if self._lane is not None:
+            self._state.deepen(math.ceil(self._cores) + self._lane.depth)
         running = tuple(self._running.values())
         self._state.suspend(bool(self._outbox_full()))
 

@@ -22,9 +22,9 @@ SMI_S = 10.0
 MEMORY_SHARE, DISK_SHARE = 0.75, 0.5
 """Of what is free at the start, where the settings say auto: the owner's programs need room to grow."""
 
-LIGHT_EXTRA = 256
-"""Leases beyond one per core, where the settings say auto: only tasks that cost no cores can use them. They wait in a
-short queue here, so that the next ones are on their way while these run."""
+LIGHT_EXTRA = 512
+"""Leases beyond one per core, where the settings say auto: only tasks that cost no cores can use them, and how many of
+them are offered follows how long such tasks last (executors/lane.py)."""
 
 
 def gpu_memory(environ: dict[str, str] | None = None) -> list[tuple[int, int]]:

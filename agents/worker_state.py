@@ -122,6 +122,7 @@ class Holdings:
         self._cached: tuple[str, ...] = ()
         self._draining = self._suspended = False
         self._changed = False
+        self._depth = capacity.leases_max
         self._told = 0
         self._heard = (0, 0)
         self._generation, self._digest = 0, ""
@@ -208,6 +209,12 @@ class Holdings:
             self._remember((task, epoch))
         self._renew()
 
+    def deepen(self, leases: int) -> None:
+        """Hold so many leases at most from now on, within the capacity."""
+        if leases != self._depth:
+            self._depth = leases
+            self._renew()
+
     def drain(self, reason: str) -> list[Action]:
         """Withdraw the offer and give back what is held, for good."""
         self._draining = True
@@ -282,7 +289,7 @@ class Holdings:
     def _content(self, number: int) -> Offer:
         capacity, needs = self._capacity, [holding.lease.task.needs for holding in self._held.values()]
         gpus = [capacity.gpu_memory_bytes[gpu] for gpu in self._unused_gpus()]
-        leases_max = min(capacity.leases_max - len(needs), limits.LEASES_PER_ANSWER_MAX)
+        leases_max = min(min(capacity.leases_max, self._depth) - len(needs), limits.LEASES_PER_ANSWER_MAX)
         return Offer(
             number=number,
             leases_max=0 if self._draining or self._suspended else max(0, leases_max),

@@ -40,6 +40,8 @@ from mesh.messages.leases import Held
 from mesh.messages.results import Progress
 from mesh.messages.tasks import Outcome
 
+log = get_log("agents.worker")
+
 LIGHT_PARALLEL = 4
 """Light tasks that run at once; further ones wait in the worker's short queue."""
 
@@ -85,7 +87,6 @@ class Running:
         """Newest progress that was not yet published."""
         self._tools, self._gpus = tools, tuple(tools.gpu_numbers[index] for index in begin.gpus)
         self._spec, self._epoch = begin.lease.task, begin.lease.epoch
-        self._log = get_log("agents.worker")
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._voided = ""
@@ -179,7 +180,7 @@ class Running:
     async def _after_cancel(self) -> None:
         if self._voided:
             self._count("voided")
-            self._log.info("%s under %s is void: %s", self._spec.id, self._epoch, self._voided)
+            log.info("%s under %s is void: %s", self._spec.id, self._epoch, self._voided)
             await asyncio.to_thread(remove_folder, self._folder)
         elif not self._spooled:
             await self._owe_give_back()
@@ -197,7 +198,7 @@ class Running:
         except RamifyError as error:
             await self._owe_failure(error)
         except Exception as error:  # a defect of ours must not take the worker's other tasks along
-            self._log.error("running %s failed by a defect", self._spec.id, exc_info=error)
+            log.error("running %s failed by a defect", self._spec.id, exc_info=error)
             await self._owe_failure(Retry(f"{type(error).__name__}: {error}"))
 
     async def _work(self) -> Finished | Halted:
@@ -348,13 +349,13 @@ class Running:
         await self._tools.debts.owe(row)
         await asyncio.to_thread(remove_folder, self._folder)
         self._count(FailureFound.kind)
-        self._log.warning("%s under %s failed (%s): %s", self._spec.id, self._epoch, row.failure, reason)
+        log.warning("%s under %s failed (%s): %s", self._spec.id, self._epoch, row.failure, reason)
 
     def _count(self, outcome: str) -> None:
         metrics.count("mesh_tasks_run_total", kind=self._spec.executor, outcome=outcome)
 
     def _say(self, text: str) -> None:
-        self._log.info("%s", text)
+        log.info("%s", text)
 
 
 def failure_class(error: RamifyError) -> FailureClass:

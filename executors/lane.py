@@ -36,6 +36,13 @@ CHILDREN_MAX = 4
 SHORT_S = 0.05
 """A task that lasts longer holds up nobody behind it; also how often the lines are looked at."""
 
+QUEUE_S = 0.25
+"""Work that should wait here, so that the children never do: longer than an offer and its answer take on a busy mesh,
+and short enough that no other worker stands idle beside a hoard."""
+
+QUEUE_LEAST, QUEUE_FIRST, QUEUE_MOST = 16, 64, 512
+"""Bounds of that in tasks, and how many before it is known how long they last."""
+
 BOUNDS_S = 1.0
 """How often deadlines and memory are looked at."""
 
@@ -91,6 +98,8 @@ class Lane:
         self._closing: set[asyncio.Task[None]] = set()
         self._dealing = False
         self._busy = asyncio.Event()
+        self._mean_s = QUEUE_S / QUEUE_FIRST
+        """How long the last tasks took, the newest weighing most."""
 
     # -- what its owner asks ------------------------------------------------------------------------------------------
 
@@ -98,6 +107,11 @@ class Lane:
         """Run a task as soon as there is room."""
         self._queue.append(ticket)
         self._deal_soon()
+
+    @property
+    def depth(self) -> int:
+        """How many tasks should be here now, waiting and running."""
+        return max(QUEUE_LEAST, min(QUEUE_MOST, int(QUEUE_S / max(self._mean_s, 1e-9))))
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a task; if it runs, its child is killed. `done` is not called any more."""
@@ -248,6 +262,8 @@ class Lane:
                 self._end(line)
                 self._finish(ticket, error_of(frame))
             else:
+                if isinstance(frame, Finished):
+                    self._mean_s += 0.1 * (frame.seconds - self._mean_s)
                 self._finish(ticket, frame)
             if not line.waiting:
                 self._deal_soon()

@@ -37,14 +37,14 @@ TEXT_CHARS_MAX = 2_000
 TASKS_PER_PLAN_MAX = 256
 """Tasks in one submit command: some 600 bytes each stay below RECORD_BYTES_MAX."""
 
-LEASES_PER_ANSWER_MAX = 256
-"""Leases in one answer to a claim: 256 tasks of 600 bytes are a third of what an answer may have, and keep a worker
+LEASES_PER_ANSWER_MAX = 512
+"""Leases in one answer to a claim: 512 tasks of 600 bytes are two thirds of what an answer may have, and keep a worker
 busy for longer than the next answer takes even where a task lasts a fraction of a millisecond."""
 
-HELD_PER_BEAT_MAX = 512
+HELD_PER_BEAT_MAX = 1_024
 """Leases named in one beat: some 60 bytes each."""
 
-OWED_PER_REQUEST_MAX = 1_024
+OWED_PER_REQUEST_MAX = 1_536
 """Outbox keys in one beat or one question for receipts: some 60 bytes each, what a worker owes while it waits for one
 commit of the ledger."""
 
