@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections import Counter
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from agents.runtime import Agent, now_s
@@ -258,8 +259,8 @@ class Leader:
                 continue
             told = ((index, item.record) for index, item in enumerate(part) if item.record is not None)
             self._projector.put(seq, at_ms, told)
+            self._count(entry.events)
             for item in part:
-                self._count(item.event)
                 self._history.snapshots.heard(item.event)
             self._agent.metrics.count("mesh_ledger_entries_total")
         self._history.committed()
@@ -267,19 +268,27 @@ class Leader:
         self._agent.metrics.count("mesh_ledger_events_total", len(decided))
         await self._projector.room()
 
-    def _count(self, event: AnyEvent) -> None:
+    def _count(self, events: Iterable[AnyEvent]) -> None:
+        """Count what an entry says, once for each kind of thing and not for each event."""
+        leases, ended, expired = 0, Counter[TaskState](), Counter[Cause]()
+        for event in events:
+            match event:
+                case TaskLeased():
+                    leases += 1
+                case LeaseEnded() if event.cause in (Cause.LOST, Cause.DIED):
+                    expired[event.cause] += 1
+                case TaskSucceeded():
+                    ended[TaskState.SUCCEEDED] += 1
+                case TaskParked():
+                    ended[TaskState.PARKED] += 1
+                case TaskCanceled():
+                    ended[TaskState.CANCELED] += 1
         metrics = self._agent.metrics
-        match event:
-            case TaskLeased():
-                metrics.count("mesh_leases_total")
-            case LeaseEnded() if event.cause in (Cause.LOST, Cause.DIED):
-                metrics.count("mesh_lease_expirations_total", reason=str(event.cause))
-            case TaskSucceeded():
-                metrics.count("mesh_results_total", outcome=str(TaskState.SUCCEEDED))
-            case TaskParked():
-                metrics.count("mesh_results_total", outcome=str(TaskState.PARKED))
-            case TaskCanceled():
-                metrics.count("mesh_results_total", outcome=str(TaskState.CANCELED))
+        metrics.count("mesh_leases_total", leases)
+        for state, count in ended.items():
+            metrics.count("mesh_results_total", count, outcome=str(state))
+        for cause, count in expired.items():
+            metrics.count("mesh_lease_expirations_total", count, reason=str(cause))
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

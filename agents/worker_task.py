@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import dataclasses
 import enum
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,9 +95,7 @@ class Running:
         self._abandoned = ""
         self._spooled = False
         self._seconds = 0.0
-        self._checkpoints = Checkpoints(
-            self._spec.id, self._epoch, tools.incarnation, tools.store, tools.debts.owe, self._say, {}
-        )
+        self._uploads: Checkpoints | None = None
 
     # -- what others see and ask --------------------------------------------------------------------------------------
 
@@ -248,7 +247,7 @@ class Running:
             kind_version=spec.executor_version,
             settings=spec.settings,
             inputs=inputs,
-            scratch=str(self._folder),
+            scratch=self._scratch,
             cores=spec.needs.cores,
             memory_bytes=spec.needs.memory_bytes,
             gpus=self._gpus,
@@ -289,7 +288,21 @@ class Running:
 
     @property
     def _folder(self) -> Path:
-        return self._tools.scratch / f"{self._spec.id}.{self._epoch}"
+        return Path(self._scratch)
+
+    @property
+    def _scratch(self) -> str:
+        return os.path.join(self._tools.scratch, f"{self._spec.id}.{self._epoch}")
+
+    @property
+    def _checkpoints(self) -> Checkpoints:
+        """The uploads of this lease; most light ones never have any."""
+        if self._uploads is None:
+            tools = self._tools
+            self._uploads = Checkpoints(
+                self._spec.id, self._epoch, tools.incarnation, tools.store, tools.debts.owe, self._say, {}
+            )
+        return self._uploads
 
     def _outcome(self, made: Finished) -> Outcome:
         """What the result will say, but for the digests of its outputs."""
