@@ -97,14 +97,14 @@ class Task:
     again_after_s: float = 0.0
     checkpoint: Checkpoint | None = None
     holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
-    recorded: OrderedDict[Key, None] = dataclasses.field(default_factory=OrderedDict)
+    recorded: dict[Key, None] = dataclasses.field(default_factory=dict)
     reason: str = ""
 
     def record(self, key: Key) -> None:
         """Remember that the ledger recorded this outbox row."""
         self.recorded[key] = None
         while len(self.recorded) > RECORDED_KEYS_MAX:
-            self.recorded.popitem(last=False)
+            del self.recorded[next(iter(self.recorded))]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ Not saved, because it follows: what a task waits for (from `after` and the ended
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 
 from mesh.messages.ledger import SavedCheckpoint, SavedLine, SavedTask, SnapshotHead, WorkerDrained
@@ -76,7 +75,7 @@ def task_of(saved: SavedTask) -> Task:
         if checkpoint is None
         else Checkpoint(checkpoint.number, checkpoint.manifest, checkpoint.step, checkpoint.trained_s),
         holders=dict(saved.holders),
-        recorded=OrderedDict.fromkeys(saved.recorded),
+        recorded=dict.fromkeys(saved.recorded),
         reason=saved.reason,
     )
 
