@@ -27,13 +27,16 @@ from mesh import codec, streams
 from mesh.bus import Disconnects
 from mesh.disconnects import ServerDisconnects
 from mesh.ended import EndedIndexOnDisk
-from mesh.errors import BusUnavailable, Conflict, Deposed, NotFound
+from mesh.errors import BusUnavailable, Conflict, Deposed, DiskFull, NotFound
 from mesh.messages.services import Ask
 from mesh.seen import SeenFile
 from mesh.server import store_bytes_max
 
 ASK_LEADER_S = 0.3
 """Patience with another leader at the start. One that does not answer in time is followed, until it is silent."""
+
+FULL_S = 5.0
+"""Pause before another attempt while a disk is full."""
 
 AGAIN_S = 0.5
 """Pause before another attempt while the broker is away."""
@@ -104,6 +107,9 @@ async def _live(agent: Agent, history: History, ears: Ears, projector: Projector
         except BusUnavailable as error:
             agent.log.warning("the broker does not answer now: %s", error)
             await agent.pause(AGAIN_S)
+        except DiskFull as error:  # of the broker, or here: what is not on record has not happened
+            agent.failed("disk full", f"nothing can be recorded now: {error}")
+            await agent.pause(FULL_S)
 
 
 async def _somebody_leads(agent: Agent) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 from agents.scheduler import body
@@ -234,5 +235,24 @@ def test_work_goes_on_after_the_broker_was_away(tmp_path: Path) -> None:
             async with cli.tail(SUBJECTS.stream("RESULTS"), SUBJECTS.results()) as told:
                 first = await asyncio.wait_for(anext(told), 30.0)
             assert codec.decode(first.data, Planned).tasks[0].id == "a"
+
+    virtual_time.run(case())
+
+
+def test_a_full_store_is_waited_out(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer()
+        cli = server.connect("cli")
+        async with agents.running(agents.make(server, "scheduler", tmp_path), body):
+            await ready(cli)
+            ledger = server.stream(SUBJECTS.stream("LEDGER"))
+            spec = ledger.spec
+            ledger.spec = dataclasses.replace(spec, max_bytes=ledger.size_bytes)
+            await put(cli, submit("a"), "s-a")
+            await asyncio.sleep(20)
+            ledger.spec = spec
+            async with asyncio.timeout(30.0), cli.tail(SUBJECTS.stream("RESULTS"), SUBJECTS.results()) as told:
+                first = await anext(told)
+            assert SUBJECTS.results(kind="planned").split(".")[-2] == first.subject.split(".")[-2]
 
     virtual_time.run(case())
