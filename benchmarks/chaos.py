@@ -167,7 +167,9 @@ class Chaos:
             time.sleep(TICK_S)
 
     def calm(self) -> None:
-        """Bring everybody back now."""
+        """Bring everybody back now, links first: whoever starts needs one."""
+        for link in self._targets.links:
+            link.mend()
         while self._returns:
             heapq.heappop(self._returns)[-1]()
 

@@ -68,6 +68,9 @@ QUICK_RAGE_S_MAX = 12.0
 STUCK_S, QUICK_STUCK_S = 240.0, 25.0
 """Without a task that ended, the run is given up: whatever it waits for takes less than half of this."""
 
+SETTLE_S = 8.0
+"""Peace after the last end: workers that were away come back, and send what they still owe."""
+
 PEER_VISIBILITY_S = 20.0
 PEER_STILL_S = 40.0
 """Without a result that came back, a peer's storm is over: what is missing may come in peace, or is lost."""
@@ -170,6 +173,7 @@ def disturbed(frame: Frame, mesh: Mesh, tasks: int, seed: int, outboxes: Outboxe
         storm.rage(feeding.over.is_set, QUICK_RAGE_S_MAX if frame.quick else RAGE_S_MAX)
         storm.watch(feeding.over.is_set, RAGE_S_MAX)
         feeding.join()
+        storm.watch(lambda: False, SETTLE_S)
         return storm, feeding
 
 
