@@ -26,6 +26,9 @@ SERVER_VERSION_MIN = (2, 11)
 RESETS_MAX = 3
 """Attempts per address while the server resets the connection and gives no reason."""
 
+ABANDON_TRIES = 10
+"""How often an attempt that is given up is cancelled, within CLOSE_S."""
+
 REASON_CHARS_MAX = 200
 """A library's words in our sentence: some quote what they received."""
 
@@ -147,18 +150,27 @@ def next_server(servers: list[Any], _: Any) -> tuple[Any, float]:
 
 
 async def _abandon(client: Client, connecting: asyncio.Future[None]) -> None:
-    connecting.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await connecting
-    await end(client)
+    """End an attempt. The library may swallow a cancellation and try the next address, so it is told until it ends."""
+    try:
+        for _ in range(ABANDON_TRIES):
+            connecting.cancel()
+            # Not awaited itself: our own cancellation, coming just now, would look like the end of the other one.
+            if (await asyncio.wait({connecting}, timeout=limits.CLOSE_S / ABANDON_TRIES))[0]:
+                break
+        if connecting.done() and not connecting.cancelled():
+            connecting.exception()
+    finally:
+        await end(client)
 
 
 async def end(client: Client) -> None:
     """Close a client, whatever state it is in: it may raise, and it may wait for what never comes."""
-    with contextlib.suppress(Exception):
-        async with asyncio.timeout(limits.CLOSE_S):
-            await client.close()
-    abort(client)
+    try:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(limits.CLOSE_S):
+                await client.close()
+    finally:
+        abort(client)
     for _ in range(3):  # the library cancels its tasks without waiting for them
         await asyncio.sleep(0)
 

@@ -84,8 +84,7 @@ class Listener:
         if not done:
             log.warning("the handler of %s did not end in %g s and is cancelled", self.subject, limits.HANDLER_END_S)
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
 
 class Names:

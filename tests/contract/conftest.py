@@ -116,6 +116,10 @@ async def _nothing_is_left_behind() -> AsyncIterator[None]:
     threads = set(threading.enumerate())
     before = asyncio.all_tasks()
     yield
-    await until(lambda: not (asyncio.all_tasks() - before - {asyncio.current_task()}))
+    try:
+        await until(lambda: not (asyncio.all_tasks() - before - {asyncio.current_task()}))
+    except TimeoutError:
+        left_over = asyncio.all_tasks() - before - {asyncio.current_task()}
+        raise AssertionError(f"still running: {[(task, task.get_stack()) for task in left_over]}") from None
     left = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")} - threads
     assert not left
