@@ -115,6 +115,7 @@ class Judge:
                 if event.generation <= self._generation:
                     self.breaks("one history", f"generation {event.generation} follows {self._generation}")
                 self._generation = event.generation
+                self._covered = min(self._covered, entry.commands_seq)  # commands were lost with the store
             else:
                 self._hear(seq, event)
         if entry.term != self._term:
