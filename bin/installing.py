@@ -15,11 +15,12 @@ import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 from environment import EnvironmentTrouble, venv_python
@@ -168,21 +169,22 @@ class Installer:
     def run(self, command: list[str], output: PipOutput) -> tuple[int, str]:
         """Runs a program to its end, drawing progress while it is silent too. Returns exit status and last lines."""
         environment = {**os.environ, "PIP_USER": "0", "PYTHONUNBUFFERED": "1"}
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            pass_fds=self.inherited,
-        )
-        assert child.stdout is not None
         lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_pump, args=(child.stdout, lines), name="pip-output", daemon=True).start()
         tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES_MAX)
         try:
+            with _interrupts_held():  # between its start and our knowing of it, nobody could stop the program
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    encoding="utf-8",
+                    errors="replace",
+                    env=environment,
+                    pass_fds=self.inherited,
+                )
+            assert child.stdout is not None
+            threading.Thread(target=_pump, args=(child.stdout, lines), name="pip-output", daemon=True).start()
             while (line := self._next(lines, output)) is not None:
                 tail.append(line)
                 output.read(line)
@@ -263,6 +265,21 @@ def _pump(stream: IO[str], lines: queue.Queue[str | None]) -> None:
         for line in stream:
             lines.put(line)
     lines.put(None)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Inside, a stop signal waits; it is raised as KeyboardInterrupt at the end."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda got, frame: held.append(got)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+        if held:
+            raise KeyboardInterrupt
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
