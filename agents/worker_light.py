@@ -50,8 +50,8 @@ class LightRunning(Running):
         """This lease in a beat. Safe from any thread."""
         if self._child is not None or self._left:
             return super().held()
-        silent_s, step = self._lane.silent_s(self._ticket)
-        return Held(task=self._spec.id, epoch=self._epoch, silent_s=round(silent_s, 3), step=step)
+        silent_s, step, waits = self._lane.look(self._ticket)
+        return Held(task=self._spec.id, epoch=self._epoch, silent_s=round(silent_s, 3), step=step, waits=waits)
 
     def void(self, reason: str) -> None:
         if self._left:

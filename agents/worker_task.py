@@ -103,7 +103,8 @@ class Running:
         """This lease in a beat. Safe from any thread."""
         child = self._child
         silent_s, step = (child.silent_s, child.step) if child is not None else (0.0, 0)
-        return Held(task=self._spec.id, epoch=self._epoch, silent_s=round(silent_s, 3), step=step)
+        waits = self.stage in (Stage.FETCHING, Stage.WAITING)
+        return Held(task=self._spec.id, epoch=self._epoch, silent_s=round(silent_s, 3), step=step, waits=waits)
 
     def take_progress(self) -> Progress | None:
         """What to tell subscribers now, if there is news."""

@@ -133,13 +133,13 @@ class Lane:
         ticket.line.child.post(frames.Halt(run=ticket.start.run, reason=reason))
         return True
 
-    def silent_s(self, ticket: Ticket) -> tuple[float, int]:
-        """(seconds since its child's last frame, step) of a task that runs; zeros for one that waits. From any
-        thread."""
+    def look(self, ticket: Ticket) -> tuple[float, int, bool]:
+        """(seconds since its child's last frame, step, whether it still waits) of a task; zeros while it waits. From
+        any thread."""
         line = ticket.line
         if line is None or line.first is not ticket:
-            return 0.0, 0
-        return line.child.silent_s, line.child.step
+            return 0.0, 0, True
+        return line.child.silent_s, line.child.step, False
 
     async def run(self) -> None:
         """Look after the lines, until cancelled."""

@@ -91,6 +91,8 @@ class Policy:
     back_off_s_max: float = 300.0
     memory_attempts_max: int = 4
     deaths_max: int = 3
+    innocent_attempts: int = 8
+    """From this lease on, a worker's death counts against a task that was only waiting there."""
     prefer_wait_s: float = 5.0
     """How long a task that prefers another worker waits for one before it takes any."""
     lost_results_s: float = 86_400.0
@@ -461,7 +463,16 @@ class Scheduler:
             task = self.ledger.tasks[name]
             waits = task.spec.on_disconnect is OnDisconnect.WAIT
             if silent_s is None or not waits or silent_s > task.spec.wait_s:
-                self._end_lease(task, cause, reason, now)
+                innocent = cause is Cause.DIED and self._only_waited(task)
+                self._end_lease(task, Cause.LOST if innocent else cause, reason, now)
+
+    def _only_waited(self, task: Task) -> bool:
+        """Was the task not begun, as far as its holder told? A queue must not be parked for what its first one did; but
+        whoever was there each time is suspected in the end, as it may have begun after the last word."""
+        worker = self.workers.get(task.incarnation)
+        if worker is None or task.attempts >= self.policy.innocent_attempts:
+            return False
+        return worker.waits(task.spec.id, task.epoch)
 
     def _forget(self, incarnation: str, cause: Cause, reason: str, now: float) -> None:
         """An incarnation is over for good: end its leases at once and ignore late beats of it."""

@@ -65,6 +65,10 @@ class Worker:
             self.spent.clear()
         self.beat, self.beat_at, self.answer_due, self.closed_at = beat, now, True, None
 
+    def waits(self, task: str, epoch: Epoch) -> bool:
+        """Does the last beat say that no child has begun this lease yet?"""
+        return any(lease.waits and lease.task == task and lease.epoch == epoch for lease in self.beat.held)
+
     def named(self) -> set[tuple[str, Epoch]]:
         """Leases that the last beat names, as held or as owed."""
         held = {(lease.task, lease.epoch) for lease in self.beat.held}

@@ -41,6 +41,8 @@ class Held(Part, frozen=True, kw_only=True):
     silent_s: float = 0.0
     """Since the child's last frame."""
     step: int = 0
+    waits: bool = False
+    """No child has begun it yet: should the worker die, it is not suspected first."""
 
 
 class Beat(Record, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ class Cause(enum.StrEnum):
     MEMORY = "memory"
     """Out of memory; has a budget of its own."""
     DIED = "died"
-    """The worker's process ended while it held the lease; three of these are poison."""
+    """The worker's process ended while it held the lease, which it had begun; three of these are poison."""
     LOST = "lost"
     """No beat for too long, or a wedged main loop."""
     GIVEN_BACK = "given-back"

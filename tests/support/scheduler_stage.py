@@ -6,7 +6,7 @@ Commands (one a line; names are free):
                                          version, disk, gpus, labels
     plans TOPIC TASK:NEEDED,… …          several tasks in one plan
     offer W leases=N [cores=] [memory=] [disk=] [kinds=a,b] [labels=x]   a new offer, sent with a beat
-    beat W [loop=SECONDS] [owed=TASK]    a beat as the worker stands
+    beat W [loop=SECONDS] [owed=TASK] [waiting=TASK,…]   a beat as the worker stands
     advance SECONDS [W …]                time passes in steps of one second; the named workers beat every two seconds
     result W TASK [epoch=G-C]            and: checkpoint … number= step=; failure … class= reason=; give-back …
     as W WRITER result …                 the same, but written under another writer's name
@@ -69,6 +69,8 @@ class StagedWorker:
     offer: Offer = Offer(number=0, leases_max=0, cores=0, memory_bytes=0, disk_bytes=10**12)  # noqa: RUF009
     held: dict[str, Epoch] = dataclasses.field(default_factory=dict)
     needs: dict[str, Needs] = dataclasses.field(default_factory=dict)
+    waiting: frozenset[str] = frozenset()
+    """Tasks it says to have not begun."""
     deaf: bool = False
     """Answers to it get lost on the way."""
 
@@ -159,6 +161,7 @@ class Stage:
         worker = self.workers[plain[0]]
         if "owed" in named:
             owed = (self._key(worker, named["owed"], "result", named),)
+        worker.waiting = frozenset(named.get("waiting", "").split(","))
         return self._beat(worker, float(named.get("loop", 0)), owed)
 
     def do_deaf(self, plain: list[str], named: dict[str, str]) -> list[str]:
@@ -279,7 +282,9 @@ class Stage:
             reply=worker.name,
             loop_age_s=loop_age_s,
             offer=worker.offer,
-            held=tuple(Held(task=task, epoch=epoch) for task, epoch in worker.held.items()),
+            held=tuple(
+                Held(task=task, epoch=epoch, waits=task in worker.waiting) for task, epoch in worker.held.items()
+            ),
             owed=owed,
         )
         self.mind.beat(beat, self.now)
