@@ -44,6 +44,9 @@ T = TypeVar("T")
 HELLO_EVERY_S = 10.0
 """The leader's list of agents forgets one that was silent for three of these."""
 
+HELLO_AGAIN_S_FIRST, HELLO_AGAIN_S_MAX = 0.1, 1.0
+"""While nobody leads, the hello is said again after a pause that doubles up to the second figure."""
+
 LOOP_TURN_S = 0.25
 """How often the loop watch turns; what it is late by is the loop's lag."""
 
@@ -317,6 +320,7 @@ class Agent:
 
     async def _say_hello(self) -> None:
         """Tell the leader, again and again, that this agent is here; a refusal stops the agent."""
+        again_s = HELLO_AGAIN_S_FIRST
         while not self.stopping.is_set():
             wait_s = HELLO_EVERY_S
             try:
@@ -324,8 +328,9 @@ class Agent:
                     self.subjects.ask("scheduler"), codec.encode(self.hello()), timeout_s=2.0
                 )
                 self._hear_welcome(codec.decode(answer.data, Welcome, Problem))
+                again_s = HELLO_AGAIN_S_FIRST
             except (NotFound, BusUnavailable):
-                wait_s = 1.0
+                wait_s, again_s = again_s, min(HELLO_AGAIN_S_MAX, 2 * again_s)
             except Malformed as error:
                 self.failed("malformed", f"the answer to the hello can not be read: {error}")
             await self.pause(wait_s)

@@ -67,12 +67,15 @@ def test_up_status_publish_and_ctrl_c(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (tmp_path / "one.csv").write_text("text,label\nhello,a\nworld,a\nagain,a\n")
     with up(home):
-        status = agent(home, "status", "--json", "-")
-        assert status.returncode == 0, status.stderr
-        found = json.loads(status.stdout)
-        assert found["leader"]
-        roles = {row["role"] for row in found["agents"]}
-        assert {"planner", "consensus", "gate"} <= roles
+        give_up_at = time.monotonic() + DEADLINE_S
+        roles: set[str] = set()
+        while not {"planner", "consensus", "gate"} <= roles:  # each says hello when it has found the leader
+            assert time.monotonic() < give_up_at, roles
+            status = agent(home, "status", "--json", "-")
+            assert status.returncode == 0, status.stderr
+            found = json.loads(status.stdout)
+            assert found["leader"]
+            roles = {row["role"] for row in found["agents"]}
         assert found["counts"] == {} or all(count == 0 for count in found["counts"].values())
 
         refused = agent(home, "publish", "one label", "--data", "one.csv", "--wait", "--json", "r.json")
