@@ -302,7 +302,7 @@ class Worker:
         self._perform(actions)
         for action in actions:  # those that wait for the disk, after those that must not wait
             if isinstance(action, Settle):
-                await self._debts.settle(action.receipts)
+                self._debts.release(action.receipts)
             elif isinstance(action, Rewound):
                 await self._owe_again(action)
         self._publish()

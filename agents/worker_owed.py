@@ -3,7 +3,7 @@
     owe      waits until the row is on disk; rows that wait at the same time share one sync
     send     in the order in which they were written, all that wait in one message: a pack of rows, or one row under
              its own subject; put-if-absent, and "already there" is as good as sent
-    settle   receipts ride on answers; a row that has none for a while is asked about, and sent again when unknown
+    release  receipts ride on answers; a row that has none for a while is asked about, and sent again when unknown
 
 A row can reach the ledger twice, alone or in packs that are cut differently: its key says that it is the same.
 A broker that is away, full or slow only delays: rows wait, through restarts of this process too. What sends never gives
@@ -59,6 +59,9 @@ class Debts:
         """Why nothing more can be written down now; '' when there is room."""
         self._worker, self._outbox, self._broker, self._subjects, self._log = worker, outbox, broker, subjects, log
         self._incoming: list[tuple[Row, Callable[[], None]]] = []
+        self._released: list[Receipt] = []
+        """The ledger's words that the outbox does not know yet."""
+        self._settling = asyncio.Lock()
         self._owing: dict[asyncio.Future[None], None] = {}
         """Who waits for a row to be on disk."""
         self._over = False
@@ -110,30 +113,39 @@ class Debts:
                 self._outbox.record_all([(row.key, row.subject, row.data) for row, _ in self._incoming])
                 for _, then in self._incoming:
                     then()
+                self._outbox.settle(*self._released)
             for written in self._owing:
                 written.cancel()
 
     async def _write_on(self) -> None:
+        """Rows first: somebody waits for them. What was let go follows, without a sync of its own."""
         while True:
             await self._to_write.wait()
             self._to_write.clear()
-            batch = self._incoming[: limits.ROWS_PER_PACK_MAX]
-            try:
-                rows = [(row.key, row.subject, row.data) for row, _ in batch]
-                await asyncio.to_thread(self._outbox.record_all, rows)
-            except DiskFull as error:
-                self._note_full(str(error))
-                self._to_write.set()
-                await asyncio.sleep(ROOM_PAUSE_S)
-                continue
-            self._note_full("")
-            del self._incoming[: len(batch)]
             if self._incoming:
+                await self._write_rows()
+            if self._released:
+                released = self._released[: limits.ROWS_PER_PACK_MAX]
+                del self._released[: len(released)]
+                await self._settle(released)
+            if self._incoming or self._released:
                 self._to_write.set()
-            for row, then in batch:
-                self._keep_at_hand(row)
-                then()
-            self._to_send.set()
+
+    async def _write_rows(self) -> None:
+        batch = self._incoming[: limits.ROWS_PER_PACK_MAX]
+        try:
+            rows = [(row.key, row.subject, row.data) for row, _ in batch]
+            await asyncio.to_thread(self._outbox.record_all, rows)
+        except DiskFull as error:
+            self._note_full(str(error))
+            await asyncio.sleep(ROOM_PAUSE_S)
+            return
+        self._note_full("")
+        del self._incoming[: len(batch)]
+        for row, then in batch:
+            self._keep_at_hand(row)
+            then()
+        self._to_send.set()
 
     def _note_full(self, sentence: str) -> None:
         """Say once that the outbox is full, and that there is room again; the offer follows."""
@@ -251,15 +263,28 @@ class Debts:
 
     # -- away ---------------------------------------------------------------------------------------------------------
 
-    async def settle(self, receipts: tuple[Receipt, ...]) -> None:
-        """Let go of what the ledger has spoken about."""
+    def release(self, receipts: Sequence[Receipt]) -> None:
+        """Let go of what the ledger has spoken about: at once in what is owed here, soon in the outbox."""
+        self._released += self._news(receipts)
+        if self._released:
+            self._to_write.set()
+
+    async def settle(self, receipts: Sequence[Receipt]) -> None:
+        """The same; the outbox knows it when this returns."""
+        await self._settle(self._news(receipts))
+
+    def _news(self, receipts: Sequence[Receipt]) -> list[Receipt]:
         news = [receipt for receipt in receipts if receipt.key in self._asked or receipt.key in self._unsent]
-        if not news:
-            return
         for receipt in news:
             self._asked.pop(receipt.key, None)
             self._unsent.pop(receipt.key, None)
-        await asyncio.to_thread(self._outbox.settle, *news)
+        return news
+
+    async def _settle(self, news: Sequence[Receipt]) -> None:
+        if not news:
+            return
+        async with self._settling:
+            await asyncio.to_thread(self._outbox.settle, *news)
         for receipt in news:
             metrics.count("mesh_receipts_total", outcome="recorded" if receipt.recorded else "refused")
             if not receipt.recorded:
@@ -267,7 +292,9 @@ class Debts:
 
     async def owe_again(self) -> int:
         """The broker's store is older than what was heard: owe once more what was receipted; how many rows."""
-        count = await asyncio.to_thread(self._outbox.reopen)
+        self._released.clear()  # said by the history that is no more
+        async with self._settling:
+            count = await asyncio.to_thread(self._outbox.reopen)
         self._asked.clear()
         self._more_on_disk = True
         self._to_send.set()

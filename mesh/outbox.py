@@ -9,6 +9,9 @@ ahead log because that costs one fsync a commit instead of three; with locking_m
 file, and the lock makes a second opener fail at once. Rows come back in the order in which they were recorded, so that
 a task's checkpoints reach the ledger before its result. The key is put-if-absent: the first row of a key is the truth.
 
+Letting go (`settle`) costs no fsync: it survives a kill -9, and what a power cut takes of it is owed once more and gets
+the same receipt. The next row that is recorded takes it to the disk along with itself.
+
 Bounds: `bytes_max` of pending rows (checkpoint rows that a newer one of the same lease replaces give way first, then
 `record` raises DiskFull), `kept_bytes_max` of receipted ones (oldest first), REFUSED_FILES_MAX files.
 Calls take a millisecond or two (one fsync); they are thread-safe, so an event loop may put them into a thread.
@@ -127,8 +130,9 @@ class Outbox:
             return [_row(values) for values in found]
 
     def settle(self, *receipts: Receipt) -> int:
-        """Let rows go as the ledger's receipts say, with one sync; how many were pending. Repeating changes nothing."""
-        with self._errors(), self._lock, self._writing():
+        """Let rows go as the ledger's receipts say; how many were pending. Repeating changes nothing. After a power cut
+        some of them may be pending again."""
+        with self._errors(), self._lock, self._unsynced(), self._writing():
             return sum(self._settle(receipt) for receipt in receipts)
 
     def _settle(self, receipt: Receipt) -> bool:
@@ -252,6 +256,15 @@ class Outbox:
                 self._db.execute("rollback")
             raise
         self._db.execute("commit")
+
+    @contextlib.contextmanager
+    def _unsynced(self) -> Iterator[None]:
+        """A transaction in it is in the file, and in its order, but on disk only with the next one outside."""
+        self._db.execute("pragma synchronous = normal")
+        try:
+            yield
+        finally:
+            self._db.execute("pragma synchronous = full")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -99,6 +99,25 @@ async def test_a_receipt_lets_go_of_just_its_row(tmp_path: Path) -> None:
         assert [left.key.task for left in one.outbox.pending()] == ["b"]
 
 
+async def test_what_is_released_is_not_owed_at_once_and_soon_not_pending(tmp_path: Path) -> None:
+    async with life(MemoryServer(), tmp_path) as one:
+        await one.owe(row("a"), row("b"))
+        await sent(one, 2)
+        one.debts.release((Receipt(key=row("a").key, recorded=True),))
+        assert [key.task for key in one.debts.owed] == ["b"]
+        await until(lambda: [left.key.task for left in one.outbox.pending()] == ["b"])
+
+
+async def test_what_an_older_history_released_is_owed_again(tmp_path: Path) -> None:
+    async with life(MemoryServer(), tmp_path) as one:
+        await one.owe(row("a"))
+        await sent(one, 1)
+        one.debts.release((Receipt(key=row("a").key, recorded=True),))
+        await one.debts.owe_again()
+        await one.owe(row("b"))
+        assert [left.key.task for left in one.outbox.pending()] == ["a", "b"]
+
+
 async def test_the_next_life_sends_what_this_one_could_not(tmp_path: Path) -> None:
     server = MemoryServer()
     async with life(server, tmp_path) as one:

@@ -220,3 +220,20 @@ def test_what_was_said_to_be_recorded_survives_kill_9(tmp_path: Path, lines: int
     assert told["settled"] <= kept
     assert told["refused"] <= files
     assert len((pending | kept | files) - told["recorded"]) <= 1
+
+
+def test_letting_go_costs_no_sync_and_recording_still_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(tmp_path)
+    inner, seen = outbox._settle, []
+
+    def synchronous() -> object:
+        return outbox._db.execute("pragma synchronous").fetchone()[0]
+
+    def watched(receipt: Receipt) -> bool:
+        seen.append(synchronous())
+        return inner(receipt)
+
+    monkeypatch.setattr(outbox, "_settle", watched)
+    outbox.record(key(1), "s", b"one")
+    assert outbox.settle(Receipt(key=key(1), recorded=True))
+    assert (seen, synchronous()) == ([1], 2)  # NORMAL, FULL
