@@ -14,7 +14,7 @@ from benchmarks.simulation import run as simulation
 from benchmarks.simulation.world import Verdict
 from mesh.memory import MemoryBroker
 from mesh.messages.base import Epoch, Key
-from mesh.messages.commands import CheckpointMade, ResultFound
+from mesh.messages.commands import CheckpointMade, FailureFound, ResultFound
 from mesh.messages.leases import Receipt
 from mesh.messages.ledger import LeaseEnded, TaskCanceled
 from mesh.messages.tasks import TaskState
@@ -46,12 +46,12 @@ def accepts_stale_results(patch: Patch) -> None:
 
 
 def believes_past_holders(patch: Patch) -> None:
-    """A checkpoint by anybody who once held the task is recorded as the holder's."""
+    """A checkpoint or a failure by anybody who once held the task is recorded as the holder's."""
     honest = Scheduler._owed
 
     def owed(self: Scheduler, writer: str, row: Any, now: float) -> None:
         task = self.ledger.tasks.get(row.key.task)
-        if isinstance(row, CheckpointMade) and task is not None and task.state is TaskState.LEASED:
+        if isinstance(row, CheckpointMade | FailureFound) and task is not None and task.state is TaskState.LEASED:
             self._record(msgspec.structs.replace(row, key=msgspec.structs.replace(row.key, epoch=task.epoch)), now)
             return
         honest(self, writer, row, now)
