@@ -27,7 +27,7 @@ GAP_S = 0.02
 """Shortest pause between two beats: news within it travel together."""
 
 ANSWER_S = 0.3
-"""News wait so long for the answer to the beat before: an offer that overtakes leases for the last one voids them."""
+"""News wait so long for the answer to the beat before: an offer that overtakes leases has to be answered twice."""
 
 CONNECT_PAUSE_S = 1.0
 """Pause before the thread asks an absent broker again."""

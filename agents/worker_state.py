@@ -9,9 +9,9 @@ Rules (DESIGN.md 4.2 to 4.5)
     2. An answer to another incarnation is not ours. One that is true at an older point of the ledger than one already
        heard changes nothing; a higher generation, or REWOUND_ANSWERS of them in a row, mean that the store itself is
        older: all is heard anew.
-    3. Leases count for the newest offer that a beat has carried (`told`) and for what it became since: it only grew.
-       For an older or withdrawn offer they are declined, in the beats until DECLINE_ANSWERS answers were heard. The
-       same lease twice is one lease, and one that this life has ended is not begun again.
+    3. Leases count for any offer that is not withdrawn: one that a newer offer overtook is charged to that one by the
+       leader. For a withdrawn offer they are declined, in the beats until DECLINE_ANSWERS answers were heard. The same
+       lease twice is one lease, and one that this life has ended is not begun again.
     4. STOP voids a lease: its child is killed and nothing of it is recorded. CHECKPOINT asks once for a last checkpoint
        and for giving back.
     5. A lease is held from Begin until its last row (result, failure, give-back) is in the outbox or it is voided.
@@ -254,10 +254,12 @@ class Holdings:
         if name in self._held or name in self._ended:
             return []
         gpus = self._free_gpus(lease.task.needs)
-        if self._draining or offer < self._told or gpus is None:
+        withdrawn = self._draining or (self._suspended and offer < self._told)
+        if withdrawn or gpus is None:
             if len(self._declined) < limits.LEASES_PER_ANSWER_MAX:
                 self._declined[name] = DECLINE_ANSWERS
             return []
+        self._declined.pop(name, None)
         self._held[name] = _Holding(lease, gpus)
         return [Begin(lease, gpus)]
 

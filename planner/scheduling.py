@@ -18,7 +18,8 @@ Rules it keeps (DESIGN of the mesh; the numbers are settings):
      the replacement is told to stop.
   4. A lease ends when its worker is silent for `lost_s`, wedged, replaced by a newer incarnation, or declines it; and
      when its connection has closed and is not back within `closed_s`. A task that waits for its worker keeps it longer.
-  5. The same offer number gets the same answer; a lease for an older offer than the last one heard is taken back.
+  5. The same offer number gets the same answer; a lease that a newer offer overtook on its way is charged to that one
+     and repeated. What several answered beats do not name is taken back.
   6. A drained worker gets no lease, in this life and the next ones, until it is taken back into service.
   7. A parked task may be started again: budgets full, epochs rising, from its newest checkpoint.
   8. Memory is never overcommitted; a task waits until an offer fits.
@@ -388,14 +389,16 @@ class Scheduler:
             lease = (name, task.epoch)
             if lease in named:
                 continue
-            granted_for, unnamed = granted.get(lease), unnamed_beats.get(lease, 0) + answered
-            overtaken = granted_for is not None and granted_for < offer
-            if overtaken or unnamed >= self.policy.unnamed_beats_max:
+            unnamed = unnamed_beats.get(lease, 0) + answered
+            if unnamed >= self.policy.unnamed_beats_max:
                 self._end_lease(task, Cause.UNTAKEN, "the worker did not take it", now)
                 continue
             worker.unnamed_beats[lease] = unnamed
-            if granted_for is not None:
-                worker.granted[lease] = granted_for
+            granted_for = granted.get(lease)
+            if granted_for == offer:
+                worker.granted[lease] = offer
+            elif granted_for is not None:  # the newer offer was made without knowing of it
+                worker.grant(name, task.epoch, task.spec.needs)
 
     def gone(self, gone: Gone, now: float) -> None:
         """A supervisor reports that an incarnation has ended."""

@@ -156,9 +156,24 @@ def test_what_is_remembered_of_a_worker_does_not_grow_with_the_leases_it_did_not
     stage.run("plan t a")
     for _ in range(50):
         stage.run("offer w1 leases=1")
-        worker.held.clear()  # the answer was lost: the next offer overtakes the lease
+        worker.held.clear()  # the answer was lost, and the next offer overtakes the lease
     known = stage.mind.workers[worker.incarnation]
     assert len(known.granted) + len(known.unnamed_beats) <= 2
+
+
+def test_a_lease_that_a_newer_offer_overtook_is_charged_to_that_one_and_repeated() -> None:
+    stage = Stage()
+    worker = StagedWorker("w1")
+    stage.workers["w1"] = worker
+    stage.run("plan t a")
+    stage.run("offer w1 leases=1")
+    epoch = stage.mind.ledger.tasks["a"].epoch
+    worker.held.clear()  # the answer is on its way when the next offer leaves
+    stage.run("plan t b")
+    stage.run("offer w1 leases=1")
+    assert stage.mind.ledger.tasks["a"].epoch == epoch
+    assert stage.mind.ledger.tasks["b"].state is TaskState.READY  # its room is taken
+    assert worker.held == {"a": epoch}
 
 
 def test_a_worker_on_which_it_failed_is_passed_over_for_a_while_after_the_back_off_not_during_it() -> None:
