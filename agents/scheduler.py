@@ -12,7 +12,8 @@ Not:   runs no task, reads no dataset, decides no promotion
           FOLLOWING <-------------------- stepping down                    |
               +-------------------------------------------------------------+
 
-A leader whose store has come back older begins a new term in it, and a new generation of epochs.
+A leader whose store has come back older begins a new term in it, and a new generation of epochs. A standby that has
+seen what the store does not hold follows nobody: whoever leads may not know it, and would give epochs a second time.
 """
 
 from __future__ import annotations
@@ -84,11 +85,14 @@ async def _live(agent: Agent, history: History, ears: Ears, projector: Projector
             if not loaded:
                 await history.load()
                 loaded = True
-            if follows:
+            lost = history.lost
+            if follows and lost is None:
                 agent.log.info("follows from ledger entry %d", history.log.seq)
                 await Follower(agent, history, ears, projector).follow()
             if not agent.stopping.is_set():
                 await history.read_on()
+                if follows and lost is not None and history.lost is None:
+                    continue  # another one has restored the ledger meanwhile
                 loaded = False  # a leader's mind folds what is not yet on record
                 leader = Leader(agent, history, ears, projector)
                 await leader.begin()

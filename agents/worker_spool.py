@@ -20,7 +20,7 @@ import msgspec
 from mesh import codec, limits
 from mesh.artifacts import ArtifactStore
 from mesh.cache import remove_folder
-from mesh.errors import BusUnavailable, DiskFull, Malformed
+from mesh.errors import BusUnavailable, DiskFull, Malformed, NotFound
 from mesh.messages.base import Facts, Key
 from mesh.messages.commands import ResultFound
 from mesh.messages.tasks import Outcome
@@ -97,12 +97,13 @@ async def deliver(
 async def patiently(
     call: Callable[[], Awaitable[T]], what: str, say: Callable[[str], None], *, although_full: bool = True
 ) -> T:
-    """Call until the broker takes part: an outage (and, for uploads, a full store) delays work, it does not end it."""
+    """Call until the broker takes part: an outage, a store that came back so old that it has no streams yet (and, for
+    uploads, a full one) delay work, they do not end it."""
     pause_s = PAUSE_S_FIRST
     while True:
         try:
             return await call()
-        except (BusUnavailable, DiskFull) as error:
+        except (BusUnavailable, NotFound, DiskFull) as error:
             if isinstance(error, DiskFull) and not although_full:
                 raise
             say(f"{what} waits: {error}")

@@ -269,6 +269,51 @@ def test_a_fresh_scheduler_learns_from_beats_that_the_store_is_older_before_it_g
     virtual_time.run(case())
 
 
+def test_a_standby_that_has_seen_what_the_store_does_not_hold_takes_over_and_restores_it(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer(SUBJECTS)
+        cli, hand, other = server.connect("cli"), Hand(server.connect("w1")), Hand(server.connect("w2"), "w2")
+        async with agents.running(agents.make(server, "scheduler", tmp_path / "1", name="s1"), body):
+            await ready(cli)
+            await hand.listen()
+            await other.listen()
+            older = server.copy()
+            await put(cli, submit("a"), "s-a")
+            assert (await until_told(hand, "leases")).leases[0].epoch == Epoch(1, 1)
+        server.crash()
+        server.restart(older)
+        async with agents.running(agents.make(server, "scheduler", tmp_path / "2", name="s2"), body):
+            await led_by(cli, "s2", 5.0)
+            async with agents.running(agents.make(server, "scheduler", tmp_path / "1", name="s1"), body):
+                await led_by(cli, "s1", 2.0)
+                await put(cli, submit("a"), "s-a")
+                assert (await until_told(other, "leases")).leases[0].epoch == Epoch(2, 1)
+        found = await events(cli)
+        chosen = [event.name.partition(".")[0] for event in found if isinstance(event, LeaderChosen)]
+        assert chosen == ["s1", "s2", "s1"]
+        assert [event.generation for event in found if isinstance(event, Restored)] == [2]
+
+    virtual_time.run(case())
+
+
+def test_two_that_have_seen_what_the_store_does_not_hold_restore_it_once(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer(SUBJECTS)
+        cli = server.connect("cli")
+        async with pair(server, tmp_path):
+            older = server.copy()
+            await put(cli, submit("a"), "s-a")
+            await asyncio.sleep(2.0)  # the standby has read it, too
+            server.crash()
+            await asyncio.sleep(1.0)
+            server.restart(older)
+            await asyncio.sleep(5.0)
+            assert (await status(cli)).leader in ("s1", "s2")
+        assert [event.generation for event in await events(cli) if isinstance(event, Restored)] == [2]
+
+    virtual_time.run(case())
+
+
 def test_a_result_whose_task_was_lost_too_waits_until_the_task_is_planned_again(tmp_path: Path) -> None:
     async def case() -> None:
         server = MemoryServer(SUBJECTS)
