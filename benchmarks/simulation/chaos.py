@@ -33,7 +33,7 @@ class Chaos:
         self, server: MemoryServer, network: Network, wall: WallClock, trace: Trace, chance: random.Random, *,
         workers: list[WorkerMachine], schedulers: list[SchedulerMachine], older: bool, on_older: Action,
     ) -> None:  # fmt: skip
-        """older: the broker may come back with an older copy of its store; on_older: called when it has."""
+        """older: the broker may come back with an older copy of its store; on_older: called just before."""
         self.over = False
         self._server, self._network, self._wall, self._trace, self._chance = server, network, wall, trace, chance
         self._workers, self._schedulers = workers, schedulers
@@ -147,10 +147,10 @@ class Chaos:
     def _bring_back(self, backup: Backup | None) -> None:
         if self._server.up:
             return
-        self._server.restart(backup)
         if backup is not None:
             self._trace.note("the broker is back with an older store")
             self._on_older()
+        self._server.restart(backup)
 
     def _jump(self) -> None:
         seconds = self._chance.choice((-86_400.0, -30.0, 30.0, 86_400.0))

@@ -60,6 +60,9 @@ class TaskAccount:
     holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
     recorded: set[Key] = dataclasses.field(default_factory=set)
     """Outbox rows that the ledger names."""
+    restored: set[Key] = dataclasses.field(default_factory=set)
+    """Those of them that it names in a later generation than their epoch's: in a history that was lost, they may have
+    been refused."""
     outcome: Outcome | None = None
     """What its result said, when it has succeeded."""
     ended: str = ""
@@ -97,8 +100,13 @@ class Judge:
             self._read(seq, entry)
             self._previous = codec.digest(stored.data)
 
+    @property
+    def generation(self) -> int:
+        """Of the ledger as it was read last."""
+        return self._generation
+
     def rewound(self) -> None:
-        """The broker came back with an older store: read its history from the start."""
+        """The broker comes back with an older store: read its history from the start."""
         self.entries.clear()
         self.tasks.clear()
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
@@ -145,18 +153,18 @@ class Judge:
                 self._leased(seq, task, event)
             case CheckpointRecorded():
                 self._current(seq, task, event.epoch)
-                task.recorded.add(Key(name, event.epoch, "checkpoint", event.number))
+                self._record(task, Key(name, event.epoch, "checkpoint", event.number))
             case LeaseEnded():
                 self._current(seq, task, event.epoch)
                 if event.key_kind:
-                    task.recorded.add(Key(name, event.epoch, event.key_kind, event.key_number))
+                    self._record(task, Key(name, event.epoch, event.key_kind, event.key_number))
                 task.holder = ""
             case TaskSucceeded():
                 self._succeeded(seq, task, event)
             case TaskParked():
                 if event.key_kind and event.epoch is not None:
                     self._current(seq, task, event.epoch)
-                    task.recorded.add(Key(name, event.epoch, event.key_kind, event.key_number))
+                    self._record(task, Key(name, event.epoch, event.key_kind, event.key_number))
                 self._ended(seq, task, "parked")
             case TaskCanceled():
                 self._ended(seq, task, "canceled")
@@ -176,6 +184,11 @@ class Judge:
         task.epoch, task.holder = event.epoch, event.incarnation
         task.holders[event.epoch] = event.incarnation
 
+    def _record(self, task: TaskAccount, key: Key) -> None:
+        task.recorded.add(key)
+        if key.epoch.generation < self._generation:
+            task.restored.add(key)
+
     def _current(self, seq: int, task: TaskAccount, epoch: Epoch) -> None:
         if not task.holder or epoch != task.epoch:
             holder = task.holder or "nobody"
@@ -186,7 +199,7 @@ class Judge:
         earned = event.earned_under or event.epoch
         if event.incarnation != task.holder or self._leases.get((event.task, earned)) != event.incarnation:
             self.breaks("no stale write", f"entry {seq}: {event.incarnation} did not earn {event.task} under {earned}")
-        task.recorded.add(Key(event.task, earned, "result", event.number))
+        self._record(task, Key(event.task, earned, "result", event.number))
         task.outcome = event.outcome
         self._ended(seq, task, "succeeded")
 
@@ -286,7 +299,7 @@ class Judge:
         key, task = row.key, self.tasks.get(row.key.task)
         if task is None:
             return self.breaks("nothing lost", f"{worker} has {key}, the ledger does not know the task")
-        if refused is not None and key in task.recorded:
+        if refused is not None and key in task.recorded - task.restored:
             self.breaks("true receipts", f"{worker} was told that {key} is refused ({refused}), but it is recorded")
         record = codec.decode(row.data, *COMMANDS)
         if not isinstance(record, ResultFound) or task.holders.get(key.epoch) != record.incarnation:

@@ -158,6 +158,11 @@ class SimulatedWorker(Worker):
         """The leases that this life holds now."""
         return () if self._holdings is None else self._holdings.held
 
+    @property
+    def generation(self) -> int:
+        """Of the ledger, as far as this life has heard; 0 before its first answer."""
+        return 0 if self._holdings is None else self._holdings.generation
+
 
 class _BeatTask(BeatTask):
     """Beats as a thread of a process that can be stopped alone."""

@@ -99,7 +99,8 @@ class World:
         """Held here: the loop itself forgets tasks that nobody holds."""
 
     def _on_older(self) -> None:
-        """The judge reads another history from now on, and who published something does so again."""
+        """The judge reads the history that is lost to its end, then another one; who published does so again."""
+        self._look()
         self.judge.rewound()
         self._tasks.append(asyncio.get_running_loop().create_task(self.publisher.again(), name="publisher again"))
 
@@ -153,6 +154,12 @@ class World:
             for machine in self.workers
             for held in (machine.worker.holds if machine.worker is not None else ())
         ]
+        if (generation := self.judge.generation) > 1:  # who has not heard of it does not know what was lost
+            found += [
+                f"{machine.name} has not heard of generation {generation}"
+                for machine in self.workers
+                if machine.worker is None or machine.worker.generation < generation
+            ]
         if not found and self.judge.projected() != self._projected_wanted():
             found.append("RESULTS does not hold what the ledger says")
         return found

@@ -23,7 +23,7 @@ from planner.ledger import Ledger
 from planner.receipts import Receipts
 from planner.scheduling import Scheduler
 
-SEEDS_MAX = 200
+SEEDS_MAX = 400
 """A mutant that survives so many seeds has escaped."""
 
 Patch = pytest.MonkeyPatch
