@@ -46,6 +46,13 @@ from mesh.messages.leases import Answer, Gone, Held
 from mesh.outbox import Outbox
 from mesh.platform import FileLock
 
+TRICKLE_S = 0.1
+"""How long news wait for more of them while the leader knows of room enough: a beat for each of many short tasks would
+cost more than the tasks."""
+
+TRICKLE_MAX = 16
+"""Pieces of news that make a beat worth while at once."""
+
 PROGRESS_S = 0.5
 """Progress of one task is published at most twice a second."""
 
@@ -150,7 +157,10 @@ class Worker:
         self._running: dict[Name, Running] = {}
         self._ended = asyncio.Event()
         """Some lease has ended."""
-        self._telling = False
+        self._telling: asyncio.Handle | None = None
+        """The beat that is due; a timer while there is no hurry."""
+        self._news = 0
+        """Pieces of news since the last beat that told them."""
         self._lives: set[asyncio.Task[None]] = set()
         self._helpers: list[asyncio.Task[None]] = []
         self._beats = make_beats(agent, self._make_beats)
@@ -188,6 +198,8 @@ class Worker:
         finally:
             for running in self._running.values():
                 running.end()
+            if self._telling is not None:
+                self._telling.cancel()
             for helper in self._helpers:  # the outbox is closed next: nobody may look into it then
                 helper.cancel()
             await asyncio.gather(*self._helpers, return_exceptions=True)
@@ -247,7 +259,7 @@ class Worker:
         agent, grace_s = self._agent, self._agent.settings.worker.stop_grace_s
         flush_s = min(FLUSH_S, grace_s / 3)
         self._perform(self._state.drain(self._why))
-        self._tell()
+        self._tell_now()
         if not await self._all_over(grace_s - flush_s):
             for running in self._running.values():
                 running.abandon("the worker stops and its grace time is over")
@@ -296,7 +308,7 @@ class Worker:
         except Malformed as error:
             self._agent.failed("malformed", f"{message.subject} holds no answer: {error}")
             return
-        before = self._state.offer, self._state.declined
+        before, declined = self._state.offer, self._state.declined
         self._state.told(self._beats.told)
         actions = self._state.hear(answer)
         self._perform(actions)
@@ -307,8 +319,10 @@ class Worker:
                 await self._owe_again(action)
         self._publish()
         self._beats.heard()
-        if before != (self._state.offer, self._state.declined):
-            self._beats.nudge()
+        if declined != self._state.declined:
+            self._tell_now()
+        elif before != self._state.offer:
+            self._tell()
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -412,13 +426,26 @@ class Worker:
         return report
 
     def _tell(self) -> None:
-        """Leave the news for the beats, and beat soon: once for all that happens in one turn of the loop."""
-        if self._holdings is not None and not self._telling:
-            self._telling = True
-            asyncio.get_running_loop().call_soon(self._tell_now)
+        """Leave the news for the beats, and beat soon: once for all that happens in one turn of the loop, or in
+        TRICKLE_S when the leader misses nothing."""
+        if self._holdings is None:
+            return
+        self._news += 1
+        if self._telling is not None and not isinstance(self._telling, asyncio.TimerHandle):
+            return
+        loop = asyncio.get_running_loop()
+        self._holdings.told(self._beats.told)
+        if self._news >= TRICKLE_MAX or self._holdings.pressing:
+            if self._telling is not None:
+                self._telling.cancel()
+            self._telling = loop.call_soon(self._tell_now)
+        elif self._telling is None:
+            self._telling = loop.call_later(TRICKLE_S, self._tell_now)
 
     def _tell_now(self) -> None:
-        self._telling = False
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling, self._news = None, 0
         self._publish()
         self._beats.nudge()
 

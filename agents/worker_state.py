@@ -124,6 +124,10 @@ class Holdings:
         self._changed = False
         self._depth = capacity.leases_max
         self._told = 0
+        self._known: Offer | None = None
+        """The offer that the newest beat carried."""
+        self._since: list[Needs] = []
+        """What was leased since; the leader knows of it."""
         self._heard = (0, 0)
         self._generation, self._digest = 0, ""
         self._older = 0
@@ -173,7 +177,28 @@ class Holdings:
 
     def told(self, number: int) -> None:
         """A beat has carried the offer of this number."""
-        self._told = max(self._told, number)
+        if number > self._told:
+            self._told = number
+            self._known = self._offer if number == self._offer.number else None
+            self._since.clear()
+
+    @property
+    def pressing(self) -> bool:
+        """Does the leader know of less than half of what is free? Then work may wait somewhere for our next beat."""
+        known, free, since = self._known, self.offer, self._since
+        if known is None:
+            return True
+        return any(
+            2 * (had - taken) < has
+            for had, taken, has in (
+                (known.leases_max, len(since), free.leases_max),
+                (known.cores, sum(needs.cores for needs in since), free.cores),
+                (known.memory_bytes, sum(needs.memory_bytes for needs in since), free.memory_bytes),
+                (known.disk_bytes, sum(needs.disk_bytes for needs in since), free.disk_bytes),
+                (known.gpus, sum(needs.gpus for needs in since), free.gpus),
+            )
+            if has > 0
+        )
 
     def hear(self, answer: Answer) -> list[Action]:
         """An answer of the leader."""
@@ -260,6 +285,7 @@ class Holdings:
                 self._declined[name] = DECLINE_ANSWERS
             return []
         self._declined.pop(name, None)
+        self._since.append(lease.task.needs)
         self._held[name] = _Holding(lease, gpus)
         return [Begin(lease, gpus)]
 
