@@ -50,6 +50,9 @@ class Ears:
         """When it was heard, or when we began to listen."""
         self.on_leader: Callable[[LeaderBeat], None] = lambda _: None
         self.on_connected: Callable[[], None] = lambda: None
+        self._cut_off_at: float | None = None
+        self.away_s = 0.0
+        """How long the connection was away, the last time that it was."""
 
     async def open(self) -> None:
         """Begin to listen."""
@@ -91,7 +94,11 @@ class Ears:
         return reports
 
     def _on_state(self, connected: bool) -> None:
-        if connected:
+        if not connected:
+            self._cut_off_at = self._cut_off_at or now_s()
+        else:
+            self.away_s = 0.0 if self._cut_off_at is None else now_s() - self._cut_off_at
+            self._cut_off_at = None
             self.patience()
             self.on_connected()
 

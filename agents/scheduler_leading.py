@@ -63,8 +63,9 @@ COVER_EVERY = 1_000
 """Commands that decided nothing get an entry of their own after so many: uncovered, they would fill their stream."""
 
 LISTEN_BEATS = 1.5
-"""How long a scheduler that has never seen this ledger before listens before it gives leases: should the store be
-older than what a worker has seen, the worker's beat says so, and no epoch is given twice."""
+"""How long a scheduler that has never seen this ledger before, or was away so long that others may have led, listens
+before it gives leases: should the store be older than what a worker has seen, the worker's beat says so, and no epoch
+is given twice."""
 
 FAREWELL_S = 1.0
 """Patience with the last beat of a leader that stops."""
@@ -106,7 +107,7 @@ class Leader:
                 "the broker's store is older than what was seen: generation %d begins behind entry %d",
                 generation, self._log.seq,
             )  # fmt: skip
-        await self._commit(decided)
+        self._committed(decided, await self._append(decided))
         history.note()
         self._agent.log.info(
             "leads term %d after %d ledger entries with %d open tasks", ledger.term, history.entries, len(ledger.tasks)
@@ -182,6 +183,7 @@ class Leader:
         if now - self._turned > STALL_S + TICK_S:
             self._agent.log.warning("stood still for %.1f s: lease clocks start anew", now - self._turned)
             self._mind.clocks_anew(now)
+            self._listen_after(now - self._turned)
             self._doubtful = True
         if self._doubtful and not await self._reassured():
             self._turned = now_s()
@@ -195,8 +197,13 @@ class Leader:
         decided = self._mind.take()
         committed = bool(decided) or self._ledger.commands_seq >= self._history.covered + COVER_EVERY
         if committed:
-            await self._commit(decided)
+            began = time.perf_counter()
+            entries = await self._append(decided)
+            self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
         await self._answer(questions, sure=committed)
+        if committed:
+            self._committed(decided, entries)
+            await self._projector.room()
         self._report()
         self._turned = now_s()
 
@@ -234,9 +241,10 @@ class Leader:
             self._doubted = beat
         self._mind.beat(beat, now)
 
-    async def _commit(self, decided: list[Decided]) -> None:
-        """Commit folded events, in as few entries as their size allows, and queue their projection."""
-        began, at_ms = time.perf_counter(), time.time_ns() // 1_000_000
+    async def _append(self, decided: list[Decided]) -> int:
+        """Commit folded events, in as few entries as their size allows, and queue their projection; how many entries.
+        Workers wait for the answers that follow: whatever nobody waits for is done in `_committed`."""
+        at_ms, entries = time.time_ns() // 1_000_000, 0
         parts = [decided]
         while parts:
             part = parts.pop(0)
@@ -259,14 +267,17 @@ class Leader:
                 continue
             told = ((index, item.record) for index, item in enumerate(part) if item.record is not None)
             self._projector.put(seq, at_ms, told)
-            self._count(entry.events)
-            for item in part:
-                self._history.snapshots.heard(item.event)
-            self._agent.metrics.count("mesh_ledger_entries_total")
+            entries += 1
+        return entries
+
+    def _committed(self, decided: list[Decided], entries: int) -> None:
+        """Remember and count what stands on record now."""
+        for item in decided:
+            self._history.snapshots.heard(item.event)
         self._history.committed()
-        self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
+        self._count(item.event for item in decided)
+        self._agent.metrics.count("mesh_ledger_entries_total", entries)
         self._agent.metrics.count("mesh_ledger_events_total", len(decided))
-        await self._projector.room()
 
     def _count(self, events: Iterable[AnyEvent]) -> None:
         """Count what an entry says, once for each kind of thing and not for each event."""
@@ -352,7 +363,7 @@ class Leader:
         while not agent.stopping.is_set():
             try:
                 async with agent.broker.tail(stream, subject, from_seq=self._heard + 1) as commands:
-                    async for stored in agent.until_stopping(commands):
+                    async for stored in commands:  # until the term ends, and this task with it
                         await self._inputs.put(self._read(stored))
                         self._heard = stored.seq
             except BusUnavailable as error:
@@ -383,8 +394,16 @@ class Leader:
 
     def _on_connected(self) -> None:
         self._mind.clocks_anew(now_s())
+        self._listen_after(self._ears.away_s)
         self._doubtful = True
         self._projector.hold()
+
+    def _listen_after(self, away_s: float) -> None:
+        """After so long without us another one may have led, and if the store has come back from before his term it
+        looks like ours: hear first who has seen more."""
+        settings = self._agent.settings.scheduler
+        if away_s > settings.leader_lost_s:
+            self._mind.leases_from = now_s() + LISTEN_BEATS * settings.beat_s
 
     def _on_leader(self, beat: LeaderBeat) -> None:
         """Another scheduler says that it leads."""

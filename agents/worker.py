@@ -45,6 +45,7 @@ from mesh.log import get as get_log
 from mesh.messages.leases import Answer, Gone, Held
 from mesh.outbox import Outbox
 from mesh.platform import FileLock
+from mesh.seen import Seen, SeenFile
 
 TRICKLE_S = 0.1
 """How long news wait for more of them while the leader knows of room enough: a beat for each of many short tasks would
@@ -145,6 +146,9 @@ class Worker:
         )
         self._debts = Debts(agent.name, outbox, agent.broker, agent.subjects, agent.log)
         self._debts.sent = self._tell
+        self._memory: SeenFile | None = None
+        self._seen = Seen()
+        """The newest ledger entry that this worker has heard of, in earlier lives too."""
         self._pool = Pool(
             folder=self._scratch,
             threads=max(1, int(agent.settings.worker.cores or platform.cores())),
@@ -179,7 +183,9 @@ class Worker:
         left = await asyncio.to_thread(worker_spool.left_over, self._scratch)
         self._help(self._debts.write(), "outbox")
         self._help(self._debts.send(), "what is owed")
+        self._memory = SeenFile(self._folder / f"seen-{_mesh(agent)}")
         try:
+            self._seen = self._memory.read()[0]
             await self._get_ready()
             await self._deliver_left(left)
             await self._debts.all_sent(SPOOLED_S)  # the first beat ends the leases of the life before
@@ -196,6 +202,7 @@ class Worker:
             await self._stop()
             await answers.close()
         finally:
+            self._memory.close()
             for running in self._running.values():
                 running.end()
             if self._telling is not None:
@@ -312,17 +319,29 @@ class Worker:
         self._state.told(self._beats.told)
         actions = self._state.hear(answer)
         self._perform(actions)
+        if self._lane is not None:
+            self._lane.deal()
         for action in actions:  # those that wait for the disk, after those that must not wait
             if isinstance(action, Settle):
                 self._debts.release(action.receipts)
             elif isinstance(action, Rewound):
                 await self._owe_again(action)
+        self._remember()
         self._publish()
         self._beats.heard()
         if declined != self._state.declined:
             self._tell_now()
         elif before != self._state.offer:
             self._tell()
+
+    def _remember(self) -> None:
+        """What was heard, for the beats and for the lives to come: should the broker come back older, they say so."""
+        state = self._state
+        seen = Seen(state.generation, state.ledger_seq, state.ledger_digest)
+        if state.generation and seen != self._seen:
+            self._seen = seen
+            if self._memory is not None:
+                self._memory.write(seen, seen.generation)
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -408,15 +427,15 @@ class Worker:
         def held() -> tuple[Held, ...]:
             return tuple(one.held() for one in running)
 
-        state = self._state
+        state, seen = self._state, self._seen
         self._report = Report(
             offer=state.offer,
             held=held,
             owed=self._debts.owed,
             declined=state.declined,
-            ledger_seq=state.ledger_seq,
-            generation=state.generation,
-            ledger_digest=state.ledger_digest,
+            ledger_seq=seen.seq,
+            generation=seen.generation,
+            ledger_digest=seen.digest,
             note=self._why if self._agent.stopping.is_set() else self._outbox_full(),
         )
 
@@ -488,6 +507,11 @@ class Worker:
             if turn % PRUNE_TURNS == 0:
                 await asyncio.to_thread(self._outbox.prune)
             await asyncio.sleep(TIDY_S)
+
+
+def _mesh(agent: Agent) -> str:
+    """A name for the mesh: what was heard in one says nothing about another."""
+    return codec.digest(" ".join((agent.settings.prefix, *agent.settings.nats.servers)).encode())[:12]
 
 
 def _in_words(offer: object) -> str:

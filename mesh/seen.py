@@ -1,8 +1,8 @@
-"""The newest ledger entry that a scheduler has seen, in a small file beside its index.
+"""The newest ledger entry that a process has seen, in a small file of a scheduler or worker.
 
-A scheduler that starts on a broker that came back older can not learn from the store what is missing in it; this file
-says so. It is written after every append, before anything is answered, and not synced: it survives kill -9 at any
-instruction, and a power cut costs this one warning, nothing else (workers' beats give the same one).
+Who starts on a broker that came back older can not learn from the store what is missing in it; this file says so. A
+scheduler writes it after every append, before anything is answered, a worker with every answer that tells of a newer
+entry. It is not synced: it survives kill -9 at any instruction, and a power cut costs this one warning, nothing else.
 
     <generation> <highest generation ever> <sequence> <digest> <check>
 """
@@ -57,9 +57,10 @@ class SeenFile:
             os.write(self._fd, line)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. What is written later goes nowhere: its number may be another file's by then."""
         with contextlib.suppress(OSError):
             os.close(self._fd)
+        self._fd = -1
 
 
 def _check(*words: str) -> str:

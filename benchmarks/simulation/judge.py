@@ -80,13 +80,21 @@ class Judge:
         self._server = server
         self._subjects = server.subjects
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
-        self._leases: dict[tuple[str, Epoch], str] = {}
+        self._leases: dict[tuple[str, Epoch], set[str]] = {}
         """Every lease ever given, in this history or in one that was lost with the broker's store."""
+        self._takers: dict[tuple[str, Epoch], str] = {}
+        """Who has taken it: a lease of which its worker never heard binds nobody once it is lost."""
 
     def breaks(self, promise: str, sentence: str) -> None:
         """A promise was broken."""
         if len(self.broken) < BROKEN_MAX:
             self.broken.append(f"{promise}: {sentence}")
+
+    def taken(self, task: str, epoch: Epoch, incarnation: str) -> None:
+        """A worker has taken a lease."""
+        before = self._takers.setdefault((task, epoch), incarnation)
+        if before != incarnation:
+            self.breaks("one lease", f"epoch {epoch} of {task} is held by {before} and {incarnation}")
 
     # -- the ledger as it grows ---------------------------------------------------------------------------------------
 
@@ -178,9 +186,7 @@ class Judge:
         unmet = [other for other in task.spec.after if self.tasks[other].ended != "succeeded"]
         if unmet:
             self.breaks("one lease", f"entry {seq} leases {name} before {unmet[0]} has succeeded")
-        before = self._leases.setdefault((name, event.epoch), event.incarnation)
-        if before != event.incarnation:
-            self.breaks("one lease", f"epoch {event.epoch} of {name} is given to {before} and {event.incarnation}")
+        self._leases.setdefault((name, event.epoch), set()).add(event.incarnation)
         task.epoch, task.holder = event.epoch, event.incarnation
         task.holders[event.epoch] = event.incarnation
 
@@ -197,7 +203,7 @@ class Judge:
     def _succeeded(self, seq: int, task: TaskAccount, event: TaskSucceeded) -> None:
         self._current(seq, task, event.epoch)
         earned = event.earned_under or event.epoch
-        if event.incarnation != task.holder or self._leases.get((event.task, earned)) != event.incarnation:
+        if event.incarnation != task.holder or event.incarnation not in self._leases.get((event.task, earned), ()):
             self.breaks("no stale write", f"entry {seq}: {event.incarnation} did not earn {event.task} under {earned}")
         self._record(task, Key(event.task, earned, "result", event.number))
         task.outcome = event.outcome
@@ -327,9 +333,10 @@ class Judge:
                     if isinstance(record, CheckpointMade | FailureFound | GiveBack)
                     or (isinstance(record, ResultFound) and record.outcome == task.outcome)
                 ]
-                who = self._leases.get((name, key.epoch))
-                if who not in writers:
-                    self.breaks("no stale write", f"{key} of {name} is recorded, held by {who}, written by {writers}")
+                holders = sorted(self._leases.get((name, key.epoch), ()))
+                if not set(holders) & set(writers):
+                    sentence = f"{key} of {name} is recorded, held by {holders}, written by {writers}"
+                    self.breaks("no stale write", sentence)
 
     def _check_projection(self) -> None:
         wanted = Counter[tuple[str, bytes]]()

@@ -17,7 +17,7 @@ from agents import scheduler
 from agents.runtime import Agent
 from agents.worker import BeatPort, MakeBeats, Worker
 from agents.worker_beats import Beats, BeatTask
-from agents.worker_state import Capacity, Holdings
+from agents.worker_state import Begin, Capacity, Holdings
 from agents.worker_task import Tools
 from benchmarks.simulation.parts import KIND, Disk, DiskOutbox, Nature, Pool, Store
 from benchmarks.simulation.process import Process
@@ -26,13 +26,17 @@ from executors.port import Runtime
 from mesh import codec
 from mesh.bus import Bus
 from mesh.errors import BusUnavailable, RamifyError
-from mesh.memory import MemoryServer
+from mesh.memory import MemoryDisconnects, MemoryServer
+from mesh.messages.base import Epoch
 from mesh.messages.leases import Gone
 from mesh.metrics import Metrics
 from mesh.outbox import Outbox
 from mesh.setting_tree import Settings
 
 GIB = 1 << 30
+
+Taken = Callable[[str, Epoch, str], None]
+"""Told of each lease that a worker takes: task, epoch, incarnation."""
 
 
 class Machine:
@@ -127,14 +131,21 @@ class SchedulerMachine(Machine):
 
     def _body(self, agent: Agent, process: Process) -> Callable[[Agent], Awaitable[None]]:
         self._metrics.append(agent.metrics)
-        return scheduler.body
+
+        async def body(agent: Agent) -> None:
+            await scheduler.body(agent, MemoryDisconnects(self._server))
+
+        return body
 
 
 class SimulatedWorker(Worker):
     """The real worker on stand-ins for its machine."""
 
-    def __init__(self, agent: Agent, folder: Path, disk: Disk, make: MakeBeats, pool: Pool, cores: float) -> None:
+    def __init__(
+        self, agent: Agent, folder: Path, disk: Disk, make: MakeBeats, pool: Pool, cores: float, taken: Taken
+    ) -> None:
         super().__init__(agent, folder, cast(Outbox, DiskOutbox(disk)), make)
+        self._taken = taken
         self._pool = pool  # type: ignore[assignment]
         self._store = Store(agent.broker, agent.subjects, agent.incarnation)  # type: ignore[assignment]
         self._cores = cores
@@ -152,6 +163,10 @@ class SimulatedWorker(Worker):
             worker=agent.name, incarnation=agent.incarnation, store=self._store, pool=self._pool, debts=self._debts,
             scratch=self._scratch, runtimes={KIND: Runtime.LIGHT}, gpu_numbers=(), light=asyncio.Semaphore(2),
         )  # fmt: skip
+
+    def _begin(self, begin: Begin) -> None:
+        self._taken(begin.lease.task.id, begin.lease.epoch, self._agent.incarnation)
+        super()._begin(begin)
 
     @property
     def holds(self) -> tuple[tuple[str, Any], ...]:
@@ -183,12 +198,12 @@ class WorkerMachine(Machine):
 
     def __init__(
         self, name: str, server: MemoryServer, settings: Settings, chance: random.Random, trace: Trace, *,
-        nature: Nature, cores: float,
+        nature: Nature, cores: float, taken: Taken,
     ) -> None:  # fmt: skip
         super().__init__(name, server, settings, chance, trace)
         self.disk = Disk()
         self.worker: SimulatedWorker | None = None
-        self._nature, self._cores = nature, cores
+        self._nature, self._cores, self._taken = nature, cores, taken
         self._reporter = server.connect(f"{name}-supervisor")
         self._agent_now: Agent | None = None
 
@@ -208,7 +223,7 @@ class WorkerMachine(Machine):
         async def body(agent: Agent) -> None:
             folder = self._settings.home / "workers" / self.name
             self.worker = SimulatedWorker(
-                agent, folder, self.disk, make_beats, Pool(self._nature, process), self._cores
+                agent, folder, self.disk, make_beats, Pool(self._nature, process), self._cores, self._taken
             )
             await self.worker.live()
 

@@ -74,7 +74,7 @@ class World:
         self.workers = [
             WorkerMachine(
                 name, self.server, settings, _chance(seed, name), self.trace,
-                nature=nature, cores=chance.choice((1.0, 2.0)),
+                nature=nature, cores=chance.choice((1.0, 2.0)), taken=self.judge.taken,
             )
             for name in names
         ]  # fmt: skip

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agents.runtime import Agent
 from agents.scheduler import body
 from mesh import codec, virtual_time
@@ -310,6 +312,27 @@ def test_two_that_have_seen_what_the_store_does_not_hold_restore_it_once(tmp_pat
             await asyncio.sleep(5.0)
             assert (await status(cli)).leader in ("s1", "s2")
         assert [event.generation for event in await events(cli) if isinstance(event, Restored)] == [2]
+
+    virtual_time.run(case())
+
+
+@pytest.mark.parametrize(("away_s", "least_s", "most_s"), [(1.0, 0.0, 1.0), (6.0, 2.5, 4.0)])
+def test_a_leader_that_was_away_so_long_that_another_may_have_led_listens_before_it_leases(
+    away_s: float, least_s: float, most_s: float, tmp_path: Path
+) -> None:
+    async def case() -> None:
+        server = MemoryServer(SUBJECTS)
+        cli, hand, loop = server.connect("cli"), Hand(server.connect("w1")), asyncio.get_running_loop()
+        async with agents.running(agents.make(server, "scheduler", tmp_path, name="s1"), body):
+            await ready(cli)
+            await hand.listen()
+            server.cut("s1")
+            await asyncio.sleep(away_s)
+            await put(cli, submit("a"), "s-a")
+            server.heal("s1")
+            began = loop.time()
+            await until_told(hand, "leases")
+            assert least_s <= loop.time() - began <= most_s
 
     virtual_time.run(case())
 
