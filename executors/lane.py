@@ -108,6 +108,11 @@ class Lane:
         self._queue.append(ticket)
         self._deal_soon()
 
+    def deal(self) -> None:
+        """Give children what was submitted now, before the rest of this turn of the loop."""
+        if self._dealing:
+            self._deal()
+
     @property
     def depth(self) -> int:
         """How many tasks should be here now, waiting and running."""
