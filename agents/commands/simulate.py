@@ -43,7 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", metavar="N", type=_number(1, SEEDS_MAX), default=1_000, help="so many (1000)")
     parser.add_argument("--first-seed", metavar="S", type=_number(0, 10**15), default=0, help="from this one on (0)")
     parser.add_argument("--jobs", metavar="J", type=_number(1, JOBS_MAX), default=1, help="processes beside each other")
-    parser.add_argument("--older-broker", action="store_true", help="the broker may come back with an older store, too")
+    parser.add_argument(
+        "--older-broker",
+        action="store_true",
+        help="in every seed the broker may come back with an older store, not only in some",
+    )
     parser.add_argument("--story", action="store_true", help="tell a broken seed from its beginning, not only its end")
     flags.add_json(parser, "the totals and the broken seeds")
 
@@ -54,7 +58,6 @@ def run(given: argparse.Namespace) -> int:
     try:
         from benchmarks.simulation import run as simulation
         from benchmarks.simulation.trace import TAIL_MAX
-        from benchmarks.simulation.world import OLDER
     except ModuleNotFoundError as error:
         raise EnvironmentUnfit(
             f"the simulation is not installed here ({error.name} is missing in {sys.prefix}): run this in a checkout."
@@ -64,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
         given.first_seed,
         given.seeds,
         jobs=min(given.jobs, given.seeds, 2 * (os.cpu_count() or 1)),
-        older=given.older_broker or OLDER,
+        older=given.older_broker,
         tail_max=STORY_MAX if given.story else TAIL_MAX,
         hear=listener.hear,
     )

@@ -82,6 +82,8 @@ class Judge:
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
         self._leases: dict[tuple[str, Epoch], set[str]] = {}
         """Every lease ever given, in this history or in one that was lost with the broker's store."""
+        self._refused_before: set[Key] = set()
+        """Rows that were refused in a history that was lost."""
         self._takers: dict[tuple[str, Epoch], str] = {}
         """Who has taken it: a lease of which its worker never heard binds nobody once it is lost."""
 
@@ -113,8 +115,11 @@ class Judge:
         """Of the ledger as it was read last."""
         return self._generation
 
-    def rewound(self) -> None:
-        """The broker comes back with an older store: read its history from the start."""
+    def rewound(self, disks: dict[str, Disk]) -> None:
+        """The broker comes back with an older store: read its history from the start. What was refused until now was
+        refused in a history that is over: the one that comes may record it."""
+        for disk in disks.values():
+            self._refused_before.update(disk.refused)
         self.entries.clear()
         self.tasks.clear()
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
@@ -305,7 +310,7 @@ class Judge:
         key, task = row.key, self.tasks.get(row.key.task)
         if task is None:
             return self.breaks("nothing lost", f"{worker} has {key}, the ledger does not know the task")
-        if refused is not None and key in task.recorded - task.restored:
+        if refused is not None and key in task.recorded - task.restored - self._refused_before:
             self.breaks("true receipts", f"{worker} was told that {key} is refused ({refused}), but it is recorded")
         record = codec.decode(row.data, *COMMANDS)
         if not isinstance(record, ResultFound) or task.holders.get(key.epoch) != record.incarnation:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 
 from benchmarks.simulation.trace import TAIL_MAX
-from benchmarks.simulation.world import OLDER, Verdict, home_folder, simulate
+from benchmarks.simulation.world import Verdict, home_folder, simulate
 
 CHUNK = 8
 """Seeds that a process is given at once: a second's work, so that progress is seen and no job waits long at the end."""
@@ -50,7 +50,7 @@ def run(
     seeds: int,
     *,
     jobs: int = 1,
-    older: bool = OLDER,
+    older: bool = False,
     tail_max: int = TAIL_MAX,
     hear: Callable[[Verdict], None] = lambda verdict: None,
 ) -> Totals:

@@ -32,8 +32,14 @@ from mesh.setting_tree import Settings
 SETTLE_S = 400.0
 """Virtual time after the last fault in which everything must have ended: back-offs, waits and pauses fit in twice."""
 
-OLDER = False
-"""Whether the broker may come back with an older copy of its store, unless somebody asks for it."""
+OLDER = 0.3
+"""In how many meshes the broker may come back with an older copy of its store, unless all shall."""
+
+SNAPSHOTS = 0.3
+"""In how many meshes schedulers save their state often: the others live too short to see it."""
+
+SNAPSHOT_EVENTS = 10
+"""Events between two savings there."""
 
 STANDBY = 0.6
 """How many meshes have a second scheduler from the start."""
@@ -101,7 +107,7 @@ class World:
     def _on_older(self) -> None:
         """The judge reads the history that is lost to its end, then another one; who published does so again."""
         self._look()
-        self.judge.rewound()
+        self.judge.rewound(self._disks())
         self._tasks.append(asyncio.get_running_loop().create_task(self.publisher.again(), name="publisher again"))
 
     async def run(self) -> None:
@@ -173,14 +179,16 @@ class World:
         )
 
 
-def simulate(seed: int, home: Path, *, older: bool = OLDER, tail_max: int = TAIL_MAX) -> Verdict:
+def simulate(seed: int, home: Path, *, older: bool = False, tail_max: int = TAIL_MAX) -> Verdict:
     """Live through one seed, on its own loop. home: an empty folder, best in memory; older: the broker may come back
-    with an older store; tail_max: events told of a seed that breaks a promise."""
+    with an older store, whatever the seed says; tail_max: events told of a seed that breaks a promise."""
     loop = SimulationLoop()
     NumberedTask.count = 0
     loop.set_task_factory(processes.task_factory)
     asyncio.set_event_loop(loop)
-    settings = _settings(home)
+    kind = _chance(seed, "kind")
+    older = kind.random() < OLDER or older
+    settings = _settings(home, often=kind.random() < SNAPSHOTS)
     for name in ("workers", "s1", "s2"):
         shutil.rmtree(home / name, ignore_errors=True)
     world: World | None = None
@@ -225,15 +233,17 @@ def _chance(seed: int, what: str) -> random.Random:
     return random.Random(f"{seed} {what}")
 
 
-_loaded: dict[Path, Settings] = {}
+_loaded: dict[tuple[Path, bool], Settings] = {}
 
 
-def _settings(home: Path) -> Settings:
-    """The settings of every agent; read once."""
-    if home not in _loaded:
-        flags = {"home": str(home), "scheduler.back_off_s_max": 8.0, "worker.stop_grace_s": 8.0}
-        _loaded[home] = mesh_settings.load(flags, {}, home)
-    return _loaded[home]
+def _settings(home: Path, *, often: bool) -> Settings:
+    """The settings of every agent; read once. often: schedulers save their state often."""
+    if (home, often) not in _loaded:
+        flags: dict[str, object] = {"home": str(home), "scheduler.back_off_s_max": 8.0, "worker.stop_grace_s": 8.0}
+        if often:
+            flags["scheduler.snapshot_events"] = SNAPSHOT_EVENTS
+        _loaded[home, often] = mesh_settings.load(flags, {}, home)
+    return _loaded[home, often]
 
 
 def _unforeseen(world: World | None, context: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agents.scheduler_history import History
 from agents.scheduler_results import Projector
 from agents.worker_owed import Debts
 from benchmarks.simulation import run as simulation
@@ -103,6 +104,17 @@ def gives_an_epoch_twice(patch: Patch) -> None:
 
     patch.setattr(Scheduler, "_lease", lease)
     patch.setattr(Ledger, "_expect", lambda *_: None)
+
+
+def believes_every_store(patch: Patch) -> None:
+    """That the broker came back with an older store is never noticed."""
+
+    async def compare(self: History) -> None:
+        self.note()
+
+    patch.setattr(History, "_compare", compare)
+    patch.setattr(History, "contradicted", lambda self, beat: False)
+    patch.setattr(History, "missed", lambda self, seen: None)
 
 
 def leases_what_is_leased(patch: Patch) -> None:
@@ -203,6 +215,7 @@ CAUGHT_AS: dict[Mutate, set[str]] = {
     writes_the_ledger_without_a_look: {"one history"},
     forgets_to_tell_subscribers: {"one projection", "every task ends"},
     tells_subscribers_twice: {"one projection", "every task ends"},
+    believes_every_store: {"one lease"},
     lets_go_when_sent: {"true receipts"},
     lets_go_before_it_is_stored: {"true receipts", "nothing lost"},
 }

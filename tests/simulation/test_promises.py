@@ -47,7 +47,7 @@ def test_every_promise_is_kept(totals: Totals) -> None:
     [
         "dropped", "repeated", "delayed", "slow call", "no answer", "write lost", "reply lost", "kill -9", "SIGTERM",
         "stopped process", "stalled loop", "partition", "silent partition", "broker crash", "clock jump",
-        "task killed its worker",
+        "task killed its worker", "older broker",
     ],
 )  # fmt: skip
 def test_every_kind_of_fault_occurs(totals: Totals, kind: str) -> None:
