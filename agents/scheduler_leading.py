@@ -153,6 +153,8 @@ class Leader:
                     if helper.done():
                         helper.result()
                 await self._turn()
+            helpers[0].cancel()  # nothing more is read; who hears that we leave may lead at once
+            await asyncio.gather(helpers[0], return_exceptions=True)
             await self._leave()
         finally:
             ears.inputs, ears.on_leader, ears.on_connected = None, lambda _: None, lambda: None
