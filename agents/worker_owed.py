@@ -156,11 +156,12 @@ class Debts:
         self.sent()
 
     def _keep_at_hand(self, row: Row) -> None:
-        """Remember an unsent row, unless so many wait already that it has to be read from disk again."""
+        """Remember an unsent row, unless so many wait already that it has to be read from disk again. What an
+        earlier life has owed under the same key is what stands on disk, and stays."""
         if self._more_on_disk or len(self._unsent) >= UNSENT_MAX:
             self._more_on_disk = True
         elif row.key not in self._asked:
-            self._unsent[row.key] = row
+            self._unsent.setdefault(row.key, row)
 
     # -- to the mesh --------------------------------------------------------------------------------------------------
 
