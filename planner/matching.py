@@ -13,6 +13,7 @@ the worker's cache, then most free cores, then the name, so that the same inputs
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Iterator
 
 from mesh import limits
@@ -88,14 +89,10 @@ class Matcher:
         rooms = {incarnation: room for incarnation, room in rooms.items() if room.leases > 0}
         hopeless: set[Shape] = set()
         while rooms:
-            first = self._first(hopeless)
-            if first is None:
+            placed = self._place(rooms, hopeless, now)
+            if placed is None:
                 return
-            shape, task = first
-            worker = self._choose(task, rooms, now)
-            if worker is None:
-                hopeless.add(shape)
-                continue
+            task, worker = placed
             room = rooms[worker.incarnation]
             room.take(task.spec.needs)
             if room.leases < 1:
@@ -114,17 +111,26 @@ class Matcher:
             room.take(needs)
         return room
 
-    def _first(self, hopeless: set[Shape]) -> tuple[Shape, Task] | None:
-        """The ready task that stands first, over all shapes that still have a chance."""
-        best: tuple[float, int, str, Shape] | None = None
-        for shape in self._ready.shapes():
+    def _place(self, rooms: dict[str, Room], hopeless: set[Shape], now: float) -> tuple[Task, Worker] | None:
+        """The ready task that stands first among those that fit somewhere. A shape whose first task does not has no
+        chance in this turn: it is added to `hopeless`, and costs one look, however many others there are."""
+        heads = [
+            (head.rank + SHARE_S * self._running_cores.get(topic, 0.0), head.order, head.task, shape)
+            for shape in self._ready.shapes()
+            if shape not in hopeless
+            for topic, head in self._ready.heads(shape)
+        ]
+        heapq.heapify(heads)  # the order is unique, so names and shapes are never compared
+        while heads:
+            _, _, name, shape = heapq.heappop(heads)
             if shape in hopeless:
                 continue
-            for topic, head in self._ready.heads(shape):
-                rank = head.rank + SHARE_S * self._running_cores.get(topic, 0.0)
-                if best is None or (rank, head.order) < best[:2]:
-                    best = (rank, head.order, head.task, shape)
-        return None if best is None else (best[3], self._ledger.tasks[best[2]])
+            task = self._ledger.tasks[name]
+            worker = self._choose(task, rooms, now)
+            if worker is not None:
+                return task, worker
+            hopeless.add(shape)
+        return None
 
     def _choose(self, task: Task, rooms: dict[str, Room], now: float) -> Worker | None:
         spec = task.spec
