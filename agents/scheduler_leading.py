@@ -201,6 +201,7 @@ class Leader:
         if committed:
             began = time.perf_counter()
             entries = await self._append(decided)
+            self._history.note()  # before anybody is told: who is told of an entry must not be its only witness
             self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
         await self._answer(questions, sure=committed)
         if committed:
