@@ -96,6 +96,7 @@ class Leader:
         chosen = LeaderChosen(name=self._agent.incarnation, term=max(ledger.term, self._term_heard()) + 1)
         decided = [Decided(chosen, None)]
         ledger.apply(chosen)
+        await self._projector.check()
         commands_seq = (await self._agent.broker.state(self._agent.stream("COMMANDS"))).last_seq
         if history.lost is not None or commands_seq < history.covered:
             generation = max(ledger.generation, history.generation_seen) + 1
@@ -211,9 +212,10 @@ class Leader:
         self._turned = now_s()
 
     async def _reassured(self) -> bool:
-        """Make sure that the ledger ends where we think. False while the broker does not say."""
+        """Make sure that the ledger ends where we think, and RESULTS not before. False while the broker does not say."""
         try:
             await self._log.check()
+            await self._projector.check()
         except BusUnavailable:
             await self._agent.pause(TICK_S)
             return False

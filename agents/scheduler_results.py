@@ -55,6 +55,8 @@ class Projector:
         self._changed = asyncio.Event()
         self._sure = asyncio.Event()
         self._sure.set()
+        self._stored_seq = 0
+        """Highest RESULTS sequence that was seen, or that the broker has said to have stored."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -85,6 +87,7 @@ class Projector:
         """Start anew, with nothing that waits; the ledger sequence from which on entries are to be projected again."""
         self._queue.clear()
         self._sure.set()
+        self._stored_seq = 0
         return await self._told_up_to()
 
     async def forget_told(self) -> None:
@@ -97,6 +100,7 @@ class Projector:
         """Ledger sequence of the WINDOW-th newest message on RESULTS: everything below it stands there. 0: unknown."""
         stream, subject = self._agent.stream("RESULTS"), self._agent.subjects.results()
         state = await self._agent.broker.state(stream)
+        self._stored_seq = max(self._stored_seq, state.last_seq)
         first = max(state.first_seq, state.last_seq - LOOK_BACK + 1, 1)
         seqs: list[int] = []
         for stored in await self._agent.broker.read(stream, subject, from_seq=first, messages_max=LOOK_BACK):
@@ -105,6 +109,13 @@ class Projector:
             except Malformed:
                 continue  # a verdict, or a record of a newer program: neither says where the projection stands
         return sorted(seqs)[-WINDOW] if len(seqs) >= WINDOW else 0 if first <= 1 else min(seqs, default=0)
+
+    async def check(self) -> None:
+        """Conflict when RESULTS lacks what was there: the store is from between an entry and its projection, so
+        the ledger alone looks whole."""
+        last_seq = (await self._agent.broker.state(self._agent.stream("RESULTS"))).last_seq
+        if last_seq < self._stored_seq:
+            raise Conflict(f"RESULTS was expected to reach {self._stored_seq} and ends at {last_seq}")
 
     async def room(self) -> None:
         """Wait while too much is queued."""
@@ -148,7 +159,8 @@ class Projector:
         while True:
             await self._sure.wait()
             try:
-                await self._agent.broker.append(untold.subject, untold.data, subject_seq=0)
+                stored_seq = await self._agent.broker.append(untold.subject, untold.data, subject_seq=0)
+                self._stored_seq = max(self._stored_seq, stored_seq)
                 return
             except Conflict:
                 return  # already there

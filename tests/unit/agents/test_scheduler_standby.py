@@ -405,3 +405,26 @@ def test_a_lease_of_a_worker_whose_connection_has_closed_moves_within_seconds(tm
             assert asyncio.get_running_loop().time() - began < 4.0
 
     virtual_time.run(case())
+
+
+def test_results_that_came_back_older_than_the_ledger_are_written_again(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer(SUBJECTS)
+        cli = server.connect("cli")
+        async with agents.running(agents.make(server, "scheduler", tmp_path), body):
+            await ready(cli)
+            before = server.copy()
+            await put(cli, submit("a"), "s-a")
+            await asyncio.sleep(1.0)
+            told = [stored.data for stored in await cli.read(SUBJECTS.stream("RESULTS"), SUBJECTS.results())]
+            assert told
+            between = server.copy() | {SUBJECTS.stream("RESULTS"): before[SUBJECTS.stream("RESULTS")]}
+            server.crash()
+            await asyncio.sleep(1.0)
+            server.restart(between)
+            await asyncio.sleep(5.0)
+            again = [stored.data for stored in await cli.read(SUBJECTS.stream("RESULTS"), SUBJECTS.results())]
+            assert again == told
+        assert not [event for event in await events(cli) if isinstance(event, Restored)]
+
+    virtual_time.run(case())
