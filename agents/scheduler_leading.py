@@ -212,7 +212,7 @@ class Leader:
         self._turned = now_s()
 
     async def _reassured(self) -> bool:
-        """Make sure that the ledger ends where we think, and RESULTS not before. False while the broker does not say."""
+        """Make sure that the ledger ends where we think, RESULTS not before. False while the broker does not say."""
         try:
             await self._log.check()
             await self._projector.check()
