@@ -106,10 +106,10 @@ def _chatty(job: Job, context: Context) -> Made:
 
 
 def _gil(job: Job, context: Context) -> Made:
-    """Ten seconds inside C code that never lets another thread of this process run."""
+    """Twenty seconds inside C code that never lets another thread of this process run."""
     context.progress(1, 0.1, {}, "holding")
-    ctypes.PyDLL(None).sleep(10)
-    return Made(kpis={"held_s": 10.0})
+    ctypes.PyDLL(None).sleep(20)
+    return Made(kpis={"held_s": 20.0})
 
 
 def _sleep_for_ever() -> NoReturn:
