@@ -137,7 +137,7 @@ class Matcher:
         fitting = [
             self._workers[incarnation]
             for incarnation, room in rooms.items()
-            if not room.lack(spec.needs) and not misfit(spec, self._workers[incarnation].beat.offer)
+            if room.fits(spec.needs) and not misfit(spec, self._workers[incarnation].beat.offer)
         ]
         welcome = [worker for worker in fitting if not _unwelcome(task, worker)]
         if not welcome and fitting and not self.waits_for_other(task, now):

@@ -462,20 +462,16 @@ class Scheduler:
         self, incarnation: str, cause: Cause, reason: str, now: float, silent_s: float | None = None
     ) -> None:
         """End the leases of an incarnation; those that shall wait for it are kept up to their `wait_s`."""
+        worker = self.workers.get(incarnation)
+        queued = worker.waiting() if worker is not None and cause is Cause.DIED else set()
         for name in sorted(self.ledger.by_incarnation.get(incarnation, ())):
             task = self.ledger.tasks[name]
             waits = task.spec.on_disconnect is OnDisconnect.WAIT
             if silent_s is None or not waits or silent_s > task.spec.wait_s:
-                innocent = cause is Cause.DIED and self._only_waited(task)
+                # A queue must not be parked for what its first one did; but whoever was there each time is suspected
+                # in the end, as it may have begun after the worker's last word.
+                innocent = (name, task.epoch) in queued and task.attempts < self.policy.innocent_attempts
                 self._end_lease(task, Cause.LOST if innocent else cause, reason, now)
-
-    def _only_waited(self, task: Task) -> bool:
-        """Was the task not begun, as far as its holder told? A queue must not be parked for what its first one did; but
-        whoever was there each time is suspected in the end, as it may have begun after the last word."""
-        worker = self.workers.get(task.incarnation)
-        if worker is None or task.attempts >= self.policy.innocent_attempts:
-            return False
-        return worker.waits(task.spec.id, task.epoch)
 
     def _forget(self, incarnation: str, cause: Cause, reason: str, now: float) -> None:
         """An incarnation is over for good: end its leases at once and ignore late beats of it."""

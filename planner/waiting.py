@@ -121,7 +121,7 @@ class Waits:
             said = f": {worker.beat.note}" if worker.beat.note else ""
             return _Look(Fate.OUT, worker, f"{name} takes no more tasks now{said}")
         room = self._matcher.room(worker)
-        if room.lack(spec.needs):
+        if not room.fits(spec.needs):
             return _Look(Fate.BUSY, worker, f"{name} is busy ({_figures(spec.needs, room, whole)})")
         unwelcome = avoided(spec, worker) or name in task.failed_on
         return _Look(Fate.UNWELCOME if unwelcome else Fate.ROOM, worker, f"{name} has room")

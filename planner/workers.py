@@ -65,9 +65,9 @@ class Worker:
             self.spent.clear()
         self.beat, self.beat_at, self.answer_due, self.closed_at = beat, now, True, None
 
-    def waits(self, task: str, epoch: Epoch) -> bool:
-        """Does the last beat say that no child has begun this lease yet?"""
-        return any(lease.waits and lease.task == task and lease.epoch == epoch for lease in self.beat.held)
+    def waiting(self) -> set[tuple[str, Epoch]]:
+        """Leases of which the last beat says that no child has begun them yet."""
+        return {(lease.task, lease.epoch) for lease in self.beat.held if lease.waits}
 
     def named(self) -> set[tuple[str, Epoch]]:
         """Leases that the last beat names, as held or as owed."""
@@ -109,19 +109,16 @@ class Room:
         self.disk_bytes += needs.disk_bytes
         self.gpus += needs.gpus
 
-    def lack(self, needs: Needs) -> str:
-        """'' when `needs` fit, else what is missing, for people."""
-        if self.leases < 1:
-            return "takes no more leases now"
-        if needs.cores > self.cores + 1e-9:
-            return f"needs {needs.cores:g} cores, {self.cores:g} are free"
-        if needs.memory_bytes > self.memory_bytes:
-            return f"needs {_mib(needs.memory_bytes)} memory, {_mib(self.memory_bytes)} are free"
-        if needs.disk_bytes > self.disk_bytes:
-            return f"needs {_mib(needs.disk_bytes)} disk, {_mib(self.disk_bytes)} are free"
-        if needs.gpus > self.gpus or needs.gpu_memory_bytes > self.gpu_memory_bytes:
-            return f"needs {needs.gpus} GPUs with {_mib(needs.gpu_memory_bytes)}, {self.gpus} are free"
-        return ""
+    def fits(self, needs: Needs) -> bool:
+        """Is there room for one more lease with these needs? (planner/waiting.py says in words what is missing.)"""
+        return (
+            self.leases >= 1
+            and needs.cores <= self.cores + 1e-9
+            and needs.memory_bytes <= self.memory_bytes
+            and needs.disk_bytes <= self.disk_bytes
+            and needs.gpus <= self.gpus
+            and needs.gpu_memory_bytes <= self.gpu_memory_bytes
+        )
 
 
 def misfit(spec: TaskSpec, offer: Offer) -> str:
@@ -138,7 +135,3 @@ def misfit(spec: TaskSpec, offer: Offer) -> str:
 def avoided(spec: TaskSpec, worker: Worker) -> bool:
     """True when the task asks not to be given to this worker."""
     return worker.name in spec.avoid or worker.incarnation in spec.avoid
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.0f} MiB"
