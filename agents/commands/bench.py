@@ -35,15 +35,29 @@ RUNS_MAX = 1_000
 TASKS_MAX = 1_000_000
 """A durability run of this size takes a night."""
 
+SEED_MAX = 10**18 - 1
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Which benchmark, how thoroughly, on what, and where to."""
     parser.add_argument("benchmark", metavar="NAME", nargs="?", default="list", help="one of them, 'list' or 'report'")
     parser.add_argument("--quick", action="store_true", help="only see that it works, within a minute; no measurement")
-    parser.add_argument("--runs", metavar="N", type=_runs, help="measure N times instead of the benchmark's own number")
+    parser.add_argument(
+        "--runs",
+        metavar="N",
+        type=flags.whole(1, RUNS_MAX, "number of runs"),
+        help="measure N times instead of the benchmark's own number",
+    )
     parser.add_argument("--data", metavar="PATH", type=Path, help="measure on this dataset as well, where that applies")
-    parser.add_argument("--tasks", metavar="N", type=_tasks, help="with so many tasks, where that applies")
-    parser.add_argument("--seed", metavar="N", type=_seed, help="of what is random, to repeat a run that failed")
+    parser.add_argument(
+        "--tasks",
+        metavar="N",
+        type=flags.whole(1, TASKS_MAX, "number of tasks"),
+        help="with so many tasks, where that applies",
+    )
+    parser.add_argument(
+        "--seed", metavar="N", type=flags.whole(0, SEED_MAX), help="of what is random, to repeat a run that failed"
+    )
     parser.add_argument(
         "--peers-python", metavar="PYTHON", type=Path, help="the interpreter that has the peers (default: this one)"
     )
@@ -61,24 +75,6 @@ def run(given: argparse.Namespace) -> int:
                 raise SettingsInvalid(f"`bench {given.benchmark}` does not take --{flag}: it measures nothing.")
         return _list(given) if given.benchmark == "list" else _report(given)
     return _measure(given)
-
-
-def _runs(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= RUNS_MAX:
-        raise argparse.ArgumentTypeError(f"expected a number of runs from 1 to {RUNS_MAX}, got {text!r}")
-    return int(text)
-
-
-def _tasks(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= TASKS_MAX:
-        raise argparse.ArgumentTypeError(f"expected a number of tasks from 1 to {TASKS_MAX:,}, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at most 18 digits, got {text!r}")
-    return int(text)
 
 
 def _list(given: argparse.Namespace) -> int:

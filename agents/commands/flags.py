@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -174,6 +174,17 @@ def priority(text: str) -> int:
     if len(text) == 1 and text.isdigit() and text.isascii():
         return int(text)
     raise argparse.ArgumentTypeError(f"expected a priority of 0 (last) to 9 (first), got {text!r}")
+
+
+def whole(low: int, high: int, what: str = "whole number") -> Callable[[str], int]:
+    """A reader of whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > 18 or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"expected a {what} from {low:,} to {high:,}, got {text!r}")
+        return int(text)
+
+    return read
 
 
 def name(text: str) -> str:

@@ -40,9 +40,13 @@ STORY_MAX = 1_000_000
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Which seeds, on how many processes, and what is told."""
-    parser.add_argument("--seeds", metavar="N", type=_number(1, SEEDS_MAX), default=1_000, help="so many (1000)")
-    parser.add_argument("--first-seed", metavar="S", type=_number(0, 10**15), default=0, help="from this one on (0)")
-    parser.add_argument("--jobs", metavar="J", type=_number(1, JOBS_MAX), default=1, help="processes beside each other")
+    parser.add_argument("--seeds", metavar="N", type=flags.whole(1, SEEDS_MAX), default=1_000, help="so many (1000)")
+    parser.add_argument(
+        "--first-seed", metavar="S", type=flags.whole(0, 10**15), default=0, help="from this one on (0)"
+    )
+    parser.add_argument(
+        "--jobs", metavar="J", type=flags.whole(1, JOBS_MAX), default=1, help="processes beside each other"
+    )
     parser.add_argument(
         "--older-broker",
         action="store_true",
@@ -138,14 +142,3 @@ def document(first_seed: int, totals: Totals) -> dict[str, Any]:
         "wall_s": round(totals.wall_s, 3),
         "digest": totals.digest,
     }
-
-
-def _number(low: int, high: int) -> Any:
-    """A reader of whole numbers within bounds."""
-
-    def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or len(text) > 18 or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {low:,} to {high:,}, got {text!r}")
-        return int(text)
-
-    return read
