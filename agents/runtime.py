@@ -71,6 +71,14 @@ def now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
+async def within(timeout_s: float, event: asyncio.Event) -> bool:
+    """Wait for an event, so long at most; whether it came."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    return event.is_set()
+
+
 def new_incarnation(name: str) -> str:
     """A life of an agent: its name and a random part."""
     return f"{name}.{secrets.token_hex(4)}"
@@ -158,9 +166,7 @@ class Agent:
 
     async def pause(self, seconds: float) -> None:
         """Wait, but no longer than until the stop."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.stopping.wait()
+        await within(seconds, self.stopping)
 
     async def until_stopping(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """The items of an iterator until the agent stops, even while waiting for the next one."""

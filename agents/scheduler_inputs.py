@@ -7,11 +7,11 @@ repeated by their senders, so the queue refuses new ones when it is full, and co
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable
 
+from agents.runtime import within
 from mesh import codec, limits
 from mesh.bus import Stored
 from mesh.errors import Malformed
@@ -95,9 +95,7 @@ class Inputs:
 
     async def wait(self, timeout_s: float) -> None:
         """Until something arrives, at most `timeout_s`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._arrived.wait()
+        await within(timeout_s, self._arrived)
 
     def drain(self) -> list[Input]:
         """Everything that waits, in the order of arrival."""

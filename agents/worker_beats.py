@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 
+from agents.runtime import within
 from mesh import codec, limits, metrics
 from mesh.bus import Bus
 from mesh.errors import BusUnavailable
@@ -84,8 +85,8 @@ class Beats:
             except BusUnavailable:
                 metrics.count("mesh_beats_missed_total")
             await asyncio.sleep(GAP_S)
-            if await _within(self._beat_s, self._news):
-                await _within(min(ANSWER_S, self._beat_s), self._answered)
+            if await within(self._beat_s, self._news):
+                await within(min(ANSWER_S, self._beat_s), self._answered)
 
     def next(self) -> Beat:
         """The next beat."""
@@ -121,14 +122,6 @@ class Beats:
         self._over = True
         self._news.set()
         self._answered.set()
-
-
-async def _within(timeout_s: float, event: asyncio.Event) -> bool:
-    """Wait for an event, so long at most; whether it came."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    return event.is_set()
 
 
 class BeatTask:

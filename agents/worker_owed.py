@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from logging import Logger
 
+from agents.runtime import within
 from mesh import codec, limits, metrics
 from mesh.bus import Broker
 from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound, RamifyError
@@ -178,7 +179,7 @@ class Debts:
                 asked_at = time.monotonic()
                 await self.ask()
             if not self._to_send.is_set():
-                await _within(LOOK_S, self._to_send)
+                await within(LOOK_S, self._to_send)
 
     async def _send_unsent(self) -> bool:
         """Send until nothing waits or the broker does not take it; True when any was sent."""
@@ -258,9 +259,7 @@ class Debts:
 
     async def all_sent(self, within_s: float) -> None:
         """Wait, so long at most, until everything that was owed when this life began has been sent."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._all_sent.wait()
+        await within(within_s, self._all_sent)
 
     # -- away ---------------------------------------------------------------------------------------------------------
 
@@ -314,10 +313,3 @@ class Debts:
 
 def _size(row: Row) -> int:
     return len(row.data)
-
-
-async def _within(timeout_s: float, event: asyncio.Event) -> None:
-    """Wait for an event, so long at most."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
