@@ -48,7 +48,6 @@ ARTIFACTS_SHARE = 0.8
 
 async def body(agent: Agent, disconnects: Disconnects | None = None) -> None:
     """Lead the mesh or stand by until the agent stops. disconnects: default: what the broker of this home tells."""
-    await _make_streams(agent)
     folder = agent.settings.home / "scheduler" / agent.settings.prefix / agent.name
     index, seen = EndedIndexOnDisk(folder / "ended.db"), SeenFile(folder / "seen")
     ears, projector = Ears(agent), Projector(agent)
@@ -79,9 +78,12 @@ async def _make_streams(agent: Agent) -> None:
 
 async def _live(agent: Agent, history: History, ears: Ears, projector: Projector) -> None:
     """Follow and lead in turns."""
-    follows, loaded = await _somebody_leads(agent), False
+    follows, made, loaded = await _somebody_leads(agent), False, False
     while not agent.stopping.is_set():
         try:
+            if not made:
+                await _make_streams(agent)
+                made = True
             if not loaded:
                 await history.load()
                 loaded = True
@@ -106,12 +108,13 @@ async def _live(agent: Agent, history: History, ears: Ears, projector: Projector
             loaded = False
         except NotFound as error:
             agent.log.warning("the streams are made anew: %s", error)
-            loaded = False
-            await _make_streams(agent)
+            made = loaded = False
         except BusUnavailable as error:
             agent.log.warning("the broker does not answer now: %s", error)
             await agent.pause(AGAIN_S)
         except DiskFull as error:  # of the broker, or here: what is not on record has not happened
+            if not made:
+                raise  # a broker that has no room for the streams will not get it by waiting
             agent.failed("disk full", f"nothing can be recorded now: {error}")
             await agent.pause(FULL_S)
 

@@ -55,13 +55,13 @@ class Ears:
         """How long the connection was away, the last time that it was."""
 
     async def open(self) -> None:
-        """Begin to listen."""
-        broker, subjects = self._agent.broker, self._agent.subjects
-        broker.on_state(self._on_state)
+        """Begin to listen, however long the broker is away meanwhile."""
+        agent, subjects = self._agent, self._agent.subjects
+        agent.broker.on_state(self._on_state)
         self._subscriptions += [
-            await broker.subscribe(subjects.beats(), self._on_beat),
-            await broker.subscribe(subjects.all_gone(), self._on_gone),
-            await broker.subscribe(subjects.lead(), self._on_lead),
+            await agent.listen(subjects.beats(), self._on_beat),
+            await agent.listen(subjects.all_gone(), self._on_gone),
+            await agent.listen(subjects.lead(), self._on_lead),
         ]
         self.patience()
         self.opened_at = now_s()
