@@ -28,6 +28,7 @@ from mesh.bus import Log
 from mesh.cache import LocalCache, disk_errors, remove_folder
 from mesh.chunks import Piece
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, BusUnavailable, DataRefused, DiskFull, RamifyError
+from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
 from mesh.objects import JetStreamBackend, ObjectBackend
@@ -97,7 +98,7 @@ class ArtifactStore:
             raise DataRefused(f"{path} can not be stored as an artifact: {error}") from None
         data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
         digest = codec.digest(data)
-        await _patiently(lambda: self._backend.put_manifest(digest, data))
+        await _patiently(lambda: self._backend.put(object_names.manifest(digest), data))
         self._remember(digest, manifest)
         if keep:
             await asyncio.to_thread(self._adopt, cuts, digest, data)
@@ -127,7 +128,7 @@ class ArtifactStore:
             metrics.count("mesh_artifact_chunks_total", outcome="there")
             return
         wrapped = chunks.wrap(body)
-        if await _patiently(lambda: self._backend.put_object(digest, wrapped)):
+        if await _patiently(lambda: self._backend.put(object_names.whole(digest), wrapped)):
             metrics.count("mesh_artifact_chunks_total", outcome="out")
             metrics.count("mesh_artifact_bytes_total", len(wrapped), direction="out")
         else:
@@ -244,7 +245,7 @@ class ArtifactStore:
         await _in_window(_placed(entry), one)
 
     async def _fetch_object(self, digest: str, size: int) -> bytes:
-        stored = await _patiently(lambda: self._backend.get_object(digest))
+        stored = await _patiently(lambda: self._backend.get(object_names.whole(digest)))
         if stored is None:
             raise ArtifactMissing(f"The object {digest[:16]} is not in the store.", digest=digest)
         metrics.count("mesh_artifact_chunks_total", outcome="in")
@@ -263,7 +264,7 @@ class ArtifactStore:
         return body
 
     async def _fetch_manifest(self, digest: str) -> bytes:
-        data = await _patiently(lambda: self._backend.get_manifest(digest))
+        data = await _patiently(lambda: self._backend.get(object_names.manifest(digest)))
         if data is None:
             raise ArtifactMissing(f"The artifact {digest[:16]} is not in the store.", digest=digest)
         if codec.digest(data) != digest:

@@ -109,6 +109,18 @@ class NatsLog:
         finally:
             self._link.unroute(route)
 
+    async def subjects(self, stream: str, subject: str) -> list[str]:
+        """Subjects under which the stream holds something now."""
+        wire.check_subject(subject, pattern=True)
+        found: dict[str, int] = {}
+        while True:  # the server tells at most 100,000 at once
+            asked = {"subjects_filter": subject, "offset": len(found)}
+            answer = await self._api.call(f"STREAM.INFO.{stream}", asked)
+            page = answer["state"].get("subjects") or {}
+            found |= page
+            if not page or len(found) >= int(answer.get("total", 0)):
+                return list(found)
+
     async def state(self, stream: str) -> StreamState:
         """What the stream holds now."""
         return state_of(await self._api.stream(stream))

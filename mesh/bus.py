@@ -4,7 +4,7 @@ Two implementations pass one contract suite (tests/contract/): `mesh/broker.py` 
 `mesh/memory.py` in memory, with hooks for faults. Agents and the artifact store know only this file.
 
     Bus   core messages: at most once, no memory           publish, subscribe, request, on_state, close
-    Log   streams: stored, ordered, compare-and-set        append, last, read, tail, consume, purge, state, ensure
+    Log   streams: stored, ordered, compare-and-set        append, last, read, tail, consume, purge, subjects, state, ensure
 
 Errors of both: BusUnavailable (not reachable, or no answer in time; a write may or may not have happened), Conflict
 (compare-and-set lost), BrokerRefused (credentials, rights), DiskFull (the stream or the store is full), NotFound (no
@@ -182,6 +182,10 @@ class Log(Protocol):
 
     async def purge(self, stream: str, *, subject: str = "", below_seq: int = 0) -> int:
         """Remove messages of a subject and/or below a sequence; how many."""
+        ...
+
+    async def subjects(self, stream: str, subject: str) -> list[str]:
+        """Subjects (of a pattern) under which the stream holds something now, in no order."""
         ...
 
     async def state(self, stream: str) -> StreamState:

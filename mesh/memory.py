@@ -239,6 +239,12 @@ class MemoryBroker:
         await self._call("state")
         return self._server.stream(stream).state()
 
+    async def subjects(self, stream: str, subject: str) -> list[str]:
+        """Subjects under which the stream holds something now."""
+        wire.check_subject(subject, pattern=True)
+        await self._call("subjects")
+        return self._server.stream(stream).subjects(subject)
+
     async def read(self, stream: str, subject: str, *, from_seq: int = 1, messages_max: int = 1_000) -> list[Stored]:
         """Messages of a subject in order, from a sequence on."""
         wire.check_subject(subject, pattern=True)

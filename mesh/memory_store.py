@@ -123,6 +123,10 @@ class MemoryStream:
         stored = self.get(self._last_of(subject))
         return None if stored is None or wire.erased(stored.headers) else stored
 
+    def subjects(self, pattern: str) -> list[str]:
+        """Subjects of a pattern that have a message."""
+        return [subject for subject in self._of_subject if wire.matches(pattern, subject)]
+
     def _last_of(self, subject: str) -> int:
         kept = self._of_subject.get(subject)
         return kept[-1] if kept else 0

@@ -1,15 +1,21 @@
 """Where objects and manifests lie: a small port, and its first implementation on JetStream.
 
-Both kinds are immutable and named by digest, so writing is put-if-absent and repeating is free. Other homes (a shared
-folder, S3) implement the same four methods. Whatever comes back is checked by the caller; a backend checks nothing.
+What is stored is immutable and named by digest (`mesh/messages/object_names.py`), so writing is put-if-absent and
+repeating is free. Whatever comes back is checked by the caller; a backend checks nothing. Other homes keep the same
+promises: `mesh/objects_folder.py` (a shared disk) and `mesh/objects_s3.py`.
+
+Removing is for the collector of garbage, who must not take what somebody has just sent again: `mark` is a moment in the
+store's own time, and `remove(name, mark=…)` leaves alone what was written after it.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from mesh.bus import Log
-from mesh.errors import Conflict
+from mesh.errors import Conflict, DiskFull
+from mesh.messages.object_names import ObjectName
 from mesh.subjects import Subjects
 
 PUT_TIMEOUT_S = 30.0
@@ -17,23 +23,42 @@ PUT_TIMEOUT_S = 30.0
 
 
 class ObjectBackend(Protocol):
-    """A store of immutable bytes by digest. BusUnavailable when away, DiskFull when full."""
+    """A store of immutable bytes by name. BusUnavailable when away, DiskFull when full, a Stop when it refuses us."""
 
-    async def put_object(self, digest: str, stored: bytes) -> bool:
-        """Store an object if it is absent; False when it was there. On the backend's disk when this returns."""
+    @property
+    def where(self) -> str:
+        """Where the objects lie, for people; without secrets."""
         ...
 
-    async def get_object(self, digest: str) -> bytes | None:
-        """The stored bytes of an object, or None."""
+    async def put(self, name: ObjectName, data: bytes, *, over: bool = False) -> bool:
+        """Store if absent; False when it was there. On the backend's disk when this returns.
+
+        over: write again although it is there, so that a collector who has seen the old one leaves this one alone.
+        """
         ...
 
-    async def put_manifest(self, digest: str, data: bytes) -> bool:
-        """Store a manifest if it is absent; False when it was there."""
+    async def get(self, name: ObjectName) -> bytes | None:
+        """The stored bytes, or None."""
         ...
 
-    async def get_manifest(self, digest: str) -> bytes | None:
-        """The bytes of a manifest, or None."""
+    async def has(self, name: ObjectName) -> bool:
+        """Is it there? Moves no bytes of it."""
         ...
+
+    def names(self) -> AsyncIterator[ObjectName]:
+        """Everything that is stored now, in no order. What comes or goes meanwhile may be missed or told."""
+        ...
+
+    async def mark(self) -> str:
+        """This moment, as `remove` understands it."""
+        ...
+
+    async def remove(self, name: ObjectName, *, mark: str = "") -> bool:
+        """Remove; with a mark only what was last written before it. True when something was removed."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
 
 
 class JetStreamBackend:
@@ -44,29 +69,48 @@ class JetStreamBackend:
         self._subjects = subjects
         self._stream = subjects.stream("ARTIFACTS")
 
-    async def put_object(self, digest: str, stored: bytes) -> bool:
-        """Store an object if it is absent; False when it was there."""
-        return await self._put(self._subjects.chunk(digest), stored)
+    @property
+    def where(self) -> str:
+        """The stream's name."""
+        return f"the stream {self._stream}"
 
-    async def get_object(self, digest: str) -> bytes | None:
-        """The stored bytes of an object, or None."""
-        return await self._get(self._subjects.chunk(digest))
-
-    async def put_manifest(self, digest: str, data: bytes) -> bool:
-        """Store a manifest if it is absent; False when it was there."""
-        return await self._put(self._subjects.manifest(digest), data)
-
-    async def get_manifest(self, digest: str) -> bytes | None:
-        """The bytes of a manifest, or None."""
-        return await self._get(self._subjects.manifest(digest))
-
-    async def _put(self, subject: str, data: bytes) -> bool:
+    async def put(self, name: ObjectName, data: bytes, *, over: bool = False) -> bool:
+        """Store if absent; False when it was there."""
+        subject = self._subjects.stored(name)
         try:
-            await self._log.append(subject, data, subject_seq=0, timeout_s=PUT_TIMEOUT_S)
-        except Conflict:  # the same digest, so the same bytes: somebody stored it before
+            await self._log.append(subject, data, subject_seq=None if over else 0, timeout_s=PUT_TIMEOUT_S)
+        except Conflict:  # the same name, so the same bytes: somebody stored it before
             return False
+        except DiskFull as error:
+            raise DiskFull(
+                f"The artifact store is full ({error}): raise the broker's limit, or wait for the next collection."
+            ) from None
         return True
 
-    async def _get(self, subject: str) -> bytes | None:
-        found = await self._log.last(self._stream, subject)
+    async def get(self, name: ObjectName) -> bytes | None:
+        """The stored bytes, or None."""
+        found = await self._log.last(self._stream, self._subjects.stored(name))
         return None if found is None else found.data
+
+    async def has(self, name: ObjectName) -> bool:
+        """Is it there?"""
+        return bool(await self._log.subjects(self._stream, self._subjects.stored(name)))
+
+    async def names(self) -> AsyncIterator[ObjectName]:
+        """Everything that is stored now."""
+        for subject in await self._log.subjects(self._stream, self._subjects.artifacts()):
+            name = self._subjects.stored_name(subject)
+            if name is not None:
+                yield name
+
+    async def mark(self) -> str:
+        """The stream's last sequence."""
+        return str((await self._log.state(self._stream)).last_seq)
+
+    async def remove(self, name: ObjectName, *, mark: str = "") -> bool:
+        """Purge the subject, with a mark only up to that sequence: both in one step of the server."""
+        below_seq = int(mark) + 1 if mark else 0
+        return bool(await self._log.purge(self._stream, subject=self._subjects.stored(name), below_seq=below_seq))
+
+    async def close(self) -> None:
+        """The connection is the agent's."""

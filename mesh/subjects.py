@@ -5,6 +5,7 @@
 <prefix>.ledger                                LEDGER     the leader only, by compare-and-set
 <prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader and the gate; put if absent
 <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
+<prefix>.art.d.<digest>.<base>                 ARTIFACTS  chunks as deltas against a base; put if absent
 $KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
 $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
 <prefix>.beat.<worker>  .gone.<worker>         core       beats; a supervisor's report
@@ -20,7 +21,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from mesh.messages import object_names
 from mesh.messages.base import Epoch, Key, check_name
+from mesh.messages.object_names import ObjectName
 
 DISCONNECTED = "$SYS.ACCOUNT.*.DISCONNECT"
 """Where the broker tells its system account whose connection has closed."""
@@ -78,16 +81,17 @@ class Subjects:
         """All records of a topic and kind, or of all."""
         return f"{self.prefix}.results.{topic}.{kind}.*"
 
-    def chunk(self, digest: str) -> str:
-        """One content-addressed chunk."""
-        return f"{self.prefix}.art.c.{digest}"
+    def stored(self, name: ObjectName) -> str:
+        """One content-addressed chunk, delta or manifest."""
+        return f"{self.prefix}.art.{name}"
 
-    def manifest(self, digest: str) -> str:
-        """One manifest."""
-        return f"{self.prefix}.art.m.{digest}"
+    def stored_name(self, subject: str) -> ObjectName | None:
+        """The name of what is stored under a subject; None when it is nothing of the artifact store's."""
+        prefix = f"{self.prefix}.art."
+        return object_names.parse(subject.removeprefix(prefix)) if subject.startswith(prefix) else None
 
     def artifacts(self) -> str:
-        """All chunks and manifests."""
+        """All chunks, deltas and manifests."""
         return f"{self.prefix}.art.>"
 
     def bucket(self, name: str) -> str:

@@ -26,6 +26,7 @@ from executors.port import Runtime
 from mesh import codec
 from mesh.bus import Broker
 from mesh.errors import ArtifactMissing, ChildBroke, Conflict, OutOfMemory, Reject
+from mesh.messages import object_names
 from mesh.messages.base import Facts, Key
 from mesh.messages.leases import Receipt
 from mesh.outbox import Row
@@ -257,13 +258,13 @@ class Store:
         data = f"{self._incarnation} {path.parent.name}/{path.name}".encode()
         digest = codec.digest(data)
         with contextlib.suppress(Conflict):
-            await self._broker.append(self._subjects.manifest(digest), data, subject_seq=0)
+            await self._broker.append(self._subjects.stored(object_names.manifest(digest)), data, subject_seq=0)
         return digest
 
     async def get(self, digest: str, *, progress: Callable[[int, int], None] | None = None) -> Path:
         """ArtifactMissing when it is not there."""
         stream = self._subjects.stream("ARTIFACTS")
-        if await self._broker.last(stream, self._subjects.manifest(digest)) is None:
+        if await self._broker.last(stream, self._subjects.stored(object_names.manifest(digest))) is None:
             raise ArtifactMissing(f"The artifact {digest[:16]} is not in the store.", digest=digest)
         return Path(digest)
 

@@ -345,3 +345,18 @@ async def test_a_cancelled_reader_leaves_nothing_behind(world: World) -> None:
         await asyncio.wait_for(task, 15)
     await until(lambda: task.done())
     assert limits.TAIL_CONSUMER_IDLE_S > 15  # so that what is checked on the real server is our doing
+
+
+async def test_subjects_are_those_that_hold_something_now(world: World) -> None:
+    one = await world.connect()
+    spec = world.spec(subject="s.>")
+    await one.ensure(spec)
+    assert await one.subjects(spec.name, world.name("s.>")) == []
+    for name in ("s.a.1", "s.a.2", "s.b.1", "s.a.1"):
+        await one.append(world.name(name), b"x")
+    assert sorted(await one.subjects(spec.name, world.name("s.a.*"))) == [world.name("s.a.1"), world.name("s.a.2")]
+    assert await one.subjects(spec.name, world.name("s.b.1")) == [world.name("s.b.1")]
+    await one.purge(spec.name, subject=world.name("s.a.1"))
+    assert sorted(await one.subjects(spec.name, world.name("s.>"))) == [world.name("s.a.2"), world.name("s.b.1")]
+    with pytest.raises(NotFound):
+        await one.subjects("NOWHERE", world.name("s.>"))

@@ -10,6 +10,7 @@ from mesh import streams, wire
 from mesh.bus import StreamSpec
 from mesh.errors import BrokerRefused
 from mesh.memory import MemoryServer
+from mesh.messages import object_names
 from mesh.messages.base import Epoch, Key
 from mesh.subjects import Subjects
 
@@ -43,8 +44,9 @@ def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
         (SUBJECTS.owed("w1", Key("t", Epoch(1, 2), "result", 3)), "COMMANDS"),
         (SUBJECTS.ledger(), "LEDGER"),
         (SUBJECTS.result("digits", "verdict", "v1"), "RESULTS"),
-        (SUBJECTS.chunk("a" * 64), "ARTIFACTS"),
-        (SUBJECTS.manifest("a" * 64), "ARTIFACTS"),
+        (SUBJECTS.stored(object_names.whole("a" * 64)), "ARTIFACTS"),
+        (SUBJECTS.stored(object_names.delta("a" * 64, "b" * 64)), "ARTIFACTS"),
+        (SUBJECTS.stored(object_names.manifest("a" * 64)), "ARTIFACTS"),
         (SUBJECTS.key("graph", "root"), "graph"),
         (SUBJECTS.key("champions", "root"), "champions"),
     ],

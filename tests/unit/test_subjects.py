@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.messages import object_names
+from mesh.messages.object_names import ObjectName
 from mesh.subjects import Subjects
 
 SUBJECTS = Subjects("mesh")
@@ -35,3 +37,17 @@ def test_an_inbox_is_answered(reply: str) -> None:
 )
 def test_nobody_has_the_leader_write_where_only_it_may(reply: str) -> None:
     assert not SUBJECTS.may_answer(reply)
+
+
+@pytest.mark.parametrize(
+    "name", [object_names.whole("a" * 64), object_names.delta("a" * 64, "b" * 64), object_names.manifest("c" * 64)]
+)
+def test_a_stored_object_is_told_from_its_subject(name: ObjectName) -> None:
+    assert SUBJECTS.stored_name(SUBJECTS.stored(name)) == name
+    assert object_names.parse(str(name)) == name
+    assert SUBJECTS.stored_name(Subjects("other").stored(name)) is None
+
+
+@pytest.mark.parametrize("text", ["", "c", "c.", "c.abc", "x." + "a" * 64, "d." + "a" * 64, "c." + "A" * 64, "m.a.b"])
+def test_what_is_no_name_of_an_object_is_none(text: str) -> None:
+    assert object_names.parse(text) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,9 @@ from mesh.errors import (
     EnvironmentUnfit,
     Malformed,
 )
+from mesh.messages import object_names
 from mesh.messages.artifacts import Manifest
+from mesh.messages.object_names import MANIFEST, ObjectName
 from mesh.subjects import Subjects
 
 
@@ -40,25 +43,44 @@ class Shelf:
         self.failures: list[Exception] = []
         self.busy = self.busy_max = 0
 
-    async def put_object(self, digest: str, stored: bytes) -> bool:
-        await self._turn()
-        self.sent.append(digest)
-        self.order.append("object")
-        return self.objects.setdefault(digest, stored) is stored
+    where = "a shelf"
 
-    async def get_object(self, digest: str) -> bytes | None:
+    async def put(self, name: ObjectName, data: bytes, *, over: bool = False) -> bool:
         await self._turn()
-        self.fetched.append(digest)
-        return self.objects.get(digest)
+        self.order.append("manifest" if name.kind == MANIFEST else "object")
+        shelf = self._of(name)
+        if name.kind != MANIFEST:
+            self.sent.append(name.digest)
+        if name.digest in shelf and not over:
+            return False
+        shelf[name.digest] = data
+        return True
 
-    async def put_manifest(self, digest: str, data: bytes) -> bool:
+    async def get(self, name: ObjectName) -> bytes | None:
         await self._turn()
-        self.order.append("manifest")
-        return self.manifests.setdefault(digest, data) is data
+        if name.kind != MANIFEST:
+            self.fetched.append(name.digest)
+        return self._of(name).get(name.digest)
 
-    async def get_manifest(self, digest: str) -> bytes | None:
+    async def has(self, name: ObjectName) -> bool:
         await self._turn()
-        return self.manifests.get(digest)
+        return name.digest in self._of(name)
+
+    async def names(self) -> AsyncIterator[ObjectName]:
+        for digest in list(self.objects):
+            yield object_names.whole(digest)
+
+    async def mark(self) -> str:
+        return ""
+
+    async def remove(self, name: ObjectName, *, mark: str = "") -> bool:
+        return self._of(name).pop(name.digest, None) is not None
+
+    async def close(self) -> None:
+        pass
+
+    def _of(self, name: ObjectName) -> dict[str, bytes]:
+        return self.manifests if name.kind == MANIFEST else self.objects
 
     async def _turn(self) -> None:
         self.busy += 1
