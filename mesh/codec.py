@@ -22,7 +22,20 @@ import msgspec
 
 from mesh import limits
 from mesh.errors import InvariantBroken, Malformed
-from mesh.messages import artifacts, commands, graph, judgement, leases, ledger, packs, results, services, tasks, topics
+from mesh.messages import (
+    artifacts,
+    commands,
+    graph,
+    judgement,
+    leases,
+    ledger,
+    models,
+    packs,
+    results,
+    services,
+    tasks,
+    topics,
+)
 from mesh.messages.base import Record
 from mesh.messages.packs import Pack
 
@@ -32,7 +45,10 @@ R = TypeVar("R", bound=Record)
 def _records() -> dict[str, type[Record]]:
     """Every record kind of the mesh by its name on the wire."""
     found: dict[str, type[Record]] = {}
-    for module in (artifacts, commands, graph, judgement, leases, ledger, packs, results, services, tasks, topics):
+    modules = (
+        artifacts, commands, graph, judgement, leases, ledger, models, packs, results, services, tasks, topics,
+    )  # fmt: skip
+    for module in modules:
         for value in vars(module).values():
             is_record = isinstance(value, type) and issubclass(value, Record) and value.kind
             if is_record and found.setdefault(value.kind, value) is not value:

@@ -5,7 +5,7 @@
     LEDGER      what happened, written by the leader        for ever
     RESULTS     what subscribers read                       7 days
     ARTIFACTS   chunks and manifests                        refuses when full
-    KV graph, KV champions                                  the last 64 values of each key
+    KV graph, KV champions, KV models                       the last 64 values of each key
 
 `Log.ensure` makes the broker follow the table, `Log.differences` says where it does not. Each stream carries the
 version of its declaration: a program that declares an older one is refused, so that two releases in one mesh can not
@@ -26,7 +26,7 @@ SCHEMA = 1
 """Raise it whenever a line of the table changes."""
 
 TOPICS, COMMANDS, LEDGER, RESULTS, ARTIFACTS = "TOPICS", "COMMANDS", "LEDGER", "RESULTS", "ARTIFACTS"
-GRAPH, CHAMPIONS = "graph", "champions"
+GRAPH, CHAMPIONS, MODELS = "graph", "champions", "models"
 
 
 def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> tuple[StreamSpec, ...]:
@@ -42,6 +42,7 @@ def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> 
         ),
         _bucket(subjects, GRAPH, "specializations, by compare-and-set", replicas),
         _bucket(subjects, CHAMPIONS, "accepted models, by compare-and-set", replicas),
+        _bucket(subjects, MODELS, "models that people pushed, by compare-and-set", replicas),
     )  # fmt: skip
 
 

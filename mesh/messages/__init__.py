@@ -9,6 +9,7 @@
     results      what subscribers see
     judgement    evidence, recommendation, verdict, champion
     graph        the specializations
+    models       models that people push, and base models
     artifacts    manifests
     services     hello, questions and their answers
 

@@ -12,6 +12,7 @@ import msgspec
 from mesh import limits
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*\Z")
+DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,12 @@ def check_name(value: str, what: str) -> None:
             f"{what} must be 1 to {limits.NAME_CHARS_MAX} characters of a-z, 0-9, '-' and '_', "
             f"starting with a letter or digit; got {value[:120]!r}"
         )
+
+
+def check_digest(value: str, what: str) -> None:
+    """Raise ValueError unless `value` is a SHA-256 as 64 lower-case hex digits."""
+    if not DIGEST.match(value):
+        raise ValueError(f"{what} is named by a digest of 64 hex digits, got {value[:80]!r}")
 
 
 def check_text(value: str, what: str, chars_max: int = limits.TEXT_CHARS_MAX) -> None:

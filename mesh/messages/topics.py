@@ -6,6 +6,7 @@ import enum
 from typing import ClassVar
 
 from mesh.messages.base import Part, Record, check_name, check_text
+from mesh.messages.models import BaseModel
 from mesh.messages.tasks import OnDisconnect
 
 
@@ -63,6 +64,8 @@ class Topic(Record, frozen=True, kw_only=True):
     """With `on_disconnect: wait`, how long a worker that is cut off keeps its tasks."""
     publisher: str = ""
     published_at_ms: int = 0
+    base: BaseModel | None = None
+    """Model from which the evolver starts, in place of the champion or of nothing."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a topic's id")

@@ -17,7 +17,20 @@ from typing import Any
 import msgspec
 
 from mesh import codec, limits, streams
-from mesh.messages import artifacts, commands, graph, judgement, leases, ledger, packs, results, services, tasks, topics
+from mesh.messages import (
+    artifacts,
+    commands,
+    graph,
+    judgement,
+    leases,
+    ledger,
+    models,
+    packs,
+    results,
+    services,
+    tasks,
+    topics,
+)
 from mesh.messages.base import Epoch, Key, Record
 from mesh.subjects import Subjects
 
@@ -32,6 +45,7 @@ CONVERSATIONS: tuple[tuple[str, ModuleType], ...] = (
     ("Evidence, recommendation, verdict, champion", judgement),
     ("Artifacts", artifacts),
     ("The graph", graph),
+    ("Models that people push, and base models", models),
     ("Hello and questions", services),
 )
 _PLAIN = {str: "text", int: "integer", float: "float", bool: "bool", bytes: "bytes", Any: "any value"}

@@ -32,6 +32,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("FileEntry", "path"): "part/file.bin",
     ("FileEntry", "objects"): (DIGEST,),
     ("Entry", "previous"): "0" * 64,
+    ("BaseModel", "model"): DIGEST,
 }
 """(type, field) to a value that the type's own invariants accept."""
 
