@@ -25,6 +25,7 @@ def _of(name: str) -> StreamSpec:
 def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
     assert [spec.name for spec in TABLE] == [
         "LAB_TOPICS", "LAB_COMMANDS", "LAB_LEDGER", "LAB_RESULTS", "LAB_ARTIFACTS", "KV_lab_graph", "KV_lab_champions",
+        "KV_lab_models",
     ]  # fmt: skip
     assert _of("TOPICS").max_age_s == 30 * 86_400
     assert _of("RESULTS").max_age_s == 7 * 86_400
@@ -49,6 +50,7 @@ def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
         (SUBJECTS.stored(object_names.manifest("a" * 64)), "ARTIFACTS"),
         (SUBJECTS.key("graph", "root"), "graph"),
         (SUBJECTS.key("champions", "root"), "champions"),
+        (SUBJECTS.key("models", "tiny-bert"), "models"),
     ],
 )
 def test_every_stored_subject_has_exactly_one_stream(subject: str, stream: str) -> None:
@@ -57,7 +59,11 @@ def test_every_stored_subject_has_exactly_one_stream(subject: str, stream: str) 
 
 
 def test_only_buckets_look_like_buckets() -> None:
-    assert [spec.name for spec in TABLE if streams.is_bucket(spec)] == ["KV_lab_graph", "KV_lab_champions"]
+    assert [spec.name for spec in TABLE if streams.is_bucket(spec)] == [
+        "KV_lab_graph",
+        "KV_lab_champions",
+        "KV_lab_models",
+    ]
 
 
 async def test_making_everything_twice_changes_nothing() -> None:
