@@ -67,7 +67,7 @@ MANIFEST_BYTES_MAX = 900 * 1024
 
 BELIEF_S = 600.0
 """How long what was seen in the store is believed to be there. A manifest is written at most this long after each of its
-objects was stored or seen: a collector that waits longer between its two looks takes nothing that is being named."""
+objects was stored or seen: a collector that waits longer between two looks takes nothing that is being named."""
 
 ARTIFACT_FILES_MAX = 10_000
 """Files of one artifact."""
