@@ -4,7 +4,8 @@ Two implementations pass one contract suite (tests/contract/): `mesh/broker.py` 
 `mesh/memory.py` in memory, with hooks for faults. Agents and the artifact store know only this file.
 
     Bus   core messages: at most once, no memory           publish, subscribe, request, on_state, close
-    Log   streams: stored, ordered, compare-and-set        append, last, read, tail, consume, purge, subjects, state, ensure
+    Log   streams: stored, ordered, compare-and-set        append, last, read, subjects, tail, consume, purge, state,
+                                                           ensure, differences
 
 Errors of both: BusUnavailable (not reachable, or no answer in time; a write may or may not have happened), Conflict
 (compare-and-set lost), BrokerRefused (credentials, rights), DiskFull (the stream or the store is full), NotFound (no
