@@ -40,7 +40,7 @@ class LightRunning(Running):
         self._ending: Ending | None = None
         self._left = False
         """The lane has nothing more to do with it."""
-        self._ticket = Ticket(self._start(0, {}, "", in_line=True), self._bounds, self._hear, self._ended)
+        self._ticket = Ticket(self._start(0, {}, "", 0.0, in_line=True), self._bounds, self._hear, self._ended)
 
     def begin(self) -> None:
         """Get in line."""

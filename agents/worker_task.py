@@ -24,6 +24,7 @@ from pathlib import Path
 from agents import worker_spool
 from agents.worker_checkpoints import Checkpoints
 from agents.worker_owed import Debts
+from agents.worker_resume import Beginning, Resume
 from agents.worker_spool import Spooled, patiently
 from agents.worker_state import Begin
 from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Start
@@ -88,6 +89,7 @@ class Running:
         """Newest progress that was not yet published."""
         self._tools, self._gpus = tools, tuple(tools.gpu_numbers[index] for index in begin.gpus)
         self._spec, self._epoch = begin.lease.task, begin.lease.epoch
+        self._resume = Resume(begin.lease)
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._voided = ""
@@ -202,34 +204,48 @@ class Running:
             await self._owe_failure(Retry(f"{type(error).__name__}: {error}"))
 
     async def _work(self) -> Finished | Halted:
-        """Fetch, get a child, run."""
-        tools, runtime = self._tools, self._tools.runtimes[self._spec.executor]
-        named = [digest for digest in (*self._spec.inputs.values(), self.lease.resume) if _is_digest(digest)]
-        with tools.store.hold(*named):
-            inputs = {name: await self._fetch(value) for name, value in self._spec.inputs.items()}
-            resume = await self._fetch(self.lease.resume) if self.lease.resume else ""
-            self.stage = Stage.WAITING
-            if runtime is Runtime.SCIENCE:
-                tools.pool.expect(Runtime.TORCH)  # a profile or baseline is followed by training
-            async with tools.light if runtime is Runtime.LIGHT else contextlib.nullcontext():
-                child = await tools.pool.take(runtime)
+        """Fetch, get a child, run: from the newest checkpoint that is whole."""
+        named = [digest for digest in (*self._spec.inputs.values(), *self._resume.digests) if _is_digest(digest)]
+        with self._tools.store.hold(*named):
+            inputs = {name: await self._input(value) for name, value in self._spec.inputs.items()}
+            for beginning in self._resume.beginnings():
+                resume = await self._resume.fetch(beginning, self._fetch)
+                if resume is None:
+                    continue
                 try:
-                    return await self._run_in(child, inputs, resume)
-                finally:
-                    self._child = None
-                    tools.pool.give(child)
+                    return await self._in_child(inputs, beginning, resume)
+                except ArtifactCorrupt as error:  # of a checkpoint that is no snapshot of this task, perhaps
+                    if not resume or self._uploads is not None:
+                        raise
+                    self._resume.pass_over(beginning, error)
+        raise AssertionError("the beginning is always tried")
 
-    async def _run_in(self, child: Child, inputs: dict[str, str], resume: str) -> Finished | Halted:
+    async def _in_child(self, inputs: dict[str, str], beginning: Beginning, resume: str) -> Finished | Halted:
+        tools, runtime = self._tools, self._tools.runtimes[self._spec.executor]
+        self.stage = Stage.WAITING
+        if runtime is Runtime.SCIENCE:
+            tools.pool.expect(Runtime.TORCH)  # a profile or baseline is followed by training
+        async with tools.light if runtime is Runtime.LIGHT else contextlib.nullcontext():
+            child = await tools.pool.take(runtime)
+            try:
+                return await self._run_in(child, inputs, beginning, resume)
+            finally:
+                self._child = None
+                tools.pool.give(child)
+
+    async def _run_in(
+        self, child: Child, inputs: dict[str, str], beginning: Beginning, resume: str
+    ) -> Finished | Halted:
         with disk_errors("A task's scratch folder", self._folder):
             await asyncio.to_thread(remove_folder, self._folder)
             self._folder.mkdir(parents=True)
-        start = self._start(child.runs + 1, inputs, resume)
+        start = self._start(child.runs + 1, inputs, resume, beginning.trained_s)
         self._child, self.stage = child, Stage.RUNNING
         began = time.monotonic()
         if self._yielding:
             return Halted(run=start.run)
         ending = await child.run(start, self._bounds, self._hear)
-        self._seconds = round(self.lease.trained_s + time.monotonic() - began, 3)
+        self._seconds = round(beginning.trained_s + time.monotonic() - began, 3)
         if isinstance(ending, Finished) and ending.outputs:
             self._spool(ending)
         return ending
@@ -239,7 +255,9 @@ class Running:
         spec = self._spec
         return Bounds(wall_s=spec.wall_s_max, stall_s=spec.stall_s, memory_bytes=spec.needs.memory_bytes)
 
-    def _start(self, run: int, inputs: dict[str, str], resume: str, *, in_line: bool = False) -> Start:
+    def _start(
+        self, run: int, inputs: dict[str, str], resume: str, trained_s: float, *, in_line: bool = False
+    ) -> Start:
         spec, lease = self._spec, self.lease
         return Start(
             run=run,
@@ -253,7 +271,7 @@ class Running:
             memory_bytes=spec.needs.memory_bytes,
             gpus=self._gpus,
             budget_s=spec.budget_s,
-            trained_s=lease.trained_s,
+            trained_s=trained_s,
             resume=resume,
             checkpoint_number=lease.checkpoint_number,
             memory_attempts=lease.memory_attempts,
@@ -266,19 +284,23 @@ class Running:
         elif isinstance(frame, Checkpointed) and Path(frame.folder).is_relative_to(self._folder):
             self._checkpoints.offer(frame)
 
-    async def _fetch(self, value: str) -> str:
+    async def _input(self, value: str) -> str:
         """A local path for an input. One that is missing or damaged is tried again later: it may be sent once more."""
         if value.startswith(SCHEME):
             return value
         try:
-            path = await patiently(
-                lambda: self._tools.store.get(value, progress=self._fetched),
-                f"an input of {self._spec.id}",
-                self._say,
-                although_full=False,
-            )
+            return await self._fetch(value)
         except (ArtifactMissing, ArtifactCorrupt) as error:
             raise Retry(str(error)) from None
+
+    async def _fetch(self, digest: str) -> str:
+        """A local path for an artifact; waits for a broker that is away."""
+        path = await patiently(
+            lambda: self._tools.store.get(digest, progress=self._fetched),
+            f"an input of {self._spec.id}",
+            self._say,
+            although_full=False,
+        )
         return str(path)
 
     def _fetched(self, done: int, total: int) -> None:
@@ -308,7 +330,11 @@ class Running:
     def _outcome(self, made: Finished) -> Outcome:
         """What the result will say, but for the digests of its outputs."""
         return Outcome(
-            kpis=made.kpis, stopped_by=made.stopped_by, seconds=self._seconds, facts=made.facts, exact=made.exact
+            kpis=made.kpis,
+            stopped_by=made.stopped_by,
+            seconds=self._seconds,
+            facts={**made.facts, **self._resume.facts},
+            exact=made.exact,
         )
 
     def _spool(self, made: Finished) -> None:

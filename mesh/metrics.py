@@ -96,7 +96,7 @@ TABLE: tuple[Declared, ...] = (
     _gauge("mesh_outbox_bytes", "Bytes of those rows."),
     _gauge("mesh_outbox_age_seconds", "Age of the oldest row that waits."),
     _counter("mesh_receipts_total", "Receipts for outbox rows.", "outcome"),
-    _counter("mesh_checkpoints_total", "Checkpoints made, or skipped because the last was still sent.", "outcome"),
+    _counter("mesh_checkpoints_total", "Checkpoints made, skipped because the last was still sent, or unusable.", "outcome"),
     _counter("mesh_child_kills_total", "Child processes that were killed, by reason.", "reason"),
     _histogram("mesh_child_start_seconds", "From the start of a child to its first frame."),
     # artifacts

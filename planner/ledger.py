@@ -66,12 +66,23 @@ SAID_MAX = 10_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The newest recorded checkpoint of a task: what the next attempt starts from."""
+    """A recorded checkpoint of a task."""
 
     number: int
     manifest: str
     step: int
     trained_s: float
+    best: bool = False
+    """The best one until then."""
+
+
+def kept_beside(made: Checkpoint, before: Checkpoint | None, older: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
+    """What stays known beside the newest checkpoint, newest first: the one before it, and the best. When the newest
+    turns out to be torn, the next attempt takes another one."""
+    if before is None:
+        return ()
+    best = next((one for one in older if one.best), None)
+    return (before,) if made.best or before.best or best is None else (before, best)
 
 
 @dataclasses.dataclass(slots=True)
@@ -96,6 +107,9 @@ class Task:
     """Workers on which it failed or died lately: others are preferred."""
     again_after_s: float = 0.0
     checkpoint: Checkpoint | None = None
+    """The newest: what the next attempt starts from."""
+    older: tuple[Checkpoint, ...] = ()
+    """What it starts from when the newest is not whole: at most two, newest first (`kept_beside`)."""
     holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
     recorded: dict[Key, None] = dataclasses.field(default_factory=dict)
     reason: str = ""
@@ -296,7 +310,8 @@ class Ledger:
         task = self._leased(event.task, event.epoch)
         number = task.checkpoint.number if task.checkpoint else 0
         self._expect(event.number > number, f"checkpoint {event.number} of {event.task} does not follow {number}")
-        task.checkpoint = Checkpoint(event.number, event.manifest, event.step, event.trained_s)
+        made = Checkpoint(event.number, event.manifest, event.step, event.trained_s, event.best)
+        task.checkpoint, task.older = made, kept_beside(made, task.checkpoint, task.older)
         task.deaths = 0  # it makes progress: machines that vanish are not its fault
         task.record(Key(event.task, event.epoch, "checkpoint", event.number))
         return task

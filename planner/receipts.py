@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 from mesh import limits
 from mesh.messages.base import Key
-from mesh.messages.leases import Answer, Held, Lease, Order, OrderKind, Receipt
+from mesh.messages.leases import Answer, Held, Lease, OlderCheckpoint, Order, OrderKind, Receipt
 from mesh.messages.tasks import TaskState
 from planner.ledger import Ledger, Task
 from planner.workers import Worker
@@ -119,5 +119,8 @@ def _lease(task: Task) -> Lease:
         resume=checkpoint.manifest if checkpoint else "",
         checkpoint_number=checkpoint.number if checkpoint else 0,
         trained_s=checkpoint.trained_s if checkpoint else 0.0,
+        older=tuple(
+            OlderCheckpoint(manifest=one.manifest, number=one.number, trained_s=one.trained_s) for one in task.older
+        ),
         memory_attempts=task.memory_failures,
     )

@@ -29,7 +29,6 @@ def head_of(ledger: Ledger, seq: int, digest: str) -> SnapshotHead:
 
 def saved(task: Task) -> SavedTask:
     """A task as a record."""
-    checkpoint = task.checkpoint
     return SavedTask(
         spec=task.spec,
         order=task.order,
@@ -42,14 +41,8 @@ def saved(task: Task) -> SavedTask:
         deaths=task.deaths,
         failed_on=task.failed_on,
         again_after_s=task.again_after_s,
-        checkpoint=None
-        if checkpoint is None
-        else SavedCheckpoint(
-            number=checkpoint.number,
-            manifest=checkpoint.manifest,
-            step=checkpoint.step,
-            trained_s=checkpoint.trained_s,
-        ),
+        checkpoint=None if task.checkpoint is None else _saved_checkpoint(task.checkpoint),
+        older=tuple(map(_saved_checkpoint, task.older)),
         holders=tuple(task.holders.items()),
         recorded=tuple(task.recorded),
         reason=task.reason,
@@ -58,7 +51,6 @@ def saved(task: Task) -> SavedTask:
 
 def task_of(saved: SavedTask) -> Task:
     """The task of a record; what it waits for is not known yet."""
-    checkpoint = saved.checkpoint
     return Task(
         spec=saved.spec,
         order=saved.order,
@@ -71,13 +63,22 @@ def task_of(saved: SavedTask) -> Task:
         deaths=saved.deaths,
         failed_on=saved.failed_on,
         again_after_s=saved.again_after_s,
-        checkpoint=None
-        if checkpoint is None
-        else Checkpoint(checkpoint.number, checkpoint.manifest, checkpoint.step, checkpoint.trained_s),
+        checkpoint=None if saved.checkpoint is None else _checkpoint_of(saved.checkpoint),
+        older=tuple(map(_checkpoint_of, saved.older)),
         holders=dict(saved.holders),
         recorded=dict.fromkeys(saved.recorded),
         reason=saved.reason,
     )
+
+
+def _saved_checkpoint(one: Checkpoint) -> SavedCheckpoint:
+    return SavedCheckpoint(
+        number=one.number, manifest=one.manifest, step=one.step, trained_s=one.trained_s, best=one.best
+    )
+
+
+def _checkpoint_of(one: SavedCheckpoint) -> Checkpoint:
+    return Checkpoint(one.number, one.manifest, one.step, one.trained_s, one.best)
 
 
 def line_of(line: SavedLine) -> Ended:

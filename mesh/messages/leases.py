@@ -82,6 +82,14 @@ class Beat(Record, frozen=True, kw_only=True):
             raise ValueError("a beat names too many leases or outbox rows")
 
 
+class OlderCheckpoint(Part, frozen=True, kw_only=True):
+    """A recorded checkpoint from which to start when a newer one is not whole."""
+
+    manifest: str
+    number: int
+    trained_s: float = 0.0
+
+
 class Lease(Part, frozen=True, kw_only=True):
     """A task given to one incarnation for one epoch."""
 
@@ -94,6 +102,9 @@ class Lease(Part, frozen=True, kw_only=True):
     """Number of that checkpoint; the next one is higher."""
     trained_s: float = 0.0
     """Training time already contained in `resume`."""
+    older: tuple[OlderCheckpoint, ...] = ()
+    """Where to start when a part of `resume` is missing or damaged: in this order, then from the beginning. The next
+    checkpoint's number stays above `checkpoint_number`."""
     memory_attempts: int = 0
     """How often the task ran out of memory: the executor starts with a batch halved that often."""
 

@@ -213,12 +213,13 @@ class Entry(Record, frozen=True, kw_only=True):
 
 
 class SavedCheckpoint(Part, frozen=True, kw_only=True):
-    """The newest recorded checkpoint of a saved task."""
+    """A recorded checkpoint of a saved task."""
 
     number: int
     manifest: str
     step: int
     trained_s: float
+    best: bool = False
 
 
 class SavedTask(Part, frozen=True, kw_only=True):
@@ -236,6 +237,8 @@ class SavedTask(Part, frozen=True, kw_only=True):
     failed_on: tuple[str, ...] = ()
     again_after_s: float = 0.0
     checkpoint: SavedCheckpoint | None = None
+    older: tuple[SavedCheckpoint, ...] = ()
+    """Earlier ones that are still known, newest first."""
     holders: tuple[tuple[Epoch, str], ...] = ()
     recorded: tuple[Key, ...] = ()
     reason: str = ""

@@ -115,3 +115,18 @@ def test_a_checkpoint_clears_the_count_of_deaths() -> None:
     assert ledger.tasks["a"].deaths == 1
     ledger.apply(CheckpointRecorded(task="a", epoch=Epoch(1, 2), number=1, manifest="m", step=1))
     assert ledger.tasks["a"].deaths == 0
+
+
+def test_the_newest_checkpoint_the_one_before_and_the_best_are_known() -> None:
+    ledger = folded(planned("a"), leased("a", 1))
+    for number in range(1, 9):
+        ledger.apply(
+            CheckpointRecorded(
+                task="a", epoch=Epoch(1, 1), number=number, manifest=f"m{number}", step=number, best=number in (2, 4, 7)
+            )
+        )
+        task = ledger.tasks["a"]
+        assert task.checkpoint is not None
+        known = [task.checkpoint.number, *(one.number for one in task.older)]
+        best = max((one for one in (2, 4, 7) if one <= number), default=number)
+        assert known == sorted({number, max(1, number - 1), best}, reverse=True)
