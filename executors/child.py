@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,9 +31,9 @@ import msgspec
 
 from executors import frames, kinds
 from executors.frames import Frame, KindRow, Start
-from executors.port import Allotment, Job, Made, Runtime, Stopped
+from executors.port import Allotment, Job, Made, Runtime, Stopped, Taken
 from mesh import limits, platform
-from mesh.errors import ChildBroke, OutOfMemory, Reject, TaskRefused
+from mesh.errors import ArtifactCorrupt, ChildBroke, OutOfMemory, Reject, TaskRefused
 from mesh.messages.commands import FailureClass
 
 PROGRESS_S = 0.1
@@ -69,6 +70,9 @@ class Channel:
         self._lock = threading.Lock()
         self._unwritten: list[bytes] = []
         self._halts: dict[int, str] = {}
+        self._released: dict[int, int] = {}
+        self._saves: Counter[int] = Counter()
+        self._news = threading.Condition()
         self.tasks: queue.Queue[Start | None] = queue.Queue()
         threading.Thread(target=self._listen, name="frames", daemon=True).start()
 
@@ -97,6 +101,15 @@ class Channel:
         """Why this run should stop, or ''."""
         return self._halts.get(run, "")
 
+    def released(self, run: int, number: int, wait_s: float) -> bool:
+        """True when the worker has released this snapshot, or does so within `wait_s`."""
+        with self._news:
+            return self._news.wait_for(lambda: self._released.get(run, 0) >= number, wait_s)
+
+    def saves(self, run: int) -> int:
+        """How many checkpoints the worker has asked this run for."""
+        return self._saves[run]
+
     def _listen(self) -> None:
         try:
             while True:
@@ -105,6 +118,12 @@ class Channel:
                     self.tasks.put(frame)
                 elif isinstance(frame, frames.Halt):
                     self._halts[frame.run] = frame.reason
+                elif isinstance(frame, frames.Released):
+                    with self._news:
+                        self._released[frame.run] = max(frame.number, self._released.get(frame.run, 0))
+                        self._news.notify_all()
+                elif isinstance(frame, frames.Save):
+                    self._saves[frame.run] += 1
                 elif isinstance(frame, frames.Recall):
                     self.send(frames.Returned(runs=tuple(self._not_begun())))
                 else:
@@ -156,10 +175,11 @@ class _Endings:
 class TaskContext:
     """What a running kind may ask of its child process (executors.port.Context)."""
 
-    def __init__(self, channel: Channel, run: int, *, quiet: bool = False) -> None:
+    def __init__(self, channel: Channel, run: int, *, packs: bool = False, quiet: bool = False) -> None:
         """quiet: nothing to report in the first moment; most light tasks have ended by then."""
         self._channel = channel
         self._run = run
+        self.packs = packs
         self._said: tuple[float, str] = (0.0, "")
         self._quiet_until = time.monotonic() + PROGRESS_S if quiet else 0.0
 
@@ -173,6 +193,30 @@ class TaskContext:
         self._channel.send(
             frames.Progressed(run=self._run, step=int(step), done=float(done), metrics=plain, phase=phase)
         )
+
+    def snapshot(self, taken: Taken) -> None:
+        """Hand over a snapshot in shared memory."""
+        self._channel.send(
+            frames.Snapshotted(
+                run=self._run,
+                number=taken.number,
+                step=taken.step,
+                best=taken.best,
+                trained_s=taken.trained_s,
+                buffer=taken.buffer,
+                files=tuple(frames.Span(*file) for file in taken.files),
+                facts=dict(taken.facts),
+                skipped=taken.skipped,
+            )
+        )
+
+    def released(self, number: int, wait_s: float = 0.0) -> bool:
+        """True when nobody reads this snapshot any more; waits at most `wait_s`."""
+        return self._channel.released(self._run, number, wait_s)
+
+    def saves_requested(self) -> int:
+        """How often a checkpoint was asked for, without a stop."""
+        return self._channel.saves(self._run)
 
     def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:
         """Hand over a finished checkpoint folder."""
@@ -206,7 +250,7 @@ def main(arguments: list[str]) -> None:
     )
     endings = _Endings(channel)
     while (start := channel.tasks.get()) is not None:
-        ending = _run(start, runtime, TaskContext(channel, start.run, quiet=start.in_line))
+        ending = _run(start, runtime, TaskContext(channel, start.run, packs=start.packs, quiet=start.in_line))
         endings.put(ending)
         if isinstance(ending, frames.Failed):
             break  # only a fresh process is sure to be clean; what is in line has not begun
@@ -242,7 +286,9 @@ def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
     except Stopped:
         return frames.Halted(run=start.run)
     except Reject as error:
-        return frames.Failed(run=start.run, failure=FailureClass.REJECT, reason=_sentence(error))
+        unusable = isinstance(error, ArtifactCorrupt) and bool(error.facts.get("resume"))
+        failure = FailureClass.RETRY if unusable else FailureClass.REJECT
+        return frames.Failed(run=start.run, failure=failure, reason=_sentence(error), resume_unusable=unusable)
     except OutOfMemory as error:
         return frames.Failed(run=start.run, failure=FailureClass.MEMORY, reason=_sentence(error))
     except BaseException as error:  # SystemExit and the like end the task, not the protocol

@@ -3,7 +3,9 @@
     | 4 bytes length, big-endian | msgpack map {"frame": name, field: value, …} |
 
     child:  ready                                             once, when its imports are done
-    worker: start(run 1)     -> child: progress … checkpoint … log … finished | failed | halted
+    worker: start(run 1)     -> child: progress … snapshot … checkpoint … log … finished | failed | halted
+    worker: released(run 1, n)  the n-th snapshot is packed: its buffer may be overwritten
+    worker: save(run 1)         asks the running task for a checkpoint; it goes on
     worker: halt(run 1)         asks the running task to stop ('stop') or to checkpoint and stop ('checkpoint')
     worker: start(run 2)        light children only; several may be written ahead, they run in order
     worker: recall              light children only -> child: returned(runs that have not begun)
@@ -11,7 +13,7 @@
 
 `run` numbers the tasks of one child, so that a late frame of one task is not taken for the next one's. A frame that is
 too long, no msgpack, or unknown raises ChildBroke: the pair can not trust each other any more. Frames carry no tensors;
-those travel as files below the task's scratch folder.
+those travel in a shared buffer (executors/snapshot.py) or as files below the task's scratch folder.
 """
 
 from __future__ import annotations
@@ -71,8 +73,37 @@ class Progressed(Frame, frozen=True, kw_only=True):
     phase: str = ""
 
 
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """One file of a snapshot: where its bytes stand in the buffer."""
+
+    path: str
+    """Its name in the artifact."""
+    offset: int
+    size_bytes: int
+
+
+class Snapshotted(Frame, frozen=True, kw_only=True):
+    """A checkpoint stands complete in the child's buffer, and stays unchanged there until it is released."""
+
+    name: ClassVar[str] = "snapshot"
+
+    run: int
+    number: int
+    step: int
+    best: bool
+    trained_s: float
+    buffer: str
+    """Path by which processes of the same user open the buffer, while the child lives."""
+    files: tuple[Span, ...]
+    facts: Facts = {}
+    """For the manifest: the fingerprint."""
+    skipped: int = 0
+    """Checkpoints that were due since the last one while the buffer was taken."""
+
+
 class Checkpointed(Frame, frozen=True, kw_only=True):
-    """A checkpoint lies complete in a folder; the worker uploads and removes it."""
+    """A checkpoint lies complete in a folder; the worker uploads and removes it. What kinds without tensors write, and
+    what a training writes where nobody packs its snapshots."""
 
     name: ClassVar[str] = "checkpoint"
 
@@ -120,6 +151,8 @@ class Failed(Frame, frozen=True, kw_only=True):
     run: int
     failure: FailureClass
     reason: str
+    resume_unusable: bool = False
+    """The checkpoint that it was to continue from is damaged, or belongs to another task: an older one may do."""
 
 
 class Halted(Frame, frozen=True, kw_only=True):
@@ -159,6 +192,8 @@ class Start(Frame, frozen=True, kw_only=True):
     resume: str = ""
     checkpoint_number: int = 0
     memory_attempts: int = 0
+    packs: bool = False
+    """Snapshots may be handed over in shared memory; else the child writes checkpoints as folders."""
     in_line: bool = False
     """Others may be written ahead of its end: it reports nothing at first, and its scratch folder is made on demand."""
 
@@ -171,6 +206,23 @@ class Recall(Frame, frozen=True, kw_only=True):
     """Hand back the tasks that have not begun."""
 
     name: ClassVar[str] = "recall"
+
+
+class Released(Frame, frozen=True, kw_only=True):
+    """A snapshot, and all before it, will not be read again."""
+
+    name: ClassVar[str] = "released"
+
+    run: int
+    number: int
+
+
+class Save(Frame, frozen=True, kw_only=True):
+    """Ask a task for a checkpoint as soon as it can; it goes on."""
+
+    name: ClassVar[str] = "save"
+
+    run: int
 
 
 class Halt(Frame, frozen=True, kw_only=True):
@@ -190,9 +242,10 @@ class End(Frame, frozen=True, kw_only=True):
 
 
 FROM_CHILD: dict[str, type[Frame]] = {
-    frame.name: frame for frame in (Ready, Progressed, Checkpointed, Logged, Finished, Failed, Halted, Returned)
+    frame.name: frame
+    for frame in (Ready, Progressed, Snapshotted, Checkpointed, Logged, Finished, Failed, Halted, Returned)
 }
-TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Recall, Halt, End)}
+TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Released, Save, Recall, Halt, End)}
 
 
 def encode(frame: Frame) -> bytes:

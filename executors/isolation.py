@@ -32,7 +32,18 @@ from pathlib import Path
 import psutil
 
 from executors import frames
-from executors.frames import Checkpointed, Failed, Finished, Frame, Halted, Logged, Progressed, Ready, Start
+from executors.frames import (
+    Checkpointed,
+    Failed,
+    Finished,
+    Frame,
+    Halted,
+    Logged,
+    Progressed,
+    Ready,
+    Snapshotted,
+    Start,
+)
 from executors.port import Runtime
 from mesh import limits, metrics, platform
 from mesh.errors import ChildBroke, EnvironmentUnfit, OutOfMemory, RamifyError, Reject, Retry
@@ -189,7 +200,7 @@ class Child:
         return self._output.tail()
 
     async def run(self, start: Start, bounds: Bounds, hear: Callable[[Frame], None]) -> Finished | Halted:
-        """Run one task. hear: called for every Progressed and Checkpointed frame, in order.
+        """Run one task. hear: called for every Progressed, Snapshotted and Checkpointed frame, in order.
 
         start.run must be `runs` + 1. After an error, or a cancellation, the child is dead and its group too.
         """
@@ -258,6 +269,14 @@ class Child:
         """Ask the running task to stop ('stop') or to checkpoint and stop ('checkpoint'). Does not wait."""
         if self.alive and self._process.stdin is not None:
             self._process.stdin.write(frames.encode(frames.Halt(run=self.runs, reason=reason)))
+
+    def save(self) -> None:
+        """Ask the running task for a checkpoint; it goes on. Does not wait."""
+        self.post(frames.Save(run=self.runs))
+
+    def release(self, run: int, number: int) -> None:
+        """Tell the task of this run that its snapshot `number`, and all before it, will not be read again."""
+        self.post(frames.Released(run=run, number=number))
 
     async def close(self) -> None:
         """Tell it to leave, give it LEAVE_S, and end its group."""
@@ -349,7 +368,7 @@ class Child:
             self.step = frame.step
         if isinstance(frame, Logged):
             self._output.line(frame.text)
-        elif isinstance(frame, Progressed | Checkpointed):
+        elif isinstance(frame, Progressed | Snapshotted | Checkpointed):
             self._hear(frame)
         elif not self._ending.done():
             self._ending.set_result(frame)
@@ -443,7 +462,7 @@ def group_bytes(pid: int) -> int:
 def error_of(failed: Failed) -> RamifyError:
     """A failure frame as the error of its class."""
     classes = {FailureClass.REJECT: Reject, FailureClass.MEMORY: OutOfMemory, FailureClass.RETRY: Retry}
-    return classes[failed.failure](failed.reason)
+    return classes[failed.failure](failed.reason, resume_unusable=failed.resume_unusable)
 
 
 def _in_words(code: int) -> str:

@@ -2,7 +2,7 @@
 
     worker (agent, no torch)                     child (fresh interpreter, own process group, no network)
       fetches input artifacts        --task-->     kind.run(job, context) -> Made
-      uploads checkpoints, outputs   <-frames--    context.progress / context.checkpoint / result
+      uploads checkpoints, outputs   <-frames--    context.progress / context.snapshot / result
 
 A kind is one file in `executors/kinds/` (or an installed package's entry point in the group `ramify.kinds`). It
 declares `name`, `version`, `runtime`, typed `Settings` and `needs`; its module imports torch and the like only inside
@@ -79,11 +79,42 @@ class Job:
     """Derived from the task's id: the same on every attempt."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Taken:
+    """A snapshot in shared memory: the files of a checkpoint one after the other (executors/snapshot.py)."""
+
+    number: int
+    step: int
+    best: bool
+    trained_s: float
+    buffer: str
+    """Path by which other processes open it."""
+    files: tuple[tuple[str, int, int], ...]
+    """(name, offset, size in bytes) of each file."""
+    facts: Mapping[str, Any]
+    """For the manifest: the fingerprint."""
+    skipped: int
+    """Checkpoints that were due since the last one while the buffer was taken."""
+
+
 class Context(Protocol):
     """What a running kind may ask of its child process. Thread-safe; none of it blocks on the network."""
 
     def progress(self, step: int, done: float, metrics: Mapping[str, float], phase: str = "") -> None:
         """Report where the work stands (done: 0 to 1). Also the sign of life: call at least every few seconds."""
+
+    @property
+    def packs(self) -> bool:
+        """True when snapshots are taken over in shared memory (`snapshot`); else checkpoints go as folders."""
+
+    def snapshot(self, taken: Taken) -> None:
+        """Hand over a snapshot in shared memory. It stays as it is until `released` names its number."""
+
+    def released(self, number: int, wait_s: float = 0.0) -> bool:
+        """True when nobody reads snapshot `number` any more; waits for that at most `wait_s`."""
+
+    def saves_requested(self) -> int:
+        """How often a checkpoint was asked for from outside, without a stop, in this run."""
 
     def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:
         """Hand over a finished checkpoint folder (complete and synced). The worker uploads it and removes it.

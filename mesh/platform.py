@@ -1,4 +1,5 @@
-"""The one place where Linux, macOS and Windows differ: groups of processes, locks, signals, limits, what is free.
+"""The one place where Linux, macOS and Windows differ: groups of processes, locks, shared memory, signals, limits, what
+is free.
 
 Every child of the mesh is the leader of a process group of its own, so that a Ctrl-C in the terminal reaches only the
 command, and so that a child can be killed together with everything that it started:
@@ -45,6 +46,9 @@ _LOCK_OFFSET = 1 << 30
 
 _PR_SET_PDEATHSIG = 1
 """From <linux/prctl.h>."""
+
+VECTOR_FLAGS = ("avx", "amx", "fma", "f16c", "sse4", "asimd", "sve", "bf16", "i8mm", "fphp")
+"""Beginnings of the names that Linux gives to vector extensions, on x86 and on ARM."""
 
 Stream = int | IO[Any] | None
 
@@ -306,6 +310,34 @@ def port_is_free(host: str, port: int) -> bool:
     return False
 
 
+# -- memory that other processes read ---------------------------------------------------------------------------------
+
+
+def shared_memory(folder: Path) -> tuple[int, str]:
+    """An empty file to be mapped, and the path by which other processes of the same user open it while it is open here.
+
+    On Linux it lives in memory alone (a memfd, which no limit of /dev/shm bounds) and goes with its last user;
+    elsewhere it is a file in `folder`: whoever owns the folder removes it. Give it its size with `reserve`. OSError.
+    """
+    if sys.platform == "linux":
+        fd = os.memfd_create("ramify-snapshot", os.MFD_CLOEXEC)
+        return fd, f"/proc/{os.getpid()}/fd/{fd}"
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"snapshot-{os.getpid()}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        return os.open(path, flags, 0o600), str(path)
+
+
+def reserve(fd: int, size_bytes: int) -> None:
+    """Make a file at least this long, with its room taken: what does not fit is an OSError here, and no signal at the
+    first write to the mapped memory (where the system can promise that; macOS and Windows can not)."""
+    if sys.platform == "linux":
+        os.posix_fallocate(fd, 0, size_bytes)
+    elif os.fstat(fd).st_size < size_bytes:
+        os.ftruncate(fd, size_bytes)
+
+
 # -- signals ----------------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +383,22 @@ def leave_stopping_to_parent() -> None:
 
 
 # -- what the machine has ---------------------------------------------------------------------------------------------
+
+
+def processor() -> str:
+    """Vendor, model and vector extensions of the processor, as far as the system tells: what a numerical library may
+    choose its code by. '' when it tells nothing."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, ValueError):
+            text = Path("/proc/cpuinfo").read_text("utf-8", "replace").split("\n\n", 1)[0]
+            said = {name.strip(): value.strip() for name, _, value in (row.partition(":") for row in text.splitlines())}
+            flags = (said.get("flags") or said.get("Features") or "").split()
+            vector = sorted(flag for flag in flags if flag.startswith(VECTOR_FLAGS))
+            who = [said.get(name, "") for name in ("vendor_id", "CPU implementer", "cpu family", "model", "CPU part")]
+            return " ".join(filter(None, [*who, *vector]))
+    import platform
+
+    return platform.processor()
 
 
 def cores() -> float:

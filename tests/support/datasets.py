@@ -15,10 +15,11 @@ from safetensors.numpy import load_file
 from executors.kinds.profile import Profile, ProfileSettings
 from executors.port import Allotment, Job, Made
 from mesh.errors import DataRefused
+from tests.support.executing import Unpacked
 
 
 @dataclasses.dataclass
-class Watching:
+class Watching(Unpacked):
     """A context that keeps what it is told; asks to stop after `stop_after` reports."""
 
     stop_after: int | None = None

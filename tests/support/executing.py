@@ -9,10 +9,28 @@ from typing import Any
 
 import msgspec
 
-from executors.port import Allotment, Job, Kind, Made
+from executors.port import Allotment, Job, Kind, Made, Taken
 
 
-class Recorder:
+class Unpacked:
+    """The part of a context that hands over snapshots, where nobody packs them."""
+
+    packs = False
+
+    def snapshot(self, taken: Taken) -> None:
+        """Nobody is there to take it."""
+        raise AssertionError("a snapshot was handed over although nobody packs")
+
+    def released(self, number: int, wait_s: float = 0.0) -> bool:
+        """Nothing is ever taken."""
+        return True
+
+    def saves_requested(self) -> int:
+        """Nobody asks."""
+        return 0
+
+
+class Recorder(Unpacked):
     """A context. `stop` says when to ask the kind to stop; checkpoints are kept below `kept`."""
 
     def __init__(self, kept: Path, stop: Callable[[int], str] = lambda polls: "") -> None:
