@@ -158,6 +158,50 @@ class ArtifactStore:
         except OSError:
             remove_folder(part)
 
+    # -- after the store came back older ------------------------------------------------------------------------------
+
+    async def missing(self, digest: str) -> bool:
+        """Is the artifact, or any part of it, not in the store? Asks for names; moves no bytes but the manifest's."""
+        data = await _patiently(lambda: self._backend.get(object_names.manifest(digest)))
+        if data is None or codec.digest(data) != digest:
+            return True
+        lacking: list[str] = []
+
+        async def one(part: str) -> None:
+            if not lacking and not await self._has_object(part):
+                lacking.append(part)
+
+        manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+        await _in_window((part for entry in manifest.files for part in entry.objects), one)
+        return bool(lacking)
+
+    async def send_again(self, digest: str) -> bool:
+        """Put what of an artifact is not in the store, from the local cache, the manifest last; False when it is not
+        here whole. BusUnavailable, DiskFull: call again, nothing is sent twice."""
+        with self.hold(digest):
+            if not await self._is_cached(digest):
+                return False
+            data, files = self._cache.manifest(digest), self._cache.files(digest)
+            if data is None:
+                return False
+
+            async def one(part: tuple[Path, int, str, int]) -> None:
+                file, offset, name, size = part
+                if not await self._has_object(name):
+                    with disk_errors("A cached artifact's file", file):
+                        body, _ = await asyncio.to_thread(_read_piece, file, Piece(offset, size))
+                    self._known.discard(bytes.fromhex(name))
+                    await self._put_object(name, body)
+
+            manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+            placed = ((files / entry.path, *place) for entry in manifest.files for place in _placed(entry))
+            await _in_window(placed, one)
+            await _patiently(lambda: self._backend.put(object_names.manifest(digest), data))
+        return True
+
+    async def _has_object(self, digest: str) -> bool:
+        return await _patiently(lambda: self._backend.has(object_names.whole(digest)))
+
     # -- get ----------------------------------------------------------------------------------------------------------
 
     async def manifest(self, digest: str) -> Manifest:
