@@ -31,7 +31,7 @@ from mesh.packed import Each
 TASKS_PER_SUBMIT = 200
 """Well below the record's limit of bytes."""
 
-NEEDS = Needs(cores=0.0, memory_bytes=32 * 1024 * 1024, disk_bytes=1024 * 1024)
+NEEDS = Needs(cores=0.0, memory_bytes=2 * 1024 * 1024, disk_bytes=1024 * 1024)
 
 RESULT_S = 120.0
 RETRY_S = 0.2

@@ -60,6 +60,8 @@ class Ticket:
     done: Callable[[Ending], None]
     alone: bool = False
     """It was in line when a child died: it gets a child of its own, so that it is known who does it."""
+    since: float = 0.0
+    """When it was submitted."""
     line: _Line | None = None
     dropped: bool = False
 
@@ -79,12 +81,17 @@ class _Line:
         """The task that runs."""
         return next(iter(self.waiting.values()), None)
 
+    @property
+    def full(self) -> bool:
+        """Does it hold as many as may be written ahead?"""
+        return len(self.waiting) >= WINDOW
+
     def room(self, now: float) -> bool:
         """May another task be written to it?"""
         first = self.first
         if first is None:
             return True
-        return not first.alone and len(self.waiting) < WINDOW and now - self.since < SHORT_S and not self.called_back
+        return not first.alone and not self.full and now - self.since < SHORT_S and not self.called_back
 
 
 class Lane:
@@ -105,6 +112,7 @@ class Lane:
 
     def submit(self, ticket: Ticket) -> None:
         """Run a task as soon as there is room."""
+        ticket.since = time.monotonic()
         self._queue.append(ticket)
         self._deal_soon()
 
@@ -199,7 +207,7 @@ class Lane:
         for line in self._lines:
             if not line.child.tired and line.room(now) and not (ticket.alone and line.waiting):
                 return line
-        if len(self._lines) + len(self._coming) >= CHILDREN_MAX:
+        if len(self._lines) + len(self._coming) >= CHILDREN_MAX or self._flows(ticket, now):
             return None
         self._busy.set()
         child = self._pool.take_idle(Runtime.LIGHT)
@@ -210,6 +218,11 @@ class Lane:
             self._coming.add(coming)
             coming.add_done_callback(self._coming.discard)
         return None
+
+    def _flows(self, ticket: Ticket, now: float) -> bool:
+        """Will a full line soon have room? Then one more child would only take time from the one that is there."""
+        fresh = not ticket.alone and now - ticket.since < SHORT_S
+        return fresh and any(line.full and now - line.since < SHORT_S for line in self._lines)
 
     def _enter(self, line: _Line, ticket: Ticket, now: float) -> Start:
         if not line.waiting:
@@ -270,7 +283,7 @@ class Lane:
                 if isinstance(frame, Finished):
                     self._mean_s += 0.1 * (frame.seconds - self._mean_s)
                 self._finish(ticket, frame)
-            if not line.waiting:
+            if not line.waiting or (self._queue and len(line.waiting) <= WINDOW // 2):
                 self._deal_soon()
 
     def _finish(self, ticket: Ticket, ending: Ending) -> None:

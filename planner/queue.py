@@ -13,9 +13,9 @@ an offer fits.
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from mesh.messages.tasks import Avoid, Needs, TaskSpec
 
@@ -34,9 +34,8 @@ def shape_of(spec: TaskSpec) -> Shape:
     return (spec.executor, spec.executor_version, spec.needs, spec.avoid, spec.avoid_mode)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, order=True)
-class Ranked:
-    """A ready task in its heap."""
+class Ranked(NamedTuple):
+    """A ready task in its heap; compared there some ten times for each task, so a tuple."""
 
     rank: float
     order: int

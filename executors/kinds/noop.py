@@ -72,7 +72,7 @@ class Noop:
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
         """No cores, next to no memory."""
-        return Needs(cores=0.0, memory_bytes=32 * 1024 * 1024, disk_bytes=1024 * 1024 + 2 * settings.payload_bytes)
+        return Needs(cores=0.0, memory_bytes=2 * 1024 * 1024, disk_bytes=1024 * 1024 + 2 * settings.payload_bytes)
 
     def run(self, job: Job, context: Context) -> Made:
         """Wait, then answer (or fail as the settings say)."""

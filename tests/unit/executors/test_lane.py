@@ -163,6 +163,20 @@ async def test_a_line_is_no_longer_than_its_window() -> None:
     assert len(story.child.begun) == WINDOW
 
 
+async def test_while_a_full_line_moves_no_other_child_is_asked_and_it_is_filled_up_when_half_of_it_is_done() -> None:
+    story = Story(idle=2)
+    story.submit(*(f"t{number}" for number in range(2 * WINDOW)))
+    await turns()
+    child = next(child for child in story.pool.children if child.begun)
+    child.finish(*range(1, WINDOW // 2))
+    await turns()
+    assert len(child.begun) == WINDOW
+    child.finish(WINDOW // 2)
+    await turns()
+    assert len(child.begun) == WINDOW + WINDOW // 2
+    assert len(story.pool.idle) == 1
+
+
 async def test_what_stands_behind_a_long_task_goes_through_another_child() -> None:
     story = Story(idle=2)
     async with running(story):
