@@ -1,8 +1,11 @@
-"""How a file becomes objects: where it is cut, and how an object's bytes are stored. Pure but for reading file headers.
+"""How a file becomes objects: where it is cut. Pure but for reading file headers.
 
     any file             cut every CHUNK_BYTES
     *.safetensors        | length, header | small tensors together | tensor ............ | tensor ... |
                            own object       one object per run        cut every CHUNK_BYTES
+
+A piece knows the width of its numbers, for its coding (mesh/coding.py), and is called by its first tensor, so that it
+is recognised in the next checkpoint also when the layout has moved.
 
 A tensor that did not change between two checkpoints, or a frozen base weight in two models, keeps its objects' digests
 wherever it lies in the file, so it is sent and stored once. Neighbouring tensors under SMALL_TENSOR_BYTES share an
@@ -14,18 +17,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from mesh import limits
-from mesh.errors import ArtifactCorrupt
-from mesh.messages.artifacts import CODING_RAW, OBJECT_FORMAT, OBJECT_MAGIC
-
-HEADER = OBJECT_MAGIC + bytes((OBJECT_FORMAT, CODING_RAW))
-"""First four bytes of a stored object in raw coding."""
-
-OBJECT_BYTES_MAX = limits.CHUNK_BYTES + 64 * 1024
-"""Stored bytes of one object beyond which it is refused unread: a chunk, its header, a coding's overhead."""
+from mesh import coding, limits
 
 SMALL_TENSOR_BYTES = 16 * 1024
 """Tensors below this are stored together with their neighbours: at 16 KiB a message's own cost is about its bytes'."""
@@ -37,79 +33,123 @@ TENSOR_HEADER_BYTES_MAX = 64 * 1024 * 1024
 """Longest safetensors header that is read; a longer one is cut by size alone (the format allows 100 MB)."""
 
 
+ITEM_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "C64": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+}  # fmt: skip
+"""Width of the numbers of each safetensors type; all others have one byte."""
+
+ReadAt = Callable[[int, int], bytes]
+"""(offset, size) to bytes, fewer at the end."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
     """A range of a file that becomes one object."""
 
     offset: int
     size: int
+    item_bytes: int = 1
+    """Width of its numbers, a divisor of its size; 1 when they are of several kinds."""
+    name: str = ""
+    """The same for the same part of the same tensor, in whatever version of the file; unique in the file."""
+
+
+class _Span(NamedTuple):
+    """A range of a file that is cut by size alone."""
+
+    begin: int
+    end: int
+    item_bytes: int
+    name: str
 
 
 def cut(path: Path, size_bytes: int) -> list[Piece]:
     """The pieces of a file of `size_bytes`, in order and without gaps; none for an empty file."""
-    edges = _tensor_edges(path, size_bytes) if path.suffix == ".safetensors" else [size_bytes]
-    pieces: list[Piece] = []
-    start = 0
-    for edge in edges:
-        pieces.extend(_by_size(start, edge))
-        start = edge
-    return pieces
+    with path.open("rb") as file:
+
+        def read(offset: int, size: int) -> bytes:
+            file.seek(offset)
+            return file.read(size)
+
+        return cut_by(read, path.name, size_bytes)
 
 
-def _by_size(start: int, end: int) -> Iterator[Piece]:
-    for offset in range(start, end, limits.CHUNK_BYTES):
-        yield Piece(offset, min(limits.CHUNK_BYTES, end - offset))
+def cut_by(read: ReadAt, name: str, size_bytes: int) -> list[Piece]:
+    """`cut` for bytes that lie elsewhere: what kind of file they are is told by the `name`."""
+    spans = _tensor_spans(read, size_bytes) if name.endswith(".safetensors") else None
+    if spans is None:
+        spans = [_Span(0, size_bytes, 1, "")]
+    return [piece for span in spans for piece in _by_size(span)]
 
 
-def _tensor_edges(path: Path, size_bytes: int) -> list[int]:
-    """Ends of the header, of each run of small tensors, of each large tensor; [size_bytes] for another format.
+def _by_size(span: _Span) -> Iterator[Piece]:
+    width = span.item_bytes if (span.end - span.begin) % span.item_bytes == 0 else 1
+    for offset in range(span.begin, span.end, limits.CHUNK_BYTES):
+        name = f"{span.name}@{offset - span.begin}"
+        yield Piece(offset, min(limits.CHUNK_BYTES, span.end - offset), width, name)
+
+
+def _tensor_spans(read: ReadAt, size_bytes: int) -> list[_Span] | None:
+    """The header, each run of small tensors, each large tensor; None for another format.
 
     Layout (huggingface.co/docs/safetensors): 8 bytes little-endian header length, JSON header, tensor bytes.
     """
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size_bytes
-        if length > min(TENSOR_HEADER_BYTES_MAX, size_bytes - 8):
-            return [size_bytes]
-        text = file.read(length)
-    base = 8 + length
+    prefix = read(0, 8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size_bytes
+    if length > min(TENSOR_HEADER_BYTES_MAX, size_bytes - 8):
+        return None
+    start = 8 + length
     try:
-        tensors = json.loads(text)
-        spans = sorted(tuple(entry["data_offsets"]) for name, entry in tensors.items() if name != "__metadata__")
-        edges = _join_small([(base + int(begin), base + int(end)) for begin, end in spans], base)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return [size_bytes]
-    if any(edge > size_bytes for edge in edges) or edges != sorted(set(edges)):
-        return [size_bytes]
-    return edges if edges[-1] == size_bytes else [*edges, size_bytes]
+        tensors = json.loads(read(8, length))
+        found = sorted(
+            (start + int(entry["data_offsets"][0]), start + int(entry["data_offsets"][1]),
+             ITEM_BYTES.get(entry.get("dtype"), 1), name)
+            for name, entry in tensors.items()
+            if name != "__metadata__"
+        )  # fmt: skip
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None
+    spans = _closed(_join_small([_Span(*each) for each in found]), start, size_bytes)
+    edges = [span.end for span in spans]
+    return spans if edges == sorted(set(edges)) and edges[-1] == size_bytes else None
 
 
-def _join_small(spans: list[tuple[int, int]], base: int) -> list[int]:
-    """Edges after the header (`base`), after each large tensor, and after each run of small ones."""
-    edges = [base]
+def _join_small(tensors: list[_Span]) -> list[_Span]:
+    """Each large tensor, and each run of neighbouring small ones."""
+    spans: list[_Span] = []
     run_start = -1  # where the open run of small tensors begins; -1: none is open
-    for begin, end in spans:
-        small = end - begin < SMALL_TENSOR_BYTES
-        if small and run_start >= 0 and end - run_start <= SMALL_RUN_BYTES:
-            edges[-1] = end
-        elif end > begin:
-            edges.append(end)
-            run_start = begin if small else -1
-    return edges
+    for tensor in tensors:
+        small = tensor.end - tensor.begin < SMALL_TENSOR_BYTES
+        if small and run_start >= 0 and tensor.end - run_start <= SMALL_RUN_BYTES:
+            run = spans[-1]
+            width = run.item_bytes if run.item_bytes == tensor.item_bytes else 1
+            spans[-1] = run._replace(end=tensor.end, item_bytes=width)
+        elif tensor.end > tensor.begin:
+            spans.append(tensor)
+            run_start = tensor.begin if small else -1
+    return spans
+
+
+def _closed(spans: list[_Span], start: int, size_bytes: int) -> list[_Span]:
+    """Header in front, whatever stands behind the last tensor at the end; a gap belongs to the tensor after it."""
+    closed = [_Span(0, start, 1, "header ")]
+    for span in spans:
+        gap = span.begin != closed[-1].end
+        closed.append(span._replace(begin=closed[-1].end, item_bytes=1 if gap else span.item_bytes))
+    if closed[-1].end < size_bytes:
+        closed.append(_Span(closed[-1].end, size_bytes, 1, "rest "))
+    return closed
 
 
 def wrap(body: bytes) -> bytes:
     """The stored bytes of an object in raw coding."""
-    return HEADER + body
+    return coding.RAW_HEADER + body
 
 
 def unwrap(stored: bytes) -> memoryview:
-    """The decoded bytes of a stored object. ArtifactCorrupt when the header is not one that this version reads."""
-    if stored[:2] != OBJECT_MAGIC:
-        raise ArtifactCorrupt(f"a stored object begins with {OBJECT_MAGIC!r}, this one with {stored[:2]!r}")
-    if len(stored) < len(HEADER) or stored[2] != OBJECT_FORMAT or stored[3] != CODING_RAW:
-        raise ArtifactCorrupt(
-            f"this version reads objects of format {OBJECT_FORMAT} in raw coding, got header {stored[:4].hex()}: "
-            "update this machine"
-        )
-    return memoryview(stored)[len(HEADER) :]
+    """The decoded bytes of a whole object. ArtifactCorrupt when it is none that this version reads."""
+    return coding.decode(stored)
+
+
+OBJECT_BYTES_MAX = coding.OBJECT_BYTES_MAX
+"""Stored bytes of one object beyond which it is refused unread."""

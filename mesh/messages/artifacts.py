@@ -3,7 +3,7 @@
 artifact digest = SHA-256 of the manifest's bytes (canonical msgpack: the codec writes fields in declared order)
 object digest   = SHA-256 of the object's decoded bytes; the stored bytes begin with a four-byte header
 
-stored object:  'R' 'O' | format 1 | coding | body …        coding 0 = raw
+stored object:  'R' 'O' | format 1 | coding | …        mesh/coding.py draws it: 0 raw, 1 byte planes, 2 delta to a base
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from mesh.messages.base import Facts, Part, Record
 OBJECT_MAGIC = b"RO"
 OBJECT_FORMAT = 1
 CODING_RAW = 0
+CODING_PLANES = 1
+CODING_DELTA = 2
 
 
-class FileEntry(Part, frozen=True, kw_only=True):
-    """One file: its path inside the artifact and the objects whose bytes, in order, are its content."""
+class FileEntry(Part, frozen=True, kw_only=True, omit_defaults=True):
+    """One file: its path inside the artifact and the objects whose bytes, in order, are its content.
+
+    Defaults are left out, so that a manifest without deltas has the bytes, and the digest, that it always had.
+    """
 
     path: str
     """Relative, '/'-separated, no '..', no leading '/'."""
@@ -28,6 +33,9 @@ class FileEntry(Part, frozen=True, kw_only=True):
     """Object digests (64 hex) in order."""
     sizes: tuple[int, ...]
     """Decoded size of each object in bytes, same length as `objects`."""
+    bases: tuple[str, ...] = ()
+    """Empty, or as many as `objects`: the digest of the whole object that a delta is decoded with, '' for a whole one.
+    What is collected as garbage, and what a reader fetches, follows from here without reading an object."""
 
     def __post_init__(self) -> None:
         parts = self.path.split("/")
@@ -35,6 +43,8 @@ class FileEntry(Part, frozen=True, kw_only=True):
             raise ValueError(f"a path inside an artifact is relative and plain, got {self.path!r}")
         if len(self.objects) != len(self.sizes) or sum(self.sizes) != self.size_bytes:
             raise ValueError(f"the objects of {self.path!r} do not add up to its size")
+        if self.bases and len(self.bases) != len(self.objects):
+            raise ValueError(f"{self.path!r} has {len(self.objects)} objects and bases for {len(self.bases)}")
 
 
 class Manifest(Record, frozen=True, kw_only=True):
