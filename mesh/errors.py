@@ -13,6 +13,7 @@ The class tells the consequence, so that a handler reads the class and never the
         StaleWrite            the write names an epoch that is over, or another holder's
         Conflict              compare-and-set lost: somebody else wrote first
         DataRefused           a dataset that can not be used; .row says where
+        ModelRefused          a model folder that can not be taken in; no code and no pickle travels
         TaskRefused           settings, kind or inputs that no worker could run
         ArtifactMissing       a chunk or manifest is not in the store
         ArtifactCorrupt       bytes do not match their digest
@@ -96,6 +97,12 @@ class Conflict(Reject):
 
 class DataRefused(Reject):
     """The dataset can not be used as it is."""
+
+    exit_code = 5
+
+
+class ModelRefused(Reject):
+    """The model can not be used as it is."""
 
     exit_code = 5
 

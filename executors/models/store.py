@@ -18,13 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from executors.modelfolder import CONFIG_BYTES_MAX, FORMAT
 from mesh.errors import ArtifactCorrupt
-
-FORMAT = 2
-"""Rises when an older program would misread a newer model."""
-
-CONFIG_BYTES_MAX = 8 * 1024 * 1024
-"""Labels and column names make a config large; 8 MiB are some 40,000 of them."""
 
 Arrays = dict[str, NDArray[Any]]
 
