@@ -1,6 +1,6 @@
 """The control plane in virtual time under seeded faults: does the mesh keep its promises whatever happens to it?
 
-    seed -> a world: the real scheduler, real workers with simulated children, a publisher, a broker in memory
+    seed -> a world: the real scheduler, real workers with simulated children, people, a broker in memory
          -> CHAOS_S of faults (messages, partitions, kill -9 at any await, stalls, outages), then none
          -> everything must settle; judges read ledger, results and outboxes from outside
 
@@ -11,8 +11,10 @@
     parts.py        stand-ins for disk, children and artifact store
     lives.py        machines that start, kill and restart the agents
     work.py         what is published and withdrawn
+    operator.py     who drains workers and starts parked tasks again
     chaos.py        the faults of one seed
     judge.py        the promises, and a second, simple account of the ledger that tells whether they hold
+    obedience.py    the same for what the operator says
     world.py        one seed from its start to its verdict
     run.py          many seeds, and their totals
 

@@ -9,25 +9,29 @@ It shares no code with the scheduler's mind; only the projection's words are tak
     every task ends   once faults cease, within SETTLE_S
     nothing lost      a result by a holder stands in the ledger, unless its task ended otherwise before it was heard
     true receipts     what an outbox let go as recorded is recorded, what was refused is not
+    obedience         what the operator says is done (obedience.py); who is drained gets no lease
     one projection    RESULTS holds every record that follows from the ledger, once, and nothing else
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterator
 
+from benchmarks.simulation.obedience import Before, Obedience
 from benchmarks.simulation.parts import Disk
-from benchmarks.simulation.work import Publisher
+from benchmarks.simulation.work import CommandLine
 from mesh import codec, limits
 from mesh.bus import Stored
 from mesh.ledger_log import START
 from mesh.memory import MemoryServer
 from mesh.messages.base import Epoch, Key, Record
-from mesh.messages.commands import COMMANDS, Cancel, CheckpointMade, FailureFound, GiveBack, ResultFound, Submit
+from mesh.messages.commands import COMMANDS, CheckpointMade, FailureFound, GiveBack, ResultFound, Submit
 from mesh.messages.ledger import (
     AnyEvent,
+    Cause,
     CheckpointRecorded,
     Entry,
     LeaderChosen,
@@ -36,8 +40,10 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
+    WorkerDrained,
 )
 from mesh.messages.results import stamped
 from mesh.messages.tasks import Outcome, TaskSpec
@@ -66,8 +72,17 @@ class TaskAccount:
     outcome: Outcome | None = None
     """What its result said, when it has succeeded."""
     ended: str = ""
-    ended_at: int = 0
-    """Sequence of the entry that ended it."""
+    closed: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    """From which entry to which one it had ended; infinity: it still has."""
+
+    @property
+    def ended_at(self) -> int:
+        """Sequence of the entry that ended it last; 0: it never has."""
+        return self.closed[-1][0] if self.closed else 0
+
+    def had_ended(self, seq: int) -> bool:
+        """True when it had ended before this entry was over, and had not started again before it began."""
+        return any(since <= seq <= until for since, until in self.closed)
 
 
 class Judge:
@@ -86,6 +101,9 @@ class Judge:
         """Rows that were refused in a history that was lost."""
         self._takers: dict[tuple[str, Epoch], str] = {}
         """Who has taken it: a lease of which its worker never heard binds nobody once it is lost."""
+        self.obedience = Obedience(server, lambda sentence: self.breaks("obedience", sentence))
+        self._unearned: dict[str, str] = {}
+        """Tasks leased to workers that are drained, within one entry: only to record what they come back with."""
 
     def breaks(self, promise: str, sentence: str) -> None:
         """A promise was broken."""
@@ -102,6 +120,7 @@ class Judge:
 
     def watch(self) -> None:
         """Read the entries that have come."""
+        self.obedience.listen()
         stream = self._server.stream(self._subjects.stream("LEDGER"))
         seq = self.entries[-1][0] if self.entries else 0
         while (stored := stream.following(self._subjects.ledger(), seq + 1)) is not None:
@@ -115,6 +134,10 @@ class Judge:
         """Of the ledger as it was read last."""
         return self._generation
 
+    def parked(self) -> list[TaskSpec]:
+        """The dead letters, as of the last look."""
+        return [task.spec for task in self.tasks.values() if task.ended == "parked"]
+
     def rewound(self, disks: dict[str, Disk]) -> None:
         """The broker comes back with an older store: read its history from the start. What was refused until now was
         refused in a history that is over: the one that comes may record it."""
@@ -122,11 +145,14 @@ class Judge:
             self._refused_before.update(disk.refused)
         self.entries.clear()
         self.tasks.clear()
+        self.obedience.rewound()
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
 
     def _read(self, seq: int, entry: Entry) -> None:
         if entry.previous != self._previous:
             self.breaks("one history", f"entry {seq} does not follow the one before it")
+        commands = self.obedience.covered(min(self._covered, entry.commands_seq), entry.commands_seq)
+        before = self._before() if commands else None
         for event in entry.events:
             if isinstance(event, LeaderChosen):
                 if event.term <= self._term:
@@ -137,8 +163,15 @@ class Judge:
                     self.breaks("one history", f"generation {event.generation} follows {self._generation}")
                 self._generation = event.generation
                 self._covered = min(self._covered, entry.commands_seq)  # commands were lost with the store
+            elif isinstance(event, WorkerDrained):
+                self.obedience.hear(event)
             else:
                 self._hear(seq, event)
+        for name, incarnation in self._unearned.items():
+            self.breaks("obedience", f"entry {seq} leases {name} to {incarnation}, which is drained")
+        self._unearned.clear()
+        if before is not None:
+            self.obedience.check(seq, commands, before, entry.events)
         if entry.term != self._term:
             self.breaks("one history", f"entry {seq} of term {entry.term} stands in term {self._term}")
         if entry.commands_seq < self._covered:
@@ -147,6 +180,12 @@ class Judge:
         if entry.generation != self._generation:
             self.breaks("one history", f"entry {seq} of generation {entry.generation} stands in {self._generation}")
         self.entries.append((seq, entry))
+
+    def _before(self) -> Before:
+        return Before(
+            ended={name: task.ended for name, task in self.tasks.items()},
+            specs={name: task.spec for name, task in self.tasks.items()},
+        )
 
     def _hear(self, seq: int, event: AnyEvent) -> None:
         if isinstance(event, TopicPlanned):
@@ -159,6 +198,8 @@ class Judge:
         task = self.tasks.get(name)
         if task is None:
             return self.breaks("one lease", f"entry {seq} names {name}, which was never planned")
+        if isinstance(event, TaskResubmitted):
+            return self._started_again(seq, task)
         if task.ended:
             return self.breaks("one lease", f"entry {seq}: {type(event).__name__} of {name} after its end")
         match event:
@@ -191,6 +232,8 @@ class Judge:
         unmet = [other for other in task.spec.after if self.tasks[other].ended != "succeeded"]
         if unmet:
             self.breaks("one lease", f"entry {seq} leases {name} before {unmet[0]} has succeeded")
+        if event.incarnation.partition(".")[0] in self.obedience.drained:
+            self._unearned[name] = event.incarnation
         self._leases.setdefault((name, event.epoch), set()).add(event.incarnation)
         task.epoch, task.holder = event.epoch, event.incarnation
         task.holders[event.epoch] = event.incarnation
@@ -210,20 +253,31 @@ class Judge:
         earned = event.earned_under or event.epoch
         if event.incarnation != task.holder or event.incarnation not in self._leases.get((event.task, earned), ()):
             self.breaks("no stale write", f"entry {seq}: {event.incarnation} did not earn {event.task} under {earned}")
+        if event.earned_under is not None:
+            self._unearned.pop(event.task, None)
         self._record(task, Key(event.task, earned, "result", event.number))
         task.outcome = event.outcome
         self._ended(seq, task, "succeeded")
 
     @staticmethod
     def _ended(seq: int, task: TaskAccount, how: str) -> None:
-        task.ended, task.ended_at, task.holder = how, seq, ""
+        task.ended, task.holder = how, ""
+        task.closed.append((seq, math.inf))
+
+    def _started_again(self, seq: int, task: TaskAccount) -> None:
+        """A parked task goes on as if it had not ended: its next end is the only one, its epochs go on rising."""
+        if task.ended != "parked":
+            how = task.ended or "open"
+            return self.breaks("one lease", f"entry {seq} starts {task.spec.id} again, which is {how}")
+        task.ended, task.closed[-1] = "", (task.ended_at, seq)
+        return None
 
     # -- has everything settled? --------------------------------------------------------------------------------------
 
-    def unsettled(self, publisher: Publisher, disks: dict[str, Disk]) -> list[str]:
+    def unsettled(self, asked: CommandLine, disks: dict[str, Disk]) -> list[str]:
         """What is still open, in words."""
-        found = [] if publisher.done else ["not everything is published"]
-        for command in publisher.stored.values():
+        found = [] if asked.done else ["not everything is published"]
+        for command in asked.stored.values():
             if isinstance(command, Submit):
                 found += [f"{spec.id} is not planned" for spec in command.tasks if spec.id not in self.tasks]
         found += [f"{name} has not ended" for name, task in self.tasks.items() if not task.ended]
@@ -242,19 +296,19 @@ class Judge:
         found = Counter(f"tasks {task.ended or 'open'}" for task in self.tasks.values())
         found["tasks"], found["ledger entries"], found["terms"] = len(self.tasks), len(self.entries), self._term
         found["leases"] = len(self._leases)
-        found["late results taken"] = sum(
-            isinstance(event, TaskSucceeded) and event.earned_under is not None
-            for _, entry in self.entries
-            for event in entry.events
-        )
+        for _, entry in self.entries:
+            for event in entry.events:
+                found["late results taken"] += isinstance(event, TaskSucceeded) and event.earned_under is not None
+                found["tasks resubmitted"] += isinstance(event, TaskResubmitted)
+                found["leases given back"] += isinstance(event, LeaseEnded) and event.cause is Cause.GIVEN_BACK
+                found["workers drained"] += isinstance(event, WorkerDrained) and event.drained
         found["checkpoints"] = sum(key.kind == "checkpoint" for task in self.tasks.values() for key in task.recorded)
         return found
 
     # -- the verdict --------------------------------------------------------------------------------------------------
 
-    def conclude(self, publisher: Publisher, disks: dict[str, Disk]) -> None:
+    def conclude(self, disks: dict[str, Disk]) -> None:
         """Everything that can only be said at the end."""
-        self._check_cancels(publisher)
         self._check_projection()
         heard = self._heard_commands()
         for name, disk in disks.items():
@@ -270,15 +324,6 @@ class Judge:
     def _recorded(self, key: Key) -> set[Key]:
         task = self.tasks.get(key.task)
         return task.recorded if task else set()
-
-    def _check_cancels(self, publisher: Publisher) -> None:
-        for command in publisher.stored.values():
-            if isinstance(command, Cancel):
-                topic = {name for name, task in self.tasks.items() if task.spec.topic == command.topic}
-                named = {command.task} if command.task else topic
-                for name in sorted(named):
-                    if name in self.tasks and not self.tasks[name].ended:
-                        self.breaks("every task ends", f"{name} was withdrawn and goes on")
 
     def _heard_commands(self) -> dict[str, int]:
         """Ledger sequence at which each command subject was certainly heard; a pack is the subjects of its rows."""
@@ -318,7 +363,7 @@ class Judge:
         if not task.ended:
             self.breaks("nothing lost", f"{worker} has the result {key}, and {key.task} has not ended")
         at = heard.get(row.subject)
-        if at is not None and task.ended_at > at:
+        if at is not None and task.ended_at > at and not task.had_ended(at):
             sentence = f"the result {key} was heard at entry {at}, and {key.task} ended at {task.ended_at}"
             self.breaks("nothing lost", sentence)
         return None

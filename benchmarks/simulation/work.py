@@ -1,9 +1,15 @@
-"""What a simulated mesh is given to do: topics with their tasks, some of them withdrawn, some of them trouble."""
+"""What a simulated mesh is given to do: topics with their tasks, some of them withdrawn, some of them trouble.
+
+CommandLine   puts commands onto the stream, each until it is stored; all of them again when the store is older
+Publisher     topics, and what it withdraws of them (operator.py: who drains workers and starts parked tasks again)
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Iterator
 
 import msgspec
 
@@ -12,7 +18,7 @@ from benchmarks.simulation.trace import Trace
 from mesh import codec
 from mesh.bus import Broker
 from mesh.errors import BusUnavailable, Conflict, NotFound
-from mesh.messages.commands import Cancel, Submit
+from mesh.messages.commands import Cancel, Drain, Resubmit, Submit
 from mesh.messages.tasks import Needs, OnDisconnect, TaskSpec
 from mesh.subjects import Subjects
 
@@ -22,43 +28,86 @@ PUBLISHED_S = 30.0
 
 AGAIN_S = 1.0
 
+LONG_S = 30.0
+"""A long task: it is still running when a worker is told to hand on what it has."""
 
-class Publisher:
-    """Publishes topics and withdraws some, each command until it is stored."""
+Asked = Submit | Cancel | Drain | Resubmit
 
-    def __init__(self, broker: Broker, subjects: Subjects, chance: random.Random, trace: Trace) -> None:
-        self.stored: dict[str, Submit | Cancel] = {}
-        """Commands that the stream has taken, by id."""
-        self._all_topics, self._again = False, 0
-        self._broker, self._subjects, self._chance, self._trace = broker, subjects, chance, trace
 
-    async def run(self) -> None:
-        """All topics, then it is done."""
-        topics = [f"t{number}" for number in range(1, self._chance.randint(2, 5))]
-        await asyncio.gather(*(self._topic(topic) for topic in topics))
-        self._all_topics = True
+class CommandLine:
+    """Commands of people, each put until it is stored."""
+
+    def __init__(self, broker: Broker, subjects: Subjects, trace: Trace) -> None:
+        self.stored: dict[str, Asked] = {}
+        """Commands that the stream has taken, by id, in their order."""
+        self._at_work = 0
+        self._one_by_one = asyncio.Lock()
+        self._broker, self._subjects, self._trace = broker, subjects, trace
 
     @property
     def done(self) -> bool:
-        """True when everything is published."""
-        return self._all_topics and not self._again
+        """True when nobody has anything more to say."""
+        return not self._at_work
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Somebody has more to say."""
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
+
+    async def put(self, command: Asked) -> None:
+        """Returns when it is stored. What is said of workers is said one after the other: the last word counts."""
+        if isinstance(command, Drain):
+            async with self._one_by_one:
+                await self._put(command)
+        else:
+            await self._put(command)
 
     async def again(self) -> None:
         """The store came back older: publish what was stored once more, as the command line's outbox does."""
-        self._again += 1
-        for command in list(self.stored.values()):
-            await self._put(command)
-        self._again -= 1
+        with self.at_work():
+            async with self._one_by_one:
+                for command in list(self.stored.values()):
+                    await self._put(command)
+
+    async def _put(self, command: Asked) -> None:
+        subject = self._subjects.command(WRITER, command.kind, command.id)
+        while True:
+            try:
+                await self._broker.append(subject, codec.encode(command), subject_seq=0)
+                break
+            except Conflict:
+                break  # an earlier try was stored, though nobody said so
+            except (BusUnavailable, NotFound):
+                await asyncio.sleep(AGAIN_S)
+        self._trace.note(f"published {command.id}")
+        self.stored[command.id] = command
+
+
+class Publisher:
+    """Publishes topics and withdraws some."""
+
+    def __init__(self, commands: CommandLine, chance: random.Random) -> None:
+        self._commands, self._chance = commands, chance
+
+    async def run(self) -> None:
+        """All topics, then it is done."""
+        with self._commands.at_work():
+            topics = [f"t{number}" for number in range(1, self._chance.randint(2, 5))]
+            await asyncio.gather(*(self._topic(topic) for topic in topics))
 
     async def _topic(self, topic: str) -> None:
         chance = self._chance
         await asyncio.sleep(chance.uniform(0.0, PUBLISHED_S))
         tasks = self._tasks(topic)
-        await self._put(Submit(id=f"s-{topic}", topic=topic, tasks=tasks))
+        await self._commands.put(Submit(id=f"s-{topic}", topic=topic, tasks=tasks))
         if chance.random() < 0.2:
             await asyncio.sleep(chance.uniform(0.0, 15.0))
             named = {"topic": topic} if chance.random() < 0.5 else {"task": chance.choice(tasks).id}
-            await self._put(Cancel(id=f"c-{topic}", reason="withdrawn", **named))
+            await self._commands.put(Cancel(id=f"c-{topic}", reason="withdrawn", **named))
 
     def _tasks(self, topic: str) -> tuple[TaskSpec, ...]:
         chance, made = self._chance, list[TaskSpec]()
@@ -89,6 +138,8 @@ class Publisher:
         chance = self._chance
         fate = Fate(seconds=chance.choice((0.5, 2.0, 6.0, 12.0)), outputs=chance.random() < 0.5)
         roll = chance.random()
+        if roll < 0.05:
+            return msgspec.structs.replace(fate, seconds=LONG_S, checkpoint_s=5.0)
         if roll < 0.55:
             return fate
         if roll < 0.67:
@@ -100,16 +151,3 @@ class Publisher:
         if roll < 0.94:
             return msgspec.structs.replace(fate, halvings=chance.randint(1, 5))
         return msgspec.structs.replace(fate, rejects=True)
-
-    async def _put(self, command: Submit | Cancel) -> None:
-        subject = self._subjects.command(WRITER, command.kind, command.id)
-        while True:
-            try:
-                await self._broker.append(subject, codec.encode(command), subject_seq=0)
-                break
-            except Conflict:
-                break  # an earlier try was stored, though nobody said so
-            except (BusUnavailable, NotFound):
-                await asyncio.sleep(AGAIN_S)
-        self._trace.note(f"published {command.id}")
-        self.stored[command.id] = command

@@ -21,12 +21,14 @@ from benchmarks.simulation.clocks import NumberedTask, SimulationLoop, WallClock
 from benchmarks.simulation.judge import Judge
 from benchmarks.simulation.lives import SchedulerMachine, WorkerMachine
 from benchmarks.simulation.network import Network
+from benchmarks.simulation.operator import Operator
 from benchmarks.simulation.parts import Nature
 from benchmarks.simulation.trace import TAIL_MAX, Trace
-from benchmarks.simulation.work import WRITER, Publisher
+from benchmarks.simulation.work import WRITER, CommandLine, Publisher
 from mesh import settings as mesh_settings
 from mesh.errors import InvariantBroken, NotFound, RamifyError
 from mesh.memory import MemoryServer
+from mesh.messages.ledger import LeaderChosen, Restored, WorkerDrained
 from mesh.setting_tree import Settings
 
 SETTLE_S = 400.0
@@ -93,9 +95,9 @@ class World:
         ]  # fmt: skip
         self.schedulers[1].wanted = chance.random() < STANDBY
         """A standby from the start, or one that somebody starts when there is trouble, or none."""
-        self.publisher = Publisher(
-            self.server.connect(WRITER), self.server.subjects, _chance(seed, "publisher"), self.trace
-        )
+        self.commands = CommandLine(self.server.connect(WRITER), self.server.subjects, self.trace)
+        self.publisher = Publisher(self.commands, _chance(seed, "publisher"))
+        self.operator = Operator(self.commands, _chance(seed, "operator"), names, self.judge.parked)
         self.chaos = Chaos(
             self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
             workers=self.workers, schedulers=self.schedulers, older=older, on_older=self._on_older,
@@ -108,7 +110,7 @@ class World:
         """The judge reads the history that is lost to its end, then another one; who published does so again."""
         self._look()
         self.judge.rewound(self._disks())
-        self._tasks.append(asyncio.get_running_loop().create_task(self.publisher.again(), name="publisher again"))
+        self._tasks.append(asyncio.get_running_loop().create_task(self.commands.again(), name="commands again"))
 
     async def run(self) -> None:
         """Live through the seed; what is wrong stands with the judge."""
@@ -116,6 +118,7 @@ class World:
         self._tasks += [loop.create_task(machine.run(), name=machine.name) for machine in self.schedulers]
         self._tasks += [loop.create_task(machine.run(), name=machine.name) for machine in self.workers]
         self._tasks.append(loop.create_task(self.publisher.run(), name="publisher"))
+        self._tasks.append(loop.create_task(self.operator.run(), name="operator"))
         self._tasks.append(loop.create_task(self.chaos.run(), name="chaos"))
         deadline = SETTLE_S
         while True:
@@ -124,6 +127,7 @@ class World:
             if not self.chaos.over:
                 deadline = loop.time() + SETTLE_S
                 continue
+            self.judge.obedience.watch_leases(loop.time(), self._held())
             open_ones = self._unsettled()
             if not open_ones or self.judge.broken:
                 break
@@ -132,7 +136,7 @@ class World:
                     self.judge.breaks("every task ends", sentence)
                 break
         if not self.judge.broken:
-            self.judge.conclude(self.publisher, self._disks())
+            self.judge.conclude(self._disks())
 
     def counts(self) -> Counter[str]:
         """What went on in this seed."""
@@ -154,12 +158,8 @@ class World:
         self.trace.defects.clear()
 
     def _unsettled(self) -> list[str]:
-        found = self.judge.unsettled(self.publisher, self._disks())
-        found += [
-            f"{machine.name} still holds {held[0]} under {held[1]}"
-            for machine in self.workers
-            for held in (machine.worker.holds if machine.worker is not None else ())
-        ]
+        found = self.judge.unsettled(self.commands, self._disks())
+        found += [f"{name} still holds {sorted(held)}" for name, held in self._held().items()]
         if (generation := self.judge.generation) > 1:  # who has not heard of it does not know what was lost
             found += [
                 f"{machine.name} has not heard of generation {generation}"
@@ -170,10 +170,18 @@ class World:
             found.append("RESULTS does not hold what the ledger says")
         return found
 
+    def _held(self) -> dict[str, set[str]]:
+        """Tasks that workers hold, by the worker's name."""
+        return {
+            machine.name: {task for task, _ in machine.worker.holds}
+            for machine in self.workers
+            if machine.worker is not None and machine.worker.holds
+        }
+
     def _projected_wanted(self) -> int:
-        """Events that have a record for subscribers: all but the changes of leaders."""
+        """Events that have a record for subscribers: all but the changes of leaders, and who is drained."""
         return sum(
-            type(event).__name__ not in ("LeaderChosen", "Restored")
+            not isinstance(event, LeaderChosen | Restored | WorkerDrained)
             for _, entry in self.judge.entries
             for event in entry.events
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -11,16 +12,18 @@ import pytest
 from agents.scheduler_history import History
 from agents.scheduler_results import Projector
 from agents.worker_owed import Debts
+from agents.worker_state import Holdings
 from benchmarks.simulation import run as simulation
 from benchmarks.simulation.world import Verdict
 from mesh.memory import MemoryBroker
 from mesh.messages.base import Epoch, Key
 from mesh.messages.commands import CheckpointMade, FailureFound, ResultFound
 from mesh.messages.leases import Receipt
-from mesh.messages.ledger import LeaseEnded, TaskCanceled
+from mesh.messages.ledger import LeaseEnded, TaskCanceled, TaskParked, TaskResubmitted, TaskSucceeded
 from mesh.messages.tasks import TaskState
 from mesh.outbox import Row
-from planner.ledger import Ledger
+from planner.ledger import NO_EPOCH, Ledger
+from planner.matching import Matcher
 from planner.receipts import Receipts
 from planner.scheduling import Scheduler
 
@@ -202,6 +205,83 @@ def lets_go_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(Debts, "_put", put)
 
 
+def leases_to_the_drained(patch: Patch) -> None:
+    """A drained worker is given work like any other."""
+    honest = Matcher._takes
+
+    def takes(self: Matcher, worker: Any) -> bool:
+        drained = self._ledger.drained
+        self._ledger.drained = OrderedDict()
+        try:
+            return honest(self, worker)
+        finally:
+            self._ledger.drained = drained
+
+    patch.setattr(Matcher, "_takes", takes)
+
+
+def drains_nobody(patch: Patch) -> None:
+    """A drain is heard and nothing comes of it."""
+    patch.setattr(Scheduler, "_drain", lambda *_: None)
+
+
+def keeps_what_it_shall_hand_on(patch: Patch) -> None:
+    """A worker that is drained at once goes on to the end of what it has."""
+    patch.setattr(Holdings, "_yield", lambda *_: [])
+
+
+def withdraws_nothing(patch: Patch) -> None:
+    """A cancel is heard and nothing comes of it."""
+    patch.setattr(Scheduler, "_cancel", lambda *_: None)
+
+
+def starts_half_of_it_again(patch: Patch) -> None:
+    """Of what is resubmitted together, only the first task starts."""
+    honest = Scheduler._together
+    patch.setattr(Scheduler, "_together", lambda self, resubmit: honest(self, resubmit)[:1])
+
+
+def starts_the_withdrawn_again(patch: Patch) -> None:
+    """Canceled tasks are kept with the parked ones."""
+    honest = Ledger._end
+
+    def end(self: Ledger, task: Any, state: TaskState, *rest: Any) -> Any:
+        ended = honest(self, task, state, *rest)
+        if state is TaskState.CANCELED:
+            self._set_aside(task)
+        return ended
+
+    patch.setattr(Ledger, "_end", end)
+
+
+def counts_epochs_anew(patch: Patch) -> None:
+    """A task that starts again begins with its first epoch."""
+    honest = Ledger._resubmit
+
+    def resubmit(self: Ledger, event: Any) -> Any:
+        task = honest(self, event)
+        task.epoch = NO_EPOCH
+        return task
+
+    patch.setattr(Ledger, "_resubmit", resubmit)
+
+
+def ends_twice_what_starts_again(patch: Patch) -> None:
+    """What ends after it was started again is put on record twice."""
+    honest = Scheduler.take
+
+    def take(self: Scheduler) -> list[Any]:
+        ends = {item.event.task for item in self._decided if isinstance(item.event, TaskResubmitted)}
+        self._again_once = getattr(self, "_again_once", set()) | ends  # type: ignore[attr-defined]
+        again: set[str] = self._again_once  # type: ignore[attr-defined]
+        found = []
+        for item in honest(self):
+            found += [item] * (1 + (isinstance(item.event, TaskSucceeded | TaskParked) and item.event.task in again))
+        return found
+
+    patch.setattr(Scheduler, "take", take)
+
+
 CAUGHT_AS: dict[Mutate, set[str]] = {
     accepts_stale_results: {"no stale write"},
     believes_past_holders: {"no stale write"},
@@ -215,9 +295,17 @@ CAUGHT_AS: dict[Mutate, set[str]] = {
     writes_the_ledger_without_a_look: {"one history"},
     forgets_to_tell_subscribers: {"one projection", "every task ends"},
     tells_subscribers_twice: {"one projection", "every task ends"},
-    believes_every_store: {"one lease"},
+    believes_every_store: {"one lease", "true receipts"},
     lets_go_when_sent: {"true receipts"},
     lets_go_before_it_is_stored: {"true receipts", "nothing lost"},
+    leases_to_the_drained: {"obedience"},
+    drains_nobody: {"obedience"},
+    keeps_what_it_shall_hand_on: {"obedience"},
+    withdraws_nothing: {"obedience"},
+    starts_half_of_it_again: {"obedience"},
+    starts_the_withdrawn_again: {"one lease"},
+    counts_epochs_anew: {"one lease"},
+    ends_twice_what_starts_again: {"one lease"},
 }
 """Each mutant, and the promises that it may be found to break first."""
 

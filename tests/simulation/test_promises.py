@@ -59,6 +59,7 @@ def test_every_kind_of_fault_occurs(totals: Totals, kind: str) -> None:
     [
         "tasks succeeded", "tasks parked", "tasks canceled", "leases", "checkpoints", "late results taken",
         "stale writes refused", "rows refused", "worker lives", "scheduler lives", "terms",
+        "tasks resubmitted", "workers drained", "leases given back",
     ],
 )  # fmt: skip
 def test_what_the_promises_are_about_occurs(totals: Totals, what: str) -> None:
