@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from logging import Logger
 
 from agents.runtime import within
@@ -290,12 +290,21 @@ class Debts:
             if not receipt.recorded:
                 self._log.warning("%s was refused and is set aside: %s", receipt.key, receipt.reason)
 
-    async def owe_again(self) -> int:
-        """The broker's store is older than what was heard: owe once more what was receipted; how many rows."""
+    async def owe_again(self, *, besides: Collection[str] = ()) -> int:
+        """The broker's store is older than what was heard: owe once more what was receipted, but not of these tasks;
+        how many rows."""
         self._released.clear()  # said by the history that is no more
         async with self._settling:
-            count = await asyncio.to_thread(self._outbox.reopen)
+            count = await asyncio.to_thread(self._outbox.reopen, besides=besides)
         self._asked.clear()
+        self._more_on_disk = True
+        self._to_send.set()
+        return count
+
+    async def reopen(self, keys: tuple[Key, ...]) -> int:
+        """Owe these rows once more; how many were receipted."""
+        async with self._settling:
+            count = await asyncio.to_thread(self._outbox.reopen, keys)
         self._more_on_disk = True
         self._to_send.set()
         return count

@@ -27,7 +27,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from mesh import codec
@@ -148,12 +148,16 @@ class Outbox:
         self._pending_bytes -= len(_row(found).data)
         return True
 
-    def reopen(self, keys: tuple[Key, ...] | None = None) -> int:
-        """Owe receipted rows once more, all or those of `keys`, because the broker came back older; how many."""
+    def reopen(self, keys: tuple[Key, ...] | None = None, *, besides: Collection[str] = ()) -> int:
+        """Owe receipted rows once more, because the broker came back older: those of `keys`, or all but those of the
+        tasks in `besides`; how many."""
         statement = "update rows set settled_at = null where settled_at is not null"
         with self._errors(), self._lock, self._writing():
             if keys is None:
-                count = self._db.execute(statement).rowcount
+                self._db.execute("create temporary table besides (task text primary key)")
+                self._db.executemany("insert into besides values (?)", ((task,) for task in besides))
+                count = self._db.execute(f"{statement} and task not in (select task from besides)").rowcount
+                self._db.execute("drop table besides")
             else:
                 count = sum(self._db.execute(f"{statement} and {_OF_KEY}", _values(key)).rowcount for key in keys)
             self._pending_bytes = self._bytes("settled_at is null")
@@ -161,11 +165,16 @@ class Outbox:
 
     def kept(self, limit: int = 1_000) -> list[Row]:
         """Receipted rows that are still here, oldest first."""
+        return [row for _, row in self.kept_beyond(0, limit)]
+
+    def kept_beyond(self, place: int, limit: int) -> list[tuple[int, Row]]:
+        """The same with the place of each, from behind a place on: to go through all of them a part at a time."""
         with self._errors(), self._lock:
             found = self._db.execute(
-                f"select {_COLUMNS} from rows where settled_at is not null order by id limit ?", (limit,)
+                f"select id, {_COLUMNS} from rows where settled_at is not null and id > ? order by id limit ?",
+                (place, limit),
             )
-            return [_row(values) for values in found]
+            return [(_int(values[0]), _row(values[1:])) for values in found]
 
     def prune(self) -> None:
         """Let go what has been kept long enough, or is over the bounds."""

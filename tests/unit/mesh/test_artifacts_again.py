@@ -85,3 +85,19 @@ async def test_a_store_that_is_away_is_an_error_and_not_an_answer(tmp_path: Path
     shelf.failures += [BusUnavailable()] * 9
     with pytest.raises(BusUnavailable):
         await store(shelf, tmp_path / "cache").missing(digest)
+
+
+async def test_an_upload_that_sees_the_store_come_back_older_looks_once_more_at_what_it_sent(tmp_path: Path) -> None:
+    shelf = Shelf()
+    mine = store(shelf, tmp_path / "cache")
+
+    def come_back_older(done: int, total: int) -> None:
+        if done == total:  # all objects are there, the manifest is not
+            for digest in sorted(shelf.objects)[:2]:
+                del shelf.objects[digest]
+            mine.forget_stored()
+
+    made = folder_of(tmp_path / "made", **{"a.bin": BODY})
+    digest = await mine.put(made, media="model", progress=come_back_older)
+    assert not await mine.missing(digest)
+    assert len(shelf.sent) == len(shelf.objects) + 2
