@@ -199,11 +199,17 @@ class MemoryBroker:
         wire.check_message(data, headers)
         fate = self._server.faults.append(self.name, subject)
         await self._call("append", timeout_s)
-        seq = 0
-        if fate is not Fate.LOST:
-            stream = self._server.stream_of(subject)
-            seq = stream.append(subject, data, dict(headers or {}), stream_seq, subject_seq, self._server.now())
-            self._server.bell.ring()
+        seq, server = 0, self._server
+
+        def store() -> int:
+            stream = server.stream_of(subject)
+            return stream.append(subject, data, dict(headers or {}), stream_seq, subject_seq, server.now())
+
+        if fate is Fate.LATE:
+            server.write_late(server.faults.late_s(), store)
+        elif fate is not Fate.LOST:
+            seq = store()
+            server.bell.ring()
         if fate is not Fate.STORED:
             await self._in_vain("append", timeout_s)
         return seq

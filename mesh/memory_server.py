@@ -14,7 +14,7 @@ from typing import Protocol
 
 from mesh import wire
 from mesh.bus import Message, StreamSpec
-from mesh.errors import Conflict, NotFound
+from mesh.errors import Conflict, DiskFull, Malformed, NotFound
 from mesh.memory_store import MemoryStream
 from mesh.subjects import Subjects
 
@@ -28,6 +28,8 @@ class Fate(enum.Enum):
     """It never arrived; the writer waits in vain."""
     REPLY_LOST = "reply lost"
     """It was stored, and the writer waits in vain."""
+    LATE = "late"
+    """It is stored a while later, if it still may be then; the writer waits in vain, and may be dead by then."""
 
 
 class Faults:
@@ -40,6 +42,10 @@ class Faults:
     def append(self, writer: str, subject: str) -> Fate:
         """The fate of one write to a stream."""
         return Fate.STORED
+
+    def late_s(self) -> float:
+        """How late a late write is."""
+        return 1.0
 
     def latency_s(self, caller: str, what: str) -> float:
         """How long a call (`append`, `read`, `ack`, …) takes; infinite: its answer never comes."""
@@ -114,7 +120,7 @@ class ServerCore:
         self.brokers: dict[Connection, None] = {}
         self.on_disconnect: dict[Callable[[str], None], None] = {}
         self._turns: dict[tuple[str, str], int] = {}
-        self._made = 0
+        self._made = self._crashes = 0
 
     def now(self) -> float:
         """The server's clock."""
@@ -125,6 +131,7 @@ class ServerCore:
     def crash(self) -> None:
         """Stop at once: every connection is lost, what is stored stays."""
         self.up = False
+        self._crashes += 1
         self._tell()
 
     def copy(self) -> dict[str, MemoryStream]:
@@ -215,6 +222,18 @@ class ServerCore:
             interest.take(message)
 
     # -- streams ------------------------------------------------------------------------------------------------------
+
+    def write_late(self, late_s: float, write: Callable[[], object]) -> None:
+        """Carry a write out later, unless this life of the server is over by then; nobody hears what comes of it."""
+        life = self._crashes
+
+        def carry_out() -> None:
+            if self._crashes == life:
+                with contextlib.suppress(Conflict, DiskFull, Malformed, NotFound):
+                    write()
+                self.bell.ring()
+
+        asyncio.get_running_loop().call_later(late_s, carry_out)
 
     def stream(self, name: str) -> MemoryStream:
         """The stream of this name, with what is too old removed."""

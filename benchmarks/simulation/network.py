@@ -23,6 +23,8 @@ class Weather:
     """A write never arrives."""
     reply_lost: float = 0.0
     """A write is stored, its answer never comes."""
+    late: float = 0.0
+    """A write is stored when its writer has given it up, or is dead."""
     slow: float = 0.0
     """A call takes seconds."""
     no_answer: float = 0.0
@@ -33,7 +35,15 @@ class Weather:
         """Calm, rough, or one trouble above all."""
         scale = chance.choice((0.0, 0.3, 1.0, 1.0, 3.0))
         rates = {field.name: scale * chance.choice((0.0, 1.0, 1.0, 2.0)) for field in dataclasses.fields(cls)}
-        most = {"drop": 0.05, "repeat": 0.05, "delay": 0.08, "lost": 0.03, "reply_lost": 0.04, "slow": 0.04}
+        most = {
+            "drop": 0.05,
+            "repeat": 0.05,
+            "delay": 0.08,
+            "lost": 0.03,
+            "reply_lost": 0.04,
+            "late": 0.02,
+            "slow": 0.04,
+        }
         return cls(**{name: rate * most.get(name, 0.01) for name, rate in rates.items()})
 
 
@@ -69,7 +79,7 @@ class Network(Faults):
         return (LATENCY_S,)
 
     def append(self, writer: str, subject: str) -> Fate:
-        """Writes may be lost, or executed without an answer."""
+        """Writes may be lost, or executed without an answer, at once or later."""
         weather, roll = self.weather, self._chance.random()
         fate = Fate.STORED
         if weather is not CALM and roll < weather.lost:
@@ -78,8 +88,15 @@ class Network(Faults):
         elif weather is not CALM and roll < weather.lost + weather.reply_lost:
             self._trace.fault("reply lost")
             fate = Fate.REPLY_LOST
+        elif weather is not CALM and roll < weather.lost + weather.reply_lost + weather.late:
+            self._trace.fault("late write")
+            fate = Fate.LATE
         self._trace.note(f"{writer} writes {subject}" + ("" if fate is Fate.STORED else f" ({fate.value})"))
         return fate
+
+    def late_s(self) -> float:
+        """Sometimes within the writer's patience, sometimes long after it."""
+        return self._chance.choice((0.1, 4.0, 15.0)) * self._chance.uniform(0.5, 1.5)
 
     def latency_s(self, caller: str, what: str) -> float:
         """Calls may be slow, or get no answer."""

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -83,10 +83,10 @@ class DiskOutbox:
                 self._disk.refused[receipt.key] = (row, receipt.reason)
         return count
 
-    def reopen(self, keys: tuple[Key, ...] | None = None) -> int:
-        """Owe receipted rows once more; how many."""
+    def reopen(self, keys: tuple[Key, ...] | None = None, *, besides: Collection[str] = ()) -> int:
+        """Owe receipted rows once more: those of `keys`, or all but those of these tasks; how many."""
         disk = self._disk
-        again = [key for key in disk.kept if keys is None or key in keys]
+        again = [key for key in disk.kept if (key.task not in besides if keys is None else key in keys)]
         for key in again:
             disk.pending[key] = disk.kept.pop(key)
         for key in sorted(disk.pending, key=lambda key: disk.pending[key].recorded_at):  # the order of their taking
@@ -94,8 +94,13 @@ class DiskOutbox:
         return len(again)
 
     def kept(self, limit: int = 1_000) -> list[Row]:
-        """Receipted rows that are still here."""
-        return list(self._disk.kept.values())[:limit]
+        """Receipted rows that are still here, oldest first."""
+        return [row for _, row in self.kept_beyond(0, limit)]
+
+    def kept_beyond(self, place: int, limit: int) -> list[tuple[int, Row]]:
+        """The same with the place of each, from behind a place on."""
+        rows = sorted(self._disk.kept.values(), key=lambda row: row.recorded_at)
+        return [(int(row.recorded_at), row) for row in rows if row.recorded_at > place][:limit]
 
     def prune(self) -> None:
         """Nothing is old here."""

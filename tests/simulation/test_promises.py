@@ -45,7 +45,8 @@ def test_every_promise_is_kept(totals: Totals) -> None:
 @pytest.mark.parametrize(
     "kind",
     [
-        "dropped", "repeated", "delayed", "slow call", "no answer", "write lost", "reply lost", "kill -9", "SIGTERM",
+        "dropped", "repeated", "delayed", "slow call", "no answer", "write lost", "reply lost", "late write",
+        "kill -9", "SIGTERM",
         "stopped process", "stalled loop", "partition", "silent partition", "broker crash", "clock jump",
         "task killed its worker", "older broker",
     ],

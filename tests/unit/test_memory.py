@@ -29,13 +29,13 @@ def _now() -> float:
 
 class _Scripted(Faults):
     def __init__(self, copies: Sequence[float] = (0.0,), fate: Fate = Fate.STORED, latency_s: float = 0.0) -> None:
-        self._copies, self._fate, self._latency_s = copies, fate, latency_s
+        self._copies, self.fate, self._latency_s = copies, fate, latency_s
 
     def copies(self, sender: str, receiver: str, message: Message) -> Sequence[float]:
         return self._copies
 
     def append(self, writer: str, subject: str) -> Fate:
-        return self._fate
+        return self.fate
 
     def latency_s(self, caller: str, what: str) -> float:
         return self._latency_s if what == "read" else 0.0
@@ -71,6 +71,36 @@ def test_a_write_without_an_answer_may_have_happened(fate: Fate, stored: int) ->
         return (await broker.state("S")).messages, _now()
 
     assert virtual_time.run(case()) == (stored, 3.0)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_late_write_is_stored_when_nobody_waits_for_it_any_more(crashes: bool) -> None:
+    async def case() -> tuple[int, int]:
+        server, broker = await _server(_Scripted(fate=Fate.LATE))
+        with pytest.raises(BusUnavailable, match="may or may not"):
+            await broker.append("s.a", b"1", timeout_s=0.5)
+        before = (await broker.state("S")).messages
+        if crashes:
+            server.crash()
+            server.restart()
+        await asyncio.sleep(1.0)
+        return before, (await broker.state("S")).messages
+
+    assert virtual_time.run(case()) == (0, 0 if crashes else 1)
+
+
+def test_a_late_write_is_held_to_its_condition() -> None:
+    async def case() -> list[bytes]:
+        faults = _Scripted(fate=Fate.LATE)
+        _, broker = await _server(faults)
+        with pytest.raises(BusUnavailable):
+            await broker.append("s.a", b"late", stream_seq=0, timeout_s=0.5)
+        faults.fate = Fate.STORED
+        await broker.append("s.a", b"first", stream_seq=0)
+        await asyncio.sleep(1.0)
+        return [stored.data for stored in await broker.read("S", "s.>")]
+
+    assert virtual_time.run(case()) == [b"first"]
 
 
 def test_calls_take_time_or_are_in_vain() -> None:
