@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mesh import codec, limits
+from mesh.artifact_again import Again
 from mesh.artifact_getting import Getting
 from mesh.artifact_putting import Progress, Putting, Source
 from mesh.bus import Log
@@ -63,6 +64,7 @@ class ArtifactStore:
         self._traffic = Traffic(backend or JetStreamBackend(log, subjects), condemned=condemned, report=report)
         self._putting = Putting(self._traffic, PutMemory(cache / ".puts"))
         self._getting = Getting(self._traffic, self._cache)
+        self._again = Again(self._traffic, self._cache, self._getting)
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
         self._busy: dict[str, asyncio.Lock] = {}
 
@@ -121,6 +123,14 @@ class ArtifactStore:
     def forget_stored(self) -> None:
         """Ask for every object again: call it when the broker may have come back with an older store."""
         self._traffic.forget()
+
+    async def missing(self, digest: str) -> bool:
+        """Is the artifact, or any part of it, not in the store? Moves no bytes but the manifest's. BusUnavailable."""
+        return await self._again.missing(digest)
+
+    async def send_again(self, digest: str) -> bool:
+        """Put what of an artifact an older store lacks, from the local cache; False when it is not here whole."""
+        return await self._again.send_again(digest)
 
     def _adopt(self, sources: list[Source], digest: str, manifest: bytes) -> None:
         """Take files that were just put into the cache. Only a convenience: a failure leaves no entry."""

@@ -2,7 +2,11 @@
 
     <folder>/<digest>/manifest      the manifest's bytes; its modification time says when the entry was last used
     <folder>/<digest>/files/…       the artifact's files, read-only
-    <folder>/.part-<pid>-<life>-…   a download in progress; renamed when complete, swept when its process is gone
+    <folder>/.part-<pid>-<life>-<digest>-…   a download in progress; renamed when complete
+    <folder>/.part-<pid>-<life>-…            another folder in the making; swept when its process is gone
+
+A download that was cut off leaves its part: the next one of the same artifact takes it over, when its process is gone
+or has let go of it (`leave`). It is swept after LEFT_S, and goes first when room is needed.
 
 An entry exists when its folder exists: it is made under another name and renamed. Whether its bytes are still right
 is checked by the artifact store at the first use in each process, so nothing is synced here and a power cut costs a
@@ -14,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import secrets
 import shutil
@@ -31,6 +36,9 @@ from mesh.errors import DiskFull, EnvironmentUnfit
 GRACE_S = 600.0
 """An entry used this lately is not evicted: it may have been handed out a moment ago, here or in another process."""
 
+LEFT_S = 24 * 3_600.0
+"""How long a part that was cut off is kept for a download to go on with: until the day after an outage."""
+
 _LIFE = secrets.token_hex(4)
 """Tells this process's parts from those of an earlier one with the same process id."""
 
@@ -42,6 +50,7 @@ class LocalCache:
         self.folder = folder
         self._bytes_max = bytes_max
         self._held: Counter[str] = Counter()
+        self._left: dict[str, Path] = {}  # parts of ours that were cut off, by digest
         self._lock = threading.Lock()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -65,9 +74,48 @@ class LocalCache:
 
     def new_part(self) -> Path:
         """An empty folder in which an entry's files are put together."""
-        part = self.folder / f".part-{os.getpid()}-{_LIFE}-{secrets.token_hex(4)}"
+        part = self._part_path()
         (part / "files").mkdir(parents=True)
         return part
+
+    def part_of(self, digest: str) -> tuple[Path, bool]:
+        """A folder in which this artifact is put together, and whether something of it may be there already."""
+        for found in self._abandoned(digest):
+            mine = self._part_path(f"{digest}-")
+            try:
+                found.rename(mine)  # only one can do that
+                (mine / "files").mkdir(exist_ok=True)
+            except OSError:
+                continue
+            return mine, True
+        part = self._part_path(f"{digest}-")
+        (part / "files").mkdir(parents=True)
+        return part, False
+
+    def leave(self, digest: str, part: Path) -> None:
+        """Let go of a part that was cut off."""
+        with self._lock:
+            self._left[digest] = part
+
+    def drop_left(self, *, keep: Path | None = None) -> None:
+        """Remove the parts that were cut off: their room is needed."""
+        for part in self._abandoned(""):
+            if part != keep:
+                remove_folder(part)
+
+    def _abandoned(self, digest: str) -> list[Path]:
+        """Parts (of one artifact, or of any) that nobody works on."""
+        with self._lock:
+            if digest:
+                ours = [self._left.pop(digest)] if digest in self._left else []
+            else:
+                ours = list(self._left.values())
+                self._left.clear()
+        foreign = self.folder.glob(f".part-*-*-{digest or '?' * 64}-*")
+        return ours + [path for path in foreign if not _is_alive(path)]
+
+    def _part_path(self, what: str = "") -> Path:
+        return self.folder / f".part-{os.getpid()}-{_LIFE}-{what}{secrets.token_hex(4)}"
 
     def admit(self, part: Path, digest: str, manifest: bytes) -> Path:
         """Make a complete part the entry of `digest`; the folder of its files. Then evict what is over the limit."""
@@ -85,7 +133,7 @@ class LocalCache:
 
     def discard(self, digest: str) -> None:
         """Remove an entry, at once for all who look."""
-        gone = self.folder / f".part-{os.getpid()}-{_LIFE}-{secrets.token_hex(4)}"
+        gone = self._part_path()
         try:
             (self.folder / digest).rename(gone)
         except OSError:
@@ -133,11 +181,9 @@ class LocalCache:
         return found
 
     def _sweep(self) -> None:
-        """Remove what dead processes left half-made."""
+        """Remove what dead processes left half-made, but for downloads that may go on."""
         for path in self.folder.glob(".part-*"):
-            pid, life = path.name.split("-")[1:3]
-            mine = int(pid) == os.getpid()
-            if (mine and life != _LIFE) or (not mine and not psutil.pid_exists(int(pid))):
+            if not _is_alive(path) and not (len(path.name.split("-")) == 5 and _age_s(path) < LEFT_S):
                 remove_folder(path)
 
 
@@ -150,6 +196,28 @@ def disk_errors(what: str, folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(f"There is no room left below {folder} for {what}: free some space.") from None
         raise EnvironmentUnfit(f"{what} can not be read or written below {folder}: {error}.") from error
+
+
+def _is_alive(part: Path) -> bool:
+    """Does the process that made this part still run? Another one may have its number."""
+    pid, life = part.name.split("-")[1:3]
+    return life == _LIFE if int(pid) == os.getpid() else psutil.pid_exists(int(pid))
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def size_on_disk(folder: Path) -> int:
+    """Bytes that a folder's files take on the disk, where the system says so; holes take none."""
+    total = 0
+    for path in _files_below(folder):
+        with contextlib.suppress(OSError):
+            total += getattr(path.stat(), "st_blocks", 0) * 512
+    return total
 
 
 def remove_folder(folder: Path) -> None:

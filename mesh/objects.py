@@ -10,7 +10,7 @@ store's own time, and `remove(name, mark=…)` leaves alone what was written aft
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 from mesh.bus import Log
@@ -20,6 +20,11 @@ from mesh.subjects import Subjects
 
 PUT_TIMEOUT_S = 30.0
 """Longest wait for one stored chunk: a slow uplink needs 16 s for 512 KiB at 256 kbit/s."""
+
+
+LIST_FROM = 32
+"""Above so many names a list of all subjects is asked for: it costs 3 microseconds a subject, a question for one name
+150, so that 20,000 stored objects (10 GB) are listed in the time of 400 questions."""
 
 
 class ObjectBackend(Protocol):
@@ -43,6 +48,10 @@ class ObjectBackend(Protocol):
 
     async def has(self, name: ObjectName) -> bool:
         """Is it there? Moves no bytes of it."""
+        ...
+
+    async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
+        """Those of the names that are not there; many at once, as cheap as the backend can."""
         ...
 
     def names(self) -> AsyncIterator[ObjectName]:
@@ -95,6 +104,15 @@ class JetStreamBackend:
     async def has(self, name: ObjectName) -> bool:
         """Is it there?"""
         return bool(await self._log.subjects(self._stream, self._subjects.stored(name)))
+
+    async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
+        """Those that are not there: few are asked for one by one, for many the subjects of their kinds are listed."""
+        if len(names) <= LIST_FROM:
+            return {name for name in names if not await self.has(name)}
+        there: set[str] = set()
+        for kind in {name.kind for name in names}:
+            there.update(await self._log.subjects(self._stream, self._subjects.stored_kind(kind)))
+        return {name for name in names if self._subjects.stored(name) not in there}
 
     async def names(self) -> AsyncIterator[ObjectName]:
         """Everything that is stored now."""

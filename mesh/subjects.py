@@ -6,6 +6,7 @@
 <prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader and the gate; put if absent
 <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
 <prefix>.art.d.<digest>.<base>                 ARTIFACTS  chunks as deltas against a base; put if absent
+<prefix>.condemned                             CONDEMNED  the leader: what the collector of garbage may remove soon
 $KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
 $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
 $KV.<prefix>_models.<name>                     models     who pushes a model, by compare-and-set
@@ -13,6 +14,7 @@ $KV.<prefix>_models.<name>                     models     who pushes a model, by
 <prefix>.in.<name>.>                           core       inbox and answers of one agent
 <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
 <prefix>.lead                                  core       the leader's beat
+<prefix>.wanted                                core       the leader: objects that caches should give back
 <prefix>.ask.<role>                            core       questions, queue group per role
 $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
 $SYS.ACCOUNT.<account>.DISCONNECT              system     the broker says whose connection closed
@@ -86,6 +88,10 @@ class Subjects:
         """One content-addressed chunk, delta or manifest."""
         return f"{self.prefix}.art.{name}"
 
+    def stored_kind(self, kind: str) -> str:
+        """All that is stored of one kind of names."""
+        return f"{self.prefix}.art.{kind}.>"
+
     def stored_name(self, subject: str) -> ObjectName | None:
         """The name of what is stored under a subject; None when it is nothing of the artifact store's."""
         prefix = f"{self.prefix}.art."
@@ -94,6 +100,10 @@ class Subjects:
     def artifacts(self) -> str:
         """All chunks, deltas and manifests."""
         return f"{self.prefix}.art.>"
+
+    def condemned(self) -> str:
+        """Lists of what the collector of garbage may remove soon."""
+        return f"{self.prefix}.condemned"
 
     def bucket(self, name: str) -> str:
         """The stream behind a key-value bucket."""
@@ -167,6 +177,10 @@ class Subjects:
     def lead(self) -> str:
         """The leader's beat."""
         return f"{self.prefix}.lead"
+
+    def wanted(self) -> str:
+        """Objects that whoever has them in a cache should store again."""
+        return f"{self.prefix}.wanted"
 
     def ask(self, role: str) -> str:
         """Questions to an agent of this role."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from mesh import artifacts, chunks, codec, limits, metrics
+from mesh import artifact_getting, artifact_putting, codec, coding, limits, metrics, windows
 from mesh import cache as mesh_cache
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Log
@@ -66,6 +66,10 @@ class Shelf:
         await self._turn()
         return name.digest in self._of(name)
 
+    async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
+        await self._turn()
+        return {name for name in names if name.digest not in self._of(name)}
+
     async def names(self) -> AsyncIterator[ObjectName]:
         for digest in list(self.objects):
             yield object_names.whole(digest)
@@ -98,7 +102,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "PAUSE_S", 0.0)
+    monkeypatch.setattr(windows, "PAUSE_S", 0.0)
 
 
 def store(shelf: Shelf, cache: Path, bytes_max: int = 10**9) -> ArtifactStore:
@@ -149,15 +153,16 @@ async def test_the_digest_depends_on_content_alone_and_the_manifest_is_last(shel
     assert codec.digest(shelf.manifests[first]) == first
 
 
-async def test_what_is_known_to_be_there_is_not_sent_again_until_forgotten(shelf: Shelf, tmp_path: Path) -> None:
+async def test_what_is_there_is_not_sent_again_and_is_asked_for_once_forgotten(shelf: Shelf, tmp_path: Path) -> None:
     ours = store(shelf, tmp_path / "c")
     await ours.put(folder_of(tmp_path / "one", a=BIG), media="dataset")
     sent = len(shelf.sent)
     await ours.put(folder_of(tmp_path / "two", copy=BIG, more=b"more"), media="dataset")
     assert len(shelf.sent) == sent + 1
+    del shelf.objects[shelf.sent[0]]
     ours.forget_stored()
     await ours.put(tmp_path / "one", media="dataset")
-    assert len(shelf.sent) == sent + 1 + sent
+    assert shelf.sent[sent + 1 :] == [shelf.sent[0]]
 
 
 async def test_what_is_moved_is_counted(shelf: Shelf, tmp_path: Path) -> None:
@@ -172,10 +177,10 @@ async def test_what_is_moved_is_counted(shelf: Shelf, tmp_path: Path) -> None:
     await store(shelf, tmp_path / "c2").get(digest)
     assert metrics.value("mesh_cache_bytes") > len(b"moved")
     size = len(shelf.objects[codec.digest(b"moved")])
-    shelf.objects[codec.digest(b"moved")] = chunks.wrap(b"other")
+    shelf.objects[codec.digest(b"moved")] = coding.RAW_HEADER + b"other"
     with pytest.raises(ArtifactCorrupt):
         await store(shelf, tmp_path / "c3").get(digest)
-    other = len(chunks.wrap(b"other"))
+    other = len(coding.RAW_HEADER + b"other")
     assert [now - then for now, then in zip(seen(), before, strict=True)] == [1, 1, 2, size, size + other, 1]
 
 
@@ -198,7 +203,7 @@ async def test_a_flipped_bit_is_corrupt_and_leaves_nothing_behind(shelf: Shelf, 
     assert list((tmp_path / "c2").iterdir()) == []
 
 
-@pytest.mark.parametrize("stored", [chunks.wrap(b"short"), b"", chunks.wrap(BIG + BIG)])
+@pytest.mark.parametrize("stored", [(coding.RAW_HEADER + b"short"), b"", coding.RAW_HEADER + BIG + BIG])
 async def test_objects_of_a_wrong_size_are_corrupt(shelf: Shelf, tmp_path: Path, stored: bytes) -> None:
     digest = await store(shelf, tmp_path / "c").put(folder_of(tmp_path / "in", a=b"right"), media="dataset")
     shelf.objects[codec.digest(b"right")] = stored
@@ -313,10 +318,10 @@ async def test_a_full_disk_is_one_sentence_and_leaves_nothing(
 ) -> None:
     digest = await store(shelf, tmp_path / "c").put(folder_of(tmp_path / "in", a=BIG), media="dataset")
 
-    def full(file: Path, offset: int, body: bytes) -> None:
+    def full(place: object) -> Callable[[object], None]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(artifacts, "_write_piece", full)
+    monkeypatch.setattr(artifact_getting, "_writer", full)
     with pytest.raises(DiskFull, match="free some space"):
         await store(shelf, tmp_path / "c2").get(digest)
     assert list((tmp_path / "c2").iterdir()) == []
@@ -336,7 +341,7 @@ async def test_what_can_not_be_an_artifact_is_refused(
         await ours.put(tmp_path / "pipes", media="m")
     with pytest.raises(DataRefused, match="plain"):
         await ours.put(folder_of(tmp_path / "odd", **{"back\\slash": b"a"}), media="m")
-    monkeypatch.setattr(artifacts, "OBJECTS_MAX", 3)
+    monkeypatch.setattr(artifact_putting, "OBJECTS_MAX", 3)
     with pytest.raises(DataRefused, match="split"):
         await ours.put(folder_of(tmp_path / "large", a=BIG), media="m")
     assert shelf.manifests == {}

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mesh import artifacts, limits
+from mesh import limits, windows
 from mesh.errors import BusUnavailable
 from tests.unit.mesh.test_artifacts import Shelf, folder_of, store
 
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifacts, "PAUSE_S", 0.0)
+    monkeypatch.setattr(windows, "PAUSE_S", 0.0)
 
 
 BODY = random.Random(1).randbytes(5 * limits.CHUNK_BYTES // 2)

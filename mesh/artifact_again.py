@@ -1,0 +1,115 @@
+"""Artifacts after the store came back older: is one there whole, and putting it again from the local cache.
+
+    missing      the manifest -> are all its objects there, and the bases of its deltas? Only the manifest is moved
+    send_again   the cached files hold every object decoded: what is not there is put, bases first, the manifest last
+
+A delta is put under its name with its bytes whole: a reader decodes what it finds. Its base may be a part of another
+cached artifact, an earlier checkpoint of the same training.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mesh import codec, coding, limits
+from mesh.artifact_getting import Getting
+from mesh.artifact_putting import parts_of
+from mesh.cache import LocalCache, disk_errors
+from mesh.errors import ArtifactMissing, Malformed
+from mesh.messages import object_names
+from mesh.messages.artifacts import Manifest
+from mesh.messages.object_names import ObjectName
+from mesh.object_traffic import Traffic
+from mesh.windows import in_window, patiently
+
+ENTRIES_MAX = 1_000
+"""Cached artifacts that are looked through for the bases of deltas, used last first."""
+
+
+class Place(NamedTuple):
+    """Where the decoded bytes of an object lie."""
+
+    file: Path
+    offset: int
+    size: int
+
+
+class Again:
+    """The second putting of one store."""
+
+    def __init__(self, traffic: Traffic, cache: LocalCache, getting: Getting) -> None:
+        self._traffic, self._cache, self._getting = traffic, cache, getting
+
+    async def missing(self, digest: str) -> bool:
+        """Is the artifact, or any part of it, not in the store? BusUnavailable when that can not be known."""
+        data = await patiently(lambda: self._traffic.backend.get(object_names.manifest(digest)))
+        if data is None or codec.digest(data) != digest:
+            return True
+        wanted = _needed(codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX))
+        return bool(await self._traffic.absent(wanted))
+
+    async def send_again(self, digest: str) -> bool:
+        """Put what of an artifact is not in the store; False when it, or a base of its deltas, is not here whole.
+        BusUnavailable, DiskFull: call again, nothing is sent twice."""
+        with self._cache.hold(digest):
+            data = self._cache.manifest(digest) if await self._getting.is_cached(digest) else None
+            if data is None:
+                return False
+            manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+            absent = await self._traffic.absent(_needed(manifest))
+            places = await asyncio.to_thread(self._places, digest, {name.digest for name in absent})
+            if any(name.digest not in places for name in absent):
+                return False
+
+            async def put(name: ObjectName) -> None:
+                with disk_errors("A cached artifact's file", places[name.digest].file):
+                    body = await asyncio.to_thread(_read, places[name.digest])
+                if codec.digest(body) != name.digest:
+                    raise ArtifactMissing(f"The cached object {name.digest[:16]} is damaged.", digest=name.digest)
+                await self._traffic.send(name, coding.RAW_HEADER + body)
+
+            try:
+                await in_window(sorted(absent), put)
+            except ArtifactMissing:  # of a base in an entry that nobody has checked
+                return False
+            await patiently(lambda: self._traffic.backend.put(object_names.manifest(digest), data))
+        return True
+
+    def _places(self, digest: str, wanted: set[str]) -> dict[str, Place]:
+        """Where these objects lie, by their digests: in the artifact itself, else in another entry of the cache."""
+        found: dict[str, Place] = {}
+        for entry in (digest, *self._cache.newest(ENTRIES_MAX)):
+            data = self._cache.manifest(entry) if len(found) < len(wanted) else None
+            if data is None:
+                continue
+            try:
+                manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+            except Malformed:
+                continue
+            for name, place in _placed(manifest, self._cache.files(entry)):
+                if name in wanted:
+                    found.setdefault(name, place)
+        return found
+
+
+def _needed(manifest: Manifest) -> set[ObjectName]:
+    """Objects and bases without which the artifact can not be read."""
+    names = {name for entry in manifest.files for name, _ in parts_of(entry)}
+    return names | {object_names.whole(name.base) for name in names if name.base}
+
+
+def _placed(manifest: Manifest, files: Path) -> Iterator[tuple[str, Place]]:
+    for entry in manifest.files:
+        offset = 0
+        for name, size in parts_of(entry):
+            yield name.digest, Place(files / entry.path, offset, size)
+            offset += size
+
+
+def _read(place: Place) -> bytes:
+    with place.file.open("rb") as source:
+        source.seek(place.offset)
+        return source.read(place.size)

@@ -1,0 +1,151 @@
+"""Getting artifacts: from the local cache, else from the store into the cache, checked object by object.
+
+    get    cached and whole? -> done.  else: a part folder -> objects in a window -> each checked, written in place
+           -> rename into the cache
+
+A get that was cut off leaves its part behind; the next one, in this process or a later one, takes it over: what stands
+in it is checked object by object, and only what is not right is fetched. So it is safe whatever a crash left there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from mesh import codec, limits
+from mesh.artifact_putting import Progress, Tracker, parts_of
+from mesh.cache import LocalCache, disk_errors, remove_folder, size_on_disk
+from mesh.errors import ArtifactCorrupt, ArtifactMissing, DataRefused, DiskFull
+from mesh.messages.artifacts import FileEntry, Manifest
+from mesh.object_traffic import Bytes, Traffic
+from mesh.windows import in_window
+
+
+class Place(NamedTuple):
+    """Where one object belongs."""
+
+    file: Path
+    offset: int
+    digest: str
+    base: str
+    size: int
+
+
+class Getting:
+    """Gets of one store. One get of an artifact at a time."""
+
+    def __init__(self, traffic: Traffic, cache: LocalCache) -> None:
+        self._traffic, self._cache = traffic, cache
+        self._checked: set[str] = set()
+
+    async def is_cached(self, digest: str) -> bool:
+        """Is it in the cache, and right? Checked once in each process; what is not right is removed."""
+        data = self._cache.manifest(digest)
+        if data is None:
+            return False
+        if digest not in self._checked:
+            if not await asyncio.to_thread(_is_whole, self._cache.files(digest), digest, data):
+                await asyncio.to_thread(self._cache.discard, digest)
+                return False
+            self._checked.add(digest)
+        return True
+
+    async def download(self, digest: str, manifest: Manifest, progress: Progress | None) -> Path:
+        """Fetch what is missing and take the artifact into the cache; the folder of its files."""
+        with disk_errors("A downloaded artifact", self._cache.folder):
+            part, begun = await asyncio.to_thread(self._cache.part_of, digest)
+            try:
+                await asyncio.to_thread(self._check_room, part, manifest.size_bytes)
+                await self._fill(part / "files", manifest, begun, Tracker(manifest.size_bytes, progress))
+                data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+                path = await asyncio.to_thread(self._cache.admit, part, digest, data)
+            except (OSError, DiskFull, ArtifactMissing, ArtifactCorrupt, DataRefused):
+                remove_folder(part)  # room is short, or nobody will ask for this artifact again
+                raise
+            except BaseException:
+                self._cache.leave(digest, part)
+                raise
+        self._checked.add(digest)
+        return path
+
+    async def read(self, entry: FileEntry) -> bytes:
+        """The content of one file, which the caller has found small enough."""
+        content = bytearray(entry.size_bytes)
+
+        async def one(place: Place) -> None:
+            def take(body: Bytes) -> None:
+                content[place.offset : place.offset + place.size] = body
+
+            await self._traffic.fetch(place.digest, place.base, place.size, take)
+
+        await in_window(_places(Path(), [entry]), one)
+        return bytes(content)
+
+    def _check_room(self, part: Path, size_bytes: int) -> None:
+        free = shutil.disk_usage(self._cache.folder).free
+        if free + size_on_disk(part) < size_bytes:
+            self._cache.drop_left(keep=part)
+            free = shutil.disk_usage(self._cache.folder).free
+        if free + size_on_disk(part) < size_bytes:
+            raise DiskFull(f"{size_bytes} bytes are needed below {self._cache.folder} and {free} are free: make room.")
+
+    async def _fill(self, files: Path, manifest: Manifest, begun: bool, tracker: Tracker) -> None:
+        await asyncio.to_thread(_lay_out, files, manifest)
+
+        async def one(place: Place) -> None:
+            if not (begun and await asyncio.to_thread(_stands, place)):
+                await self._traffic.fetch(place.digest, place.base, place.size, _writer(place))
+            tracker.add(place.size)
+
+        await in_window(_places(files, manifest.files), one)
+
+
+def _lay_out(files: Path, manifest: Manifest) -> None:
+    """Every file in its size; what is there already keeps its bytes."""
+    for entry in manifest.files:
+        path = files / entry.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.truncate(entry.size_bytes)
+
+
+def _places(files: Path, entries: Iterable[FileEntry]) -> Iterator[Place]:
+    for entry in entries:
+        offset = 0
+        for name, size in parts_of(entry):
+            yield Place(files / entry.path, offset, name.digest, name.base, size)
+            offset += size
+
+
+def _writer(place: Place) -> Callable[[Bytes], None]:
+    def write(body: Bytes) -> None:
+        with place.file.open("r+b", buffering=0) as target:
+            target.seek(place.offset)
+            written = 0
+            while written < len(body):
+                written += target.write(memoryview(body)[written:])
+
+    return write
+
+
+def _stands(place: Place) -> bool:
+    """Are the right bytes in place already?"""
+    with place.file.open("rb", buffering=0) as source:
+        source.seek(place.offset)
+        body = source.read(place.size)
+    return len(body) == place.size and codec.digest(body) == place.digest
+
+
+def _is_whole(files: Path, digest: str, manifest: bytes) -> bool:
+    """True when a cached entry's bytes are what its digest says."""
+    if codec.digest(manifest) != digest:
+        return False
+    entries = codec.decode(manifest, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX).files
+    with contextlib.suppress(OSError):
+        sized = all((files / entry.path).stat().st_size == entry.size_bytes for entry in entries)
+        return sized and all(_stands(place) for place in _places(files, entries))
+    return False
