@@ -32,13 +32,15 @@ class Chaos:
     def __init__(
         self, server: MemoryServer, network: Network, wall: WallClock, trace: Trace, chance: random.Random, *,
         workers: list[WorkerMachine], schedulers: list[SchedulerMachine], older: bool, on_older: Action,
+        leader: Callable[[], str],
     ) -> None:  # fmt: skip
-        """older: the broker may come back with an older copy of its store; on_older: called just before."""
+        """older: the broker may come back with an older copy of its store; on_older: called just before; leader: name
+        of the scheduler that leads."""
         self.over = False
         self._server, self._network, self._wall, self._trace, self._chance = server, network, wall, trace, chance
         self._workers, self._schedulers = workers, schedulers
         self._backups = [server.copy()] if older else []
-        self._older, self._on_older = older, on_older
+        self._older, self._on_older, self._leader = older, on_older, leader
         self._mending: set[asyncio.Task[None]] = set()
         self._rate_s = chance.choice((1.5, 3.0, 5.0, 10.0))
 
@@ -68,6 +70,7 @@ class Chaos:
             (1, lambda: self._cut(worker.name)),
             (1, lambda: self._cut(f"{worker.name}-beats")),
             (2, lambda: self._cut(scheduler.name)),
+            (2, self._silence_leader),
             (1, lambda: self._cut("cli")),
             (2, self._crash_broker),
             (1, self._jump),
@@ -129,6 +132,17 @@ class Chaos:
         if names[0].startswith("s") and self._chance.random() < 0.5:
             self._rival()
 
+    def _silence_leader(self) -> None:
+        """The leader neither hears nor is heard, and believes to be connected; the others go on, with another one."""
+        leader = next((machine for machine in self._schedulers if machine.name == self._leader()), None)
+        if leader is None or not leader.alive:
+            return
+        self._rival()
+        self._server.cut(leader.name, silently=True)
+        lasts_s = self._chance.choice((4.0, 12.0, 24.0)) * self._chance.uniform(0.5, 1.5)
+        self._trace.fault("silenced leader", f"{leader.name} for {lasts_s:.1f} s")
+        self._later(lasts_s, lambda: self._rejoin(leader.name))
+
     def _rejoin(self, *names: str) -> None:
         for name in names:
             self._server.heal(name)
@@ -153,9 +167,11 @@ class Chaos:
         self._server.restart(backup)
 
     def _jump(self) -> None:
+        """On one machine: what the others show does not follow."""
+        machine = self._chance.choice((*self._workers, *self._schedulers))
         seconds = self._chance.choice((-86_400.0, -30.0, 30.0, 86_400.0))
-        self._wall.jump(seconds)
-        self._trace.fault("clock jump", f"{seconds:g} s")
+        self._wall.jump(seconds, machine.name)
+        self._trace.fault("clock jump", f"{machine.name} by {seconds:g} s")
 
     def _change_weather(self) -> None:
         self._network.weather = Weather.of(self._chance)

@@ -80,14 +80,21 @@ class SimulationLoop(VirtualTimeLoop):
 
 
 class WallClock:
-    """The date, which may jump while durations do not."""
+    """The date of each machine, which may jump while durations do not."""
 
-    def __init__(self) -> None:
-        self.offset_s = WALL_S
+    def __init__(self, whose: Callable[[], str] = lambda: "") -> None:
+        """whose: the machine that looks at it now."""
+        self._whose = whose
+        self._ahead_s: dict[str, float] = {}
 
-    def jump(self, seconds: float) -> None:
-        """Somebody sets the clock."""
-        self.offset_s += seconds
+    @property
+    def offset_s(self) -> float:
+        """What the machine that looks now adds to the loop's time."""
+        return WALL_S + self._ahead_s.get(self._whose(), 0.0)
+
+    def jump(self, seconds: float, machine: str = "") -> None:
+        """Somebody sets a machine's clock."""
+        self._ahead_s[machine] = self._ahead_s.get(machine, 0.0) + seconds
 
 
 @contextlib.contextmanager

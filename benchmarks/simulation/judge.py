@@ -92,6 +92,8 @@ class Judge:
         self.broken: list[str] = []
         self.tasks: dict[str, TaskAccount] = {}
         self.entries: list[tuple[int, Entry]] = []
+        self.leader = ""
+        """Name of the scheduler that began the newest term, as of the last look."""
         self._server = server
         self._subjects = server.subjects
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
@@ -157,7 +159,7 @@ class Judge:
             if isinstance(event, LeaderChosen):
                 if event.term <= self._term:
                     self.breaks("one history", f"term {event.term} follows term {self._term}")
-                self._term = event.term
+                self._term, self.leader = event.term, event.name.partition(".")[0]
             elif isinstance(event, Restored):
                 if event.generation <= self._generation:
                     self.breaks("one history", f"generation {event.generation} follows {self._generation}")

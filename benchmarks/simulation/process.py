@@ -43,6 +43,11 @@ class Process:
             parent.threads.append(self)
 
     @property
+    def machine(self) -> str:
+        """Name of the machine on which it runs."""
+        return self.name.partition(".")[0]
+
+    @property
     def runs(self) -> bool:
         """True while its tasks go on."""
         return not (self.killed or self.stopped)
@@ -113,6 +118,11 @@ WORLD = Process("world")
 """Whoever is no process of the mesh: it is never killed."""
 
 _CURRENT: contextvars.ContextVar[Process] = contextvars.ContextVar("process", default=WORLD)
+
+
+def machine_now() -> str:
+    """Name of the machine whose program runs now."""
+    return _CURRENT.get().machine
 
 
 class Steps(Coroutine[Any, Any, Any]):

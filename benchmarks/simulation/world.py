@@ -73,7 +73,7 @@ class World:
 
     def __init__(self, seed: int, settings: Settings, *, older: bool, tail_max: int) -> None:
         self.trace = Trace(tail_max)
-        self.wall = WallClock()
+        self.wall = WallClock(processes.machine_now)
         self.network = Network(_chance(seed, "network"), self.trace)
         self.server = MemoryServer(faults=self.network)
         self.judge = Judge(self.server)
@@ -101,6 +101,7 @@ class World:
         self.chaos = Chaos(
             self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
             workers=self.workers, schedulers=self.schedulers, older=older, on_older=self._on_older,
+            leader=lambda: self.judge.leader,
         )  # fmt: skip
 
         self._tasks: list[asyncio.Task[None]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,25 @@ def test_a_stopped_process_goes_on_later_and_sees_then_what_came_meanwhile() -> 
     assert seen == [("cancelled", 5.0)]
 
 
+def test_the_wall_clock_of_one_machine_jumps_and_others_do_not() -> None:
+    async def main() -> None:
+        seen: dict[str, float] = {}
+        wall = WallClock(processes.machine_now)
+
+        async def look() -> None:
+            seen[processes.machine_now()] = time.time()
+
+        with bent_clocks(asyncio.get_running_loop(), wall):
+            wall.jump(3_600.0, "w1")
+            for name in ("w1.1", "w2.1"):
+                Process(name).start(look(), name)
+            await asyncio.sleep(1.0)
+        assert seen["w1"] - seen["w2"] == pytest.approx(3_600.0)
+
+    run(main())
+
+
 def test_the_wall_clock_jumps_and_durations_do_not() -> None:
-    import time
 
     async def main() -> None:
         wall = WallClock()

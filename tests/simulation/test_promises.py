@@ -46,9 +46,8 @@ def test_every_promise_is_kept(totals: Totals) -> None:
     "kind",
     [
         "dropped", "repeated", "delayed", "slow call", "no answer", "write lost", "reply lost", "late write",
-        "kill -9", "SIGTERM",
-        "stopped process", "stalled loop", "partition", "silent partition", "broker crash", "clock jump",
-        "task killed its worker", "older broker",
+        "kill -9", "SIGTERM", "stopped process", "stalled loop", "partition", "silent partition", "silenced leader",
+        "broker crash", "clock jump", "task killed its worker", "older broker",
     ],
 )  # fmt: skip
 def test_every_kind_of_fault_occurs(totals: Totals, kind: str) -> None:
