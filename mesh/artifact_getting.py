@@ -54,14 +54,14 @@ class Getting:
             self._checked.add(digest)
         return True
 
-    async def download(self, digest: str, manifest: Manifest, progress: Progress | None) -> Path:
-        """Fetch what is missing and take the artifact into the cache; the folder of its files."""
+    async def download(self, digest: str, data: bytes, progress: Progress | None) -> Path:
+        """Fetch what is missing and take the artifact into the cache; the folder of its files. data: its manifest."""
+        manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
         with disk_errors("A downloaded artifact", self._cache.folder):
             part, begun = await asyncio.to_thread(self._cache.part_of, digest)
             try:
                 await asyncio.to_thread(self._check_room, part, manifest.size_bytes)
                 await self._fill(part / "files", manifest, begun, Tracker(manifest.size_bytes, progress))
-                data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
                 path = await asyncio.to_thread(self._cache.admit, part, digest, data)
             except (OSError, DiskFull, ArtifactMissing, ArtifactCorrupt, DataRefused):
                 remove_folder(part)  # room is short, or nobody will ask for this artifact again

@@ -258,8 +258,7 @@ def _packed_in(folder: Path) -> dict[ObjectName, Path]:
     """The objects that a packer left in a folder, by name."""
     found = {}
     for path in folder.iterdir():
-        digest, _, base = path.name.partition(".")
-        name = object_names.parse(str(object_names.of_part(digest, base)))
+        name = object_names.parse(path.name)
         if name is not None:
             found[name] = path
     return found

@@ -27,7 +27,7 @@ from pathlib import Path
 from mesh import codec, limits
 from mesh.artifact_again import Again
 from mesh.artifact_getting import Getting
-from mesh.artifact_putting import Progress, Putting, Source
+from mesh.artifact_putting import Progress, Putting
 from mesh.bus import Log
 from mesh.cache import LocalCache, remove_folder
 from mesh.errors import ArtifactMissing, DataRefused
@@ -98,7 +98,7 @@ class ArtifactStore:
             digest, data, sources = await self._putting.put(path, media, facts, progress, True)
         self._learn(digest, data)
         if keep:
-            await asyncio.to_thread(self._adopt, sources, digest, data)
+            await asyncio.to_thread(self._adopt, {source.name: source.file for source in sources}, digest, data)
         return digest
 
     async def put_packed(
@@ -109,16 +109,24 @@ class ArtifactStore:
         media: str,
         facts: Facts | None = None,
         progress: Progress | None = None,
+        plain: Path | None = None,
     ) -> str:
         """Store an artifact whose objects were coded before; its digest.
 
-        folder: the stored bytes of each new object, header and all, in `<digest>` (whole) or `<digest>.<base>` (a
-        delta); the files stay. What is named and not there is believed to be in the store, and looked for:
-        ArtifactMissing with `.missing`, the names, when it is not; then everything has to be packed again.
+        folder: the stored bytes of each new object, header and all, in a file called by the object's name; the files
+        stay. What is named and not there is believed to be in the store, and looked for: ArtifactMissing with
+        `.missing`, the names, when it is not; then everything has to be packed again. plain: a folder with the
+        artifact's own files, taken into the local cache.
         """
         digest, data = await self._putting.packed(entries, folder, media, facts, progress)
         self._learn(digest, data)
+        if plain is not None:
+            await asyncio.to_thread(self._adopt, {entry.path: plain / entry.path for entry in entries}, digest, data)
         return digest
+
+    def drop(self, digest: str) -> None:
+        """Remove the local copy of an artifact, unless it is held. Blocks for as long as its files take."""
+        self._cache.drop(digest)
 
     def forget_stored(self) -> None:
         """Ask for every object again: call it when the broker may have come back with an older store."""
@@ -132,19 +140,20 @@ class ArtifactStore:
         """Put what of an artifact an older store lacks, from the local cache; False when it is not here whole."""
         return await self._again.send_again(digest)
 
-    def _adopt(self, sources: list[Source], digest: str, manifest: bytes) -> None:
-        """Take files that were just put into the cache. Only a convenience: a failure leaves no entry."""
+    def _adopt(self, files: dict[str, Path], digest: str, manifest: bytes) -> None:
+        """Take files (path in the artifact to file) that were just put into the cache. Only a convenience: a failure
+        leaves no entry."""
         if self._cache.manifest(digest) is not None:
             return
         part = self._cache.new_part()
         try:
-            for source in sources:
-                target = part / "files" / source.name
+            for name, file in files.items():
+                target = part / "files" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    os.link(source.file, target)
+                    os.link(file, target)
                 except OSError:
-                    shutil.copyfile(source.file, target)
+                    shutil.copyfile(file, target)
             self._cache.admit(part, digest, manifest)
         except OSError:
             remove_folder(part)
@@ -172,8 +181,9 @@ class ArtifactStore:
             async with lock:
                 if await self._getting.is_cached(digest):
                     return self._cache.files(digest)
-                manifest = await self.manifest(digest)
-                return await self._getting.download(digest, manifest, progress)
+                data = await self._traffic.fetch_manifest(digest)
+                self._learn(digest, data)
+                return await self._getting.download(digest, data, progress)
         finally:
             if not lock.locked():
                 self._busy.pop(digest, None)

@@ -140,6 +140,12 @@ class LocalCache:
             return
         remove_folder(gone)
 
+    def drop(self, digest: str) -> None:
+        """Remove an entry that this process does not hold."""
+        with self._lock:
+            if not self._held[digest]:
+                self.discard(digest)
+
     @contextlib.contextmanager
     def hold(self, *digests: str) -> Iterator[None]:
         """Within this block these entries are not evicted by this process."""
