@@ -24,6 +24,7 @@ from mesh import limits
 from mesh.errors import InvariantBroken, Malformed
 from mesh.messages import (
     artifacts,
+    collecting,
     commands,
     graph,
     judgement,
@@ -46,7 +47,8 @@ def _records() -> dict[str, type[Record]]:
     """Every record kind of the mesh by its name on the wire."""
     found: dict[str, type[Record]] = {}
     modules = (
-        artifacts, commands, graph, judgement, leases, ledger, models, packs, results, services, tasks, topics,
+        artifacts, collecting, commands, graph, judgement, leases, ledger, models, packs, results, services, tasks,
+        topics,
     )  # fmt: skip
     for module in modules:
         for value in vars(module).values():
@@ -247,6 +249,6 @@ def _is_loose(hint: Any) -> bool:
     return any(_is_loose(part) for part in typing.get_args(hint))
 
 
-def digest(data: bytes) -> str:
+def digest(data: bytes | bytearray | memoryview) -> str:
     """SHA-256 as 64 hex digits: the name of artifacts, chunks and ledger entries."""
     return hashlib.sha256(data).hexdigest()

@@ -44,6 +44,12 @@ busy for longer than the next answer takes even where a task lasts a fraction of
 HELD_PER_BEAT_MAX = 1_024
 """Leases named in one beat: some 60 bytes each."""
 
+MISSING_PER_ROW_MAX = 64
+"""Missing inputs named in one failure: a task has a handful of inputs."""
+
+DIGEST_CHARS = 64
+"""A SHA-256 digest in hexadecimal."""
+
 OWED_PER_REQUEST_MAX = 1_536
 """Outbox keys in one beat or one question for receipts: some 60 bytes each, what a worker owes while it waits for one
 commit of the ledger."""
@@ -67,7 +73,14 @@ MANIFEST_BYTES_MAX = 900 * 1024
 
 BELIEF_S = 600.0
 """How long what was seen in the store is believed to be there. A manifest is written at most this long after each of its
-objects was stored or seen: a collector that waits longer between two looks takes nothing that is being named."""
+objects was stored or seen: a collector that waits longer between its looks takes nothing that is being named."""
+
+UPLOAD_REFRESH_S = 300.0
+"""How often a long upload names what it has sent so far, so that the collector of garbage keeps it. Less than half
+of the shortest wait between condemning and removing: one lost attempt costs nothing."""
+
+CONDEMNED_BYTES_MAX = 64 * 1024 * 1024
+"""Lists of the condemned in their stream: some two million names. Every process that uploads holds them in memory."""
 
 ARTIFACT_FILES_MAX = 10_000
 """Files of one artifact."""

@@ -4,7 +4,8 @@
     COMMANDS    what is asked of the ledger                 refuses when full: a writer keeps what it owes
     LEDGER      what happened, written by the leader        for ever
     RESULTS     what subscribers read                       7 days
-    ARTIFACTS   chunks and manifests                        refuses when full
+    ARTIFACTS   chunks and manifests, each once             refuses when full
+    CONDEMNED   what may be removed from there soon         refuses when full: then nothing more is condemned
     KV graph, KV champions, KV models                       the last 64 values of each key
 
 `Log.ensure` makes the broker follow the table, `Log.differences` says where it does not. Each stream carries the
@@ -26,6 +27,7 @@ SCHEMA = 1
 """Raise it whenever a line of the table changes."""
 
 TOPICS, COMMANDS, LEDGER, RESULTS, ARTIFACTS = "TOPICS", "COMMANDS", "LEDGER", "RESULTS", "ARTIFACTS"
+CONDEMNED = "CONDEMNED"
 GRAPH, CHAMPIONS, MODELS = "graph", "champions", "models"
 
 
@@ -38,7 +40,11 @@ def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> 
         _stream(subjects, RESULTS, subjects.results(), "what people read", replicas, max_age_s=limits.RESULTS_AGE_S),
         _stream(
             subjects, ARTIFACTS, subjects.artifacts(), "chunks and manifests", replicas,
-            discard_new=True, max_bytes=artifact_bytes_max,
+            discard_new=True, max_bytes=artifact_bytes_max, max_per_subject=1,
+        ),
+        _stream(
+            subjects, CONDEMNED, subjects.condemned(), "what may soon be removed from there", replicas,
+            discard_new=True, max_bytes=limits.CONDEMNED_BYTES_MAX,
         ),
         _bucket(subjects, GRAPH, "specializations, by compare-and-set", replicas),
         _bucket(subjects, CHAMPIONS, "accepted models, by compare-and-set", replicas),
@@ -48,7 +54,7 @@ def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> 
 
 def _stream(
     subjects: Subjects, name: str, subject: str, why: str, replicas: int,
-    *, max_age_s: float = 0.0, max_bytes: int = -1, discard_new: bool = False,
+    *, max_age_s: float = 0.0, max_bytes: int = -1, max_per_subject: int = -1, discard_new: bool = False,
 ) -> StreamSpec:  # fmt: skip
     return StreamSpec(
         name=subjects.stream(name),
@@ -56,6 +62,7 @@ def _stream(
         why=why,
         max_age_s=max_age_s,
         max_bytes=max_bytes,
+        max_per_subject=max_per_subject,
         discard_new=discard_new,
         max_consumers=limits.STREAM_CONSUMERS_MAX,
         replicas=replicas,

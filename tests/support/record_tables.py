@@ -19,6 +19,7 @@ import msgspec
 from mesh import codec, limits, streams
 from mesh.messages import (
     artifacts,
+    collecting,
     commands,
     graph,
     judgement,
@@ -44,6 +45,7 @@ CONVERSATIONS: tuple[tuple[str, ModuleType], ...] = (
     ("Packs: several records in one message", packs),
     ("Evidence, recommendation, verdict, champion", judgement),
     ("Artifacts", artifacts),
+    ("Collecting garbage", collecting),
     ("The graph", graph),
     ("Models that people push, and base models", models),
     ("Hello and questions", services),
@@ -57,7 +59,7 @@ def stream_table() -> str:
     rows = ["| stream | subjects | keeps | when full | for |", "|---|---|---|---|---|"]
     for spec in streams.table(Subjects("mesh"), artifact_bytes_max=1):
         age = f"{spec.max_age_s / 86_400:g} days" if spec.max_age_s else "for ever"
-        kept = f"the last {spec.max_per_subject} of each key" if spec.max_per_subject > 0 else age
+        kept = f"the last {spec.max_per_subject} of each key" if spec.max_per_subject > 1 else age
         full = "refuses" if spec.discard_new else "drops the oldest"
         rows.append(f"| `{spec.name}` | `{' '.join(spec.subjects)}` | {kept} | {full} | {spec.why} |")
     return "\n".join(rows)

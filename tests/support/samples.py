@@ -33,6 +33,9 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("FileEntry", "objects"): (DIGEST,),
     ("Entry", "previous"): "0" * 64,
     ("BaseModel", "model"): DIGEST,
+    ("Condemned", "wholes"): bytes(range(32)),
+    ("Condemned", "deltas"): bytes(range(64)),
+    ("Condemned", "manifests"): bytes(range(32)),
 }
 """(type, field) to a value that the type's own invariants accept."""
 
