@@ -2,6 +2,7 @@
 
     broker_link.py      the connection and its outages         broker_log.py       streams: write, read, manage
     broker_api.py       JetStream's requests and errors        broker_readers.py   streams: tail and consume
+    broker_client.py    the library's client, made short
 
 `connect` refuses with one sentence what could not work later: no server, wrong credentials, no JetStream, a server that
 is too old. After that the connection is there for good: it reconnects for ever, and everything that listens goes on.

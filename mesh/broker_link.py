@@ -28,11 +28,10 @@ from collections.abc import Callable
 from typing import Any
 
 import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from mesh import limits
+from mesh.broker_client import DirectClient
 from mesh.broker_dial import Dialer, abort, end
 from mesh.bus import Message
 from mesh.errors import BrokerRefused, BusUnavailable, RamifyError
@@ -56,10 +55,10 @@ class Ear:
         self.raw: Subscription | None = None
         self._link = link
 
-    async def hear(self, raw: Msg) -> None:
-        """Called by the library's task of this subscription."""
+    async def hear(self, message: Message) -> None:
+        """Called by the client for every message."""
         try:
-            self.take(Message(raw.subject, raw.data, raw.reply, raw.headers or {}))
+            self.take(message)
         except Exception:
             log.exception("a message to %s could not be taken", self.pattern)
 
@@ -93,7 +92,7 @@ class Link:
 
     def __init__(self, options: NatsLike, inbox: str, name: str, client: str = "") -> None:
         """client: how the server shows this connection; the agent's name when it is empty."""
-        self.client = Client()
+        self.client = DirectClient()
         self.name = name
         self.inbox = f"{options.inbox_prefix or inbox}.{secrets.token_hex(4)}"
         self._dialer = Dialer(options, self.inbox, client or name)
@@ -188,12 +187,12 @@ class Link:
 
     # -- first and later connections ----------------------------------------------------------------------------------
 
-    async def _dial(self) -> Client:
-        client = Client()
+    async def _dial(self) -> DirectClient:
+        client = DirectClient()
         await self._dialer.dial(client, self._callbacks(client))
         return client
 
-    def _callbacks(self, client: Client) -> dict[str, Any]:
+    def _callbacks(self, client: DirectClient) -> dict[str, Any]:
         """They run inside the library's reader, so they never raise or wait; an abandoned client says nothing."""
 
         async def lost() -> None:
@@ -227,7 +226,7 @@ class Link:
         pause_s = 0.1
         while not self._closing:
             old = self.client
-            self.client = Client()  # whatever the old one still says is not ours any more
+            self.client = DirectClient()  # whatever the old one still says is not ours any more
             await end(old)
             try:
                 self.client = await self._dial()
@@ -379,7 +378,8 @@ class Link:
         return ear
 
     async def _subscribe(self, ear: Ear) -> Subscription:
-        return await self.client.subscribe(ear.pattern, queue=ear.queue, cb=ear.hear)
+        hear: Any = ear.hear  # it is called with our own form of a message (mesh/broker_client.py)
+        return await self.client.subscribe(ear.pattern, queue=ear.queue, cb=hear)
 
     def forget(self, ear: Ear) -> None:
         """Do not give this subscription to the next client."""

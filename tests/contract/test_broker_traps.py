@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import signal
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
 
 from mesh import broker as real
 from mesh import limits
@@ -82,6 +84,7 @@ async def test_the_library_s_flush_is_still_no_barrier(a: NatsBroker, own_world:
         writelines(lines)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "_flush_pending", functools.partial(Client._flush_pending, client))  # when it is full
         patch.setattr(transport, "write", on_write)
         patch.setattr(transport, "writelines", on_writelines)
         await client.publish(own_world.name("x"), b"")

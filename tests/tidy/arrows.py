@@ -69,7 +69,7 @@ UNPICKLERS = frozenset({"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "
 
 # The adapters: who may import which client library.
 ALLOWED_IMPORTERS = {
-    "nats": {"mesh/broker.py", "mesh/broker_dial.py", "mesh/broker_link.py"},
+    "nats": {"mesh/broker.py", "mesh/broker_client.py", "mesh/broker_dial.py", "mesh/broker_link.py"},
     "nkeys": {"mesh/broker.py", "mesh/identity.py"},
     "msgpack": {"mesh/codec.py"},
     "zstandard": {"mesh/coding.py"},

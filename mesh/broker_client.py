@@ -1,0 +1,36 @@
+"""The client library's client, less two of its detours: each costs turns of the loop, and a task's way is made of many.
+
+    in    parsed -> ear                             the library: parsed -> queue -> a task per subscription -> ear
+    out   sent -> socket, before `publish` returns  the library: sent -> list -> queue -> a task that writes -> socket
+
+A socket that does not take everything at once is left to the library: its task waits until there is room, and what is
+sent meanwhile counts in `pending_data_size`. The order of messages is the same on either way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nats.aio.client import Client
+
+from mesh.bus import Message
+
+
+class DirectClient(Client):
+    """All its subscriptions are ears (mesh/broker_link.py): their `hear` takes a Message, waits for nothing and never
+    raises, for an exception here would end the library's reader."""
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        found: Any = self._subs.get(sid)
+        if found is not None:
+            given = await self._process_headers(headers) or {}
+            await found._cb(Message(subject.decode(), data, reply.decode(), given))
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:
+        writer = getattr(self._transport, "_io_writer", None)  # a WebSocket has none
+        if force_flush or writer is None or not self.is_connected or writer.transport.get_write_buffer_size():
+            return await super()._flush_pending(force_flush)
+        data, self._pending, self._pending_data_size = self._pending, [], 0
+        if data:
+            writer.transport.write(b"".join(data))
+        return None
