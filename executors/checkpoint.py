@@ -1,29 +1,28 @@
 """Checkpoints: everything that a task needs to continue bit-identically elsewhere.
 
-    000003/state.safetensors   weights, moments, the best weights so far
-           state.msgpack       {"digest": SHA-256 of `body`, "body": {step, plan, best, generators, fingerprint, …,
-                                "tensors": SHA-256 of state.safetensors}}
+    state.safetensors   weights, moments, the best weights so far
+    state.msgpack       {"digest": SHA-256 of `body`, "body": {run: {step, plan, best, trace, fingerprint, …},
+                         generators, tensors: {size_bytes of state.safetensors, digest of its header}}}
 
-A checkpoint exists when its folder has its name: both files are written and synced under a temporary name, then
-renamed. `load` believes nothing: a torn, foreign or changed file raises ArtifactCorrupt, so that the caller may take an
-older one.
+Both stand in memory first (executors/snapshot.py), in exactly these bytes; whoever packs them cuts, digests and stores
+them as an artifact, whose manifest vouches for every byte of the tensors. Where nobody packs, `write` makes a folder of
+them: it exists when it has its name; both files are written and synced under a temporary one, then renamed.
 
-Saving does not hold up training for longer than a copy in memory: a thread writes, syncs and hands over. While it is
-busy another periodic snapshot is skipped and counted; the last one of a run waits for it.
+`load` believes nothing: a torn, foreign or changed file raises ArtifactCorrupt, so that the caller may take an older
+checkpoint. What the values mean is checked where they are put to use (executors/state.py).
 
-Not covered: shards of several devices. The random generators of CUDA devices are saved, their kernels' order is not
-ours.
+Not covered: shards of several devices. The tensors' bytes carry no digest of their own here, because computing one
+would stop the training; whoever fetches a checkpoint verifies it against its manifest.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import os
 import random
-import threading
-from collections.abc import Callable, Mapping
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,37 +31,40 @@ import torch
 from torch import Tensor
 
 from mesh import codec
-from mesh.errors import ArtifactCorrupt, DiskFull, Malformed
+from mesh.errors import ArtifactCorrupt, Malformed
 
 TENSORS, STATE = "state.safetensors", "state.msgpack"
 
 STATE_BYTES_MAX = 4 * 1024 * 1024
 """The small half: generators take some 12 KB, a history of a thousand validations 100 KB."""
 
-SAVE_WAIT_S = 300.0
-"""How long the end of a run waits for the disk before it gives up on the last checkpoint."""
+HEADER_BYTES_MAX = 100_000_000
+"""Longest header of a safetensors file: the format's own bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A copy of a run at one step: tensors by name, and plain values that msgpack can carry."""
+    """A run at one step: tensors by name, and plain values that msgpack can carry."""
 
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
 
 
-def save(folder: Path, snapshot: Snapshot) -> Path:
-    """Write `snapshot` as `folder`, completely or not at all. `folder` must not exist yet."""
-    from safetensors.torch import save_file
+def small_half(state: Mapping[str, Any], header: bytes, tensors_bytes: int) -> bytes:
+    """The bytes of state.msgpack. header: of state.safetensors, without its length; tensors_bytes: that file's size."""
+    body = codec.pack({**state, "tensors": {"size_bytes": tensors_bytes, "header": codec.digest(header)}})
+    return codec.pack({"digest": codec.digest(body), "body": body})
 
+
+def write(folder: Path, files: Mapping[str, memoryview]) -> Path:
+    """Write a checkpoint's files as `folder`, completely or not at all. `folder` must not exist yet. OSError."""
     waiting = folder.with_name(folder.name + ".tmp")
     waiting.mkdir(parents=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
-    save_file(tensors, waiting / TENSORS)
-    _sync(waiting / TENSORS)
-    body = codec.pack({**snapshot.state, "tensors": _digest_of(waiting / TENSORS)})
-    (waiting / STATE).write_bytes(codec.pack({"digest": codec.digest(body), "body": body}))
-    _sync(waiting / STATE)
+    for name, data in files.items():
+        with (waiting / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(waiting, folder)
     return folder
 
@@ -74,16 +76,17 @@ def load(folder: Path) -> Snapshot:
 
     state = _read_state(folder)
     try:
-        if _digest_of(folder / TENSORS) != state.pop("tensors", None):
+        if _seal_of(folder / TENSORS) != state.pop("tensors", None):
             raise ArtifactCorrupt(f"the checkpoint {folder.name} is torn: {TENSORS} is not the file that was saved")
         return Snapshot(load_file(folder / TENSORS), state)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise ArtifactCorrupt(f"the checkpoint {folder.name} can not be read: {str(error)[:160]}") from None
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        outer = codec.unpack((folder / STATE).read_bytes(), bytes_max=STATE_BYTES_MAX)
+        with (folder / STATE).open("rb") as file:
+            outer = codec.unpack(file.read(STATE_BYTES_MAX + 1), bytes_max=STATE_BYTES_MAX)
         body = outer["body"]
         if codec.digest(body) != outer["digest"]:
             raise ArtifactCorrupt(f"the checkpoint {folder.name} is damaged: {STATE} does not match its digest")
@@ -95,14 +98,17 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _digest_of(path: Path) -> str:
+def _seal_of(path: Path) -> dict[str, Any]:
+    """Size and header digest of a safetensors file, as `small_half` writes them. OSError, ValueError."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 0 < length <= HEADER_BYTES_MAX:
+            raise ValueError(f"{path.name} begins with no header")
+        return {
+            "size_bytes": os.fstat(file.fileno()).st_size,
+            "header": hashlib.sha256(file.read(length)).hexdigest(),
+        }
 
 
 def seed_generators(seed: int) -> None:
@@ -123,69 +129,41 @@ def generators() -> dict[str, Any]:
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["cuda"] = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.get_rng_state().numpy().tobytes()
     return found
 
 
-def restore_generators(saved: Mapping[str, Any]) -> None:
-    """Put every generator where it stood."""
+def restore_generators(saved: Mapping[str, Any]) -> list[str]:
+    """Put every generator where it stood; names those of devices that this process has not. All or none of them move:
+    ArtifactCorrupt when `saved` is no state of generators."""
+    before = generators()
+    try:
+        return _set_generators(saved)
+    except (KeyError, ValueError, TypeError, RuntimeError, OverflowError, IndexError) as error:
+        _set_generators(before)
+        raise ArtifactCorrupt(f"the checkpoint's random generators can not be read: {str(error)[:160]}") from None
+
+
+def _set_generators(saved: Mapping[str, Any]) -> list[str]:
     version, internal, gauss_next = saved["python"]
     random.setstate((version, tuple(internal), gauss_next))
     kind, keys, position, has_gauss, gauss = saved["numpy"]
     np.random.set_state((kind, np.frombuffer(keys, "<u4"), position, has_gauss, gauss))
     torch.set_rng_state(_bytes_tensor(saved["torch"]))
-    if "cuda" in saved and torch.cuda.is_available() and len(saved["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([_bytes_tensor(state) for state in saved["cuda"]])
+    left = []
+    if "cuda" in saved:
+        if torch.cuda.is_available() and len(saved["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([_bytes_tensor(state) for state in saved["cuda"]])
+        else:
+            left.append("cuda")
+    if "mps" in saved:
+        if torch.backends.mps.is_available():
+            torch.mps.set_rng_state(_bytes_tensor(saved["mps"]))
+        else:
+            left.append("mps")
+    return left
 
 
 def _bytes_tensor(data: bytes) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
-
-
-class Saver:
-    """Writes snapshots in a thread, one at a time, and hands finished folders on."""
-
-    def __init__(self) -> None:
-        self.skipped = 0
-        self.saved = 0
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    @property
-    def busy(self) -> bool:
-        """True while a snapshot is being written."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def offer(self, folder: Path, take: Callable[[], Snapshot], done: Callable[[Path], None]) -> bool:
-        """Save what `take` copies, unless the previous save is still under way. An earlier save's error is raised
-        here."""
-        if self.busy:
-            self.skipped += 1
-            return False
-        self._raise()
-        snapshot = take()
-        self._thread = threading.Thread(target=self._write, args=(folder, snapshot, done), name="saving a checkpoint")
-        self._thread.start()
-        return True
-
-    def wait(self) -> None:
-        """Until the save under way is on the disk; its error is raised here. TimeoutError when the disk hangs."""
-        if self._thread is not None:
-            self._thread.join(SAVE_WAIT_S)
-            if self._thread.is_alive():
-                raise TimeoutError(f"a checkpoint was not written within {SAVE_WAIT_S:g} s: check the disk")
-        self._raise()
-
-    def _write(self, folder: Path, snapshot: Snapshot, done: Callable[[Path], None]) -> None:
-        try:
-            done(save(folder, snapshot))
-            self.saved += 1
-        except OSError as error:
-            full = error.errno == errno.ENOSPC
-            self._error = DiskFull(f"no room for a checkpoint in {folder.parent}: free some space") if full else error
-        except BaseException as error:
-            self._error = error
-
-    def _raise(self) -> None:
-        error, self._error = self._error, None
-        if error is not None:
-            raise error

@@ -1,8 +1,9 @@
 """Where a task computes and with which precision, each with its reason; and what it means to run out of memory.
 
 The lease decides: without a leased GPU a task stays on the CPU even if the machine has one. fp32 is the default; bf16
-autocast has to be asked for and is granted only where the hardware computes in it (fp16 on a CPU is 19 times slower and
-never chosen). Threads are the leased cores: more of them waste half the machine when it is busy.
+autocast has to be asked for and is granted only where the hardware computes in it; fp16, with a gradient scaler, on a
+GPU only (on a CPU it is 19 times slower). Threads are the leased cores: more of them waste half the machine when it is
+busy.
 
 CUDA paths are written after torch's documentation; `docs/executors.md` says what was tried on which machine.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import importlib.metadata
+import os
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -21,8 +24,14 @@ import torch
 
 from executors.port import Allotment
 from mesh.errors import OutOfMemory, TaskRefused
+from mesh.platform import processor
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+KNOBS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "CUBLAS_WORKSPACE_CONFIG")
+"""Variables of the environment by which numerical libraries choose other code."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,8 +51,8 @@ class Device:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Around the forward pass."""
-        if self.precision == "bf16":
-            return torch.autocast(self.torch.type, torch.bfloat16)
+        if self.precision in HALVES:
+            return torch.autocast(self.torch.type, HALVES[self.precision])
         return contextlib.nullcontext()
 
 
@@ -61,12 +70,12 @@ def choose(allotment: Allotment, precision: str = "auto") -> Device:
 def _checked(name: str, precision: str, threads: int, why: str) -> Device:
     if precision not in PRECISIONS:
         raise TaskRefused(f"precision is one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "bf16":
-        return Device(name, "fp32", threads, f"{why}; fp32 unless bf16 is asked for")
-    if _computes_bf16(name):
-        return Device(name, "bf16", threads, f"{why}; bf16 as asked")
+    if precision not in HALVES:
+        return Device(name, "fp32", threads, f"{why}; fp32 unless half precision is asked for")
+    if _computes_bf16(name) if precision == "bf16" else name.startswith("cuda"):
+        return Device(name, precision, threads, f"{why}; {precision} as asked")
     return Device(
-        name, "fp32", threads, f"{why}; bf16 was asked for, but this {name.split(':')[0]} does not compute in it"
+        name, "fp32", threads, f"{why}; {precision} was asked for, but this {name.split(':')[0]} does not compute in it"
     )
 
 
@@ -78,20 +87,36 @@ def _computes_bf16(name: str) -> bool:
 
 
 def fingerprint(device: Device) -> dict[str, Any]:
-    """What decides the last bit of a computation. Two runs with equal fingerprints give equal bits."""
-    hardware = torch.backends.cpu.get_cpu_capability()
-    if device.name.startswith("cuda"):
-        hardware += f", {torch.cuda.get_device_name(device.torch)}, CUDA {torch.version.cuda}"
+    """What decides the last bit of a computation. Two runs with equal fingerprints give equal bits: the same libraries
+    compute in the same order, with code for the same processor. On a GPU some sums have no fixed order all the same
+    (docs/checkpoints.md)."""
     return {
         "torch": str(torch.__version__),
         "numpy": str(np.__version__),
+        "safetensors": importlib.metadata.version("safetensors"),
         "python": ".".join(platform.python_version_tuple()[:2]),
         "machine": platform.machine(),
-        "hardware": hardware,
-        "device": device.name.split(":")[0],
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor(),
+        "environment": " ".join(f"{name}={os.environ[name]}" for name in KNOBS if os.environ.get(name)),
+        "device": _described(device),
         "precision": device.precision,
         "threads": device.threads,
+        "compile": False,
     }
+
+
+def _described(device: Device) -> str:
+    if not device.name.startswith("cuda"):
+        return device.name.split(":")[0]
+    switches = (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    said = "".join("1" if on else "0" for on in switches)
+    return f"{torch.cuda.get_device_name(device.torch)}, CUDA {torch.version.cuda}, switches {said}"
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

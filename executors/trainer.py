@@ -14,10 +14,15 @@ resumed under the same fingerprint ends bit-identical to one that was not: batch
 generators are saved, and nothing that a clock decides moves a weight, except the plan when the budget is short, which
 is part of the state.
 
+A checkpoint falls between whole steps. A step of several parts that is asked to stop between two of them is given up:
+its gradients are dropped and the generators put back to where it began, so that whoever takes it again takes the same.
+Checkpoints are copied into memory and leave from there (executors/saving.py, executors/cadence.py): the loop waits for
+the copy alone.
+
 Bad numbers stop a run before the weights move. Running out of memory ends the process (OutOfMemory): the next attempt
 computes half as many examples at once and still takes `batch` of them per step.
 
-Not covered: several devices, gradient scaling for fp16.
+Not covered: several devices.
 """
 
 from __future__ import annotations
@@ -27,34 +32,28 @@ import hashlib
 import math
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from executors import checkpoint, schedules
+from executors import cadence, checkpoint, schedules
+from executors.cadence import Cadence
+from executors.checkpoint import Snapshot
 from executors.data import Ahead, Ints, batches
-from executors.device import Device, differences, fingerprint, memory_translated
+from executors.device import Device, fingerprint, memory_translated
 from executors.port import Context, Stopped
+from executors.saving import Mark, Saver
+from executors.state import HISTORY_MAX, Moving, State
 from mesh.errors import ArtifactCorrupt, NonFinite
 
 REPORT_S = 0.5
 """Seconds between two reports: a bar that moves, and a sign of life well below any stall limit."""
 
-BEST_GAP_S = 5.0
-"""Least time between two checkpoints made only because the network got better."""
-
-SAVE_SHARE = 20.0
-"""Such a checkpoint also waits this many times the last save's duration: saving stays near 5 % of a run."""
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW remembers of each parameter."""
-
-HISTORY_MAX = 2_000
-"""Evaluations remembered in the state."""
+SCALE_LEAST = 2.0**-14
+"""A gradient scale below it means that the gradient itself is not finite, whatever it is scaled by."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,35 +109,8 @@ class Recipe:
     checkpoint_s: float = 30.0
     checkpoint_steps: int = 0
     """0: by time only."""
-
-
-class State(msgspec.Struct, kw_only=True):
-    """Everything that a run needs to continue, beside tensors and generators."""
-
-    rows: int
-    batch: int
-    schedule: schedules.Schedule
-    fingerprint: dict[str, Any]
-    step: int = 0
-    """Finished steps; epoch and place in it follow from it."""
-    evaluated: int = -1
-    """The last step that was evaluated."""
-    best_step: int = -1
-    best_score: float = -math.inf
-    best_loss: float = math.inf
-    best_metrics: dict[str, float] = {}
-    stale: int = 0
-    """Evaluations since the best one."""
-    loss_mean: float = 0.0
-    """Running mean of the training loss."""
-    trained_s: float = 0.0
-    exact: bool = True
-    differed: list[str] = []
-    """What changed between the machines of a run that is not exact."""
-    trace: bytes = b""
-    """Hash chain over (step, loss, gradient norm, rate): two runs with equal traces did the same."""
-    history: list[list[float]] = []
-    """Per evaluation: step, training loss, validation loss, score."""
+    overhead: float = cadence.OVERHEAD
+    """Share of the run's time that checkpoints may cost; they come less often than asked for to stay below it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,7 +120,8 @@ class Finished:
     stopped_by: str
     state: State
     examples_per_s: float
-    checkpoints_skipped: int
+    checkpoints: Mapping[str, float]
+    """Of this attempt: taken, skipped, postponed, lost; what one cost, and all of them as a share of the time."""
 
 
 class StopAsked(Exception):
@@ -159,27 +132,37 @@ class Trainer:
     """One run of one trainable."""
 
     def __init__(
-        self, trainable: Trainable, recipe: Recipe, device: Device, context: Context, folder: Path, *, number: int = 0
+        self,
+        trainable: Trainable,
+        recipe: Recipe,
+        device: Device,
+        context: Context,
+        folder: Path,
+        *,
+        number: int = 0,
+        kind: str = "",
     ) -> None:
-        """folder: where checkpoints are written; number: of the checkpoint that came before."""
+        """folder: where checkpoints are written, if they are; number: of the checkpoint that came before; kind: name
+        and version of whose training it is."""
         self.trainable, self.recipe, self.device, self.context = trainable, recipe, device, context
-        self._folder, self._number = folder, number
         self._per_epoch = -(-trainable.rows // recipe.batch)
-        self._optimizer = _optimizer(trainable.network, recipe)
-        self._best: dict[str, Tensor] = {}
-        self._saver = checkpoint.Saver()
+        scaler = torch.amp.GradScaler(device.torch.type, enabled=device.precision == "fp16")
+        self._moving = Moving(trainable.network, _optimizer(trainable.network, recipe), scaler)
+        self._saver = Saver(context, folder, number)
         self._pace = Pace()
         self._shown: dict[str, float] = {}
         self._evaluation_s = 0.0
-        self._saved_at = self._reported_at = self._started = time.monotonic()
-        self._save_took_s = 0.0
+        self._reported_at = self._started = time.monotonic()
+        self._saves_seen = 0
+        self._skips_told = 0
         self.state = State(
             rows=trainable.rows,
             batch=recipe.batch,
             schedule=schedules.first(recipe.epochs_max * self._per_epoch, recipe.warmup_steps),
-            fingerprint=self._fingerprint(),
+            fingerprint={**self._fingerprint(), "kind": kind},
         )
         self._before_s = 0.0
+        self._cadence = self._new_cadence()
 
     @property
     def steps_max(self) -> int:
@@ -196,7 +179,15 @@ class Trainer:
     def run(self) -> Finished:
         """Train until there is a reason to stop; leave the best weights in the network. Stopped, NonFinite,
         OutOfMemory as the module says."""
-        self._started = self._saved_at = time.monotonic()
+        self._started, self._cadence = time.monotonic(), self._new_cadence()
+        try:
+            stopped_by = self._loop()
+        finally:
+            self._saver.close()
+        self._moving.take_best()
+        return Finished(stopped_by, self.state, self._pace.examples_per_s, self._checkpoints())
+
+    def _loop(self) -> str:
         source = batches(self.recipe.seed, self.trainable.rows, self.recipe.batch, self.state.step)
         with memory_translated("training"), Ahead(source, self._build) as ahead:
             while True:
@@ -207,14 +198,12 @@ class Trainer:
                 if self.state.step == self.state.schedule.warmup:
                     self._aim()
                 self._stop_if_asked()
-                if stopped_by or self._checkpoint_due():
-                    self._checkpoint(last=bool(stopped_by))
                 if stopped_by:
-                    break
+                    self._last_checkpoint()
+                    return stopped_by
+                self._checkpoint_if_due()
                 self._step(ahead.next())
                 self._report()
-        self.trainable.network.load_state_dict(self._best)
-        return Finished(stopped_by, self.state, self._pace.examples_per_s, self._saver.skipped)
 
     def _reason(self) -> str:
         """'' or why the run is over."""
@@ -228,25 +217,22 @@ class Trainer:
 
     def _step(self, batch: list[Any]) -> None:
         """Forward, backward, clip, check, move."""
+        packing = not self._saver.free
         self._pace.begin()
-        network, rate = self.trainable.network, self.recipe.learning_rate * self.state.schedule.factor(self.state.step)
+        network, scaler = self.trainable.network, self._moving.scaler
+        rate = self.recipe.learning_rate * self.state.schedule.factor(self.state.step)
         network.train()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._moving.optimizer.zero_grad(set_to_none=True)
         targets = sum(self.trainable.targets(part) for part in batch)
-        total = 0.0
-        for part in batch:
-            with self.device.autocast():
-                loss = self.trainable.loss(part) / targets
-            total += float(loss.detach())
-            if not math.isfinite(total):
-                raise NonFinite(self._sentence("the loss", total))
-            loss.backward()
+        total = self._gradients(batch, targets)
+        scaler.unscale_(self._moving.optimizer)
         norm = float(nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip))
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) and (not scaler.is_enabled() or scaler.get_scale() < SCALE_LEAST):
             raise NonFinite(self._sentence("the gradient's norm", norm))
-        for group in self._optimizer.param_groups:
+        for group in self._moving.optimizer.param_groups:
             group["lr"] = rate
-        self._optimizer.step()
+        scaler.step(self._moving.optimizer)
+        scaler.update()
         self.state.step += 1
         self.state.trace = hashlib.sha256(
             self.state.trace + struct.pack("<qddd", self.state.step, total, norm, rate)
@@ -254,7 +240,32 @@ class Trainer:
         mean = self.state.loss_mean
         self.state.loss_mean = 0.95 * mean + 0.05 * total if self.state.step > 1 else total
         self._shown.update(loss=self.state.loss_mean, grad_norm=norm, learning_rate=rate)
-        self._pace.end(targets)
+        took = self._pace.end(targets)
+        if took is not None:
+            self._cadence.stepped(took, packing=packing)
+
+    def _gradients(self, batch: list[Any], targets: int) -> float:
+        """Add up the gradients of a step's parts; its loss. Stopped between two parts when that is asked for."""
+        total = 0.0
+        began = checkpoint.generators() if len(batch) > 1 else {}
+        for number, part in enumerate(batch):
+            if number:
+                self._give_up_if_asked(began)
+            with self.device.autocast():
+                loss = self.trainable.loss(part) / targets
+            total += float(loss.detach())
+            if not math.isfinite(total):
+                raise NonFinite(self._sentence("the loss", total))
+            self._moving.scaler.scale(loss).backward()
+        return total
+
+    def _give_up_if_asked(self, began: Mapping[str, Any]) -> None:
+        """Leave a step between two of its parts, as if it had not begun."""
+        self._report()
+        if why := self.context.stop_requested():
+            self._moving.optimizer.zero_grad(set_to_none=True)
+            checkpoint.restore_generators(began)
+            self._stop(why)
 
     def _sentence(self, what: str, value: float) -> str:
         return (
@@ -286,7 +297,7 @@ class Trainer:
         if (found.score, -found.loss) > (state.best_score, -state.best_loss):
             state.best_step, state.best_score, state.best_loss = state.step, found.score, found.loss
             state.best_metrics, state.stale = dict(found.metrics), 0
-            self._best = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+            self._moving.remember_best()
         else:
             state.stale += 1
         if len(state.history) < HISTORY_MAX:
@@ -318,78 +329,75 @@ class Trainer:
 
     def _stop(self, why: str) -> NoReturn:
         if why == "checkpoint":
-            self._checkpoint(last=True)
+            self._last_checkpoint()
         raise Stopped(f"stopped at step {self.state.step} as asked: {why}")
 
-    def _checkpoint_due(self) -> bool:
-        since_s = time.monotonic() - self._saved_at
-        every = self.recipe.checkpoint_steps
-        if every and self.state.step and self.state.step % every == 0:
-            return True
-        if since_s >= self.recipe.checkpoint_s:
-            return True
-        improved = self.state.step > 0 and self.state.best_step == self.state.step
-        return improved and since_s >= max(BEST_GAP_S, SAVE_SHARE * self._save_took_s)
+    def _checkpoint_if_due(self) -> None:
+        """Take the newest state, when something asked for it, nobody reads the last one, and it is affordable."""
+        saves, now, step = self.context.saves_requested(), time.monotonic(), self.state.step
+        why = self._cadence.why_now(
+            now,
+            step,
+            improved=self.state.best_step == step,
+            asked=saves > self._saves_seen,
+            free=self._saver.free,
+        )
+        self._saves_seen = saves
+        if why:
+            first = self._saver.empty
+            self._saver.take(self.snapshot(), self._moving.still(), self._mark())
+            ended = time.monotonic()
+            self._cadence.took(ended, step, ended - now, first=first)
 
-    def _checkpoint(self, *, last: bool) -> None:
-        """Copy now, write in the background; the last one is waited for."""
-        if last:
-            self._saver.wait()
-        self.state.trained_s = self.trained_s
-        number, step = self._number + 1, self.state.step
-        best, trained_s, started = self.state.best_step == step, self.state.trained_s, time.monotonic()
+    def _last_checkpoint(self) -> None:
+        """Hand over the state at the end of a run, and see it taken."""
+        began = time.monotonic()
+        self._saver.take_last(
+            self.snapshot, self._moving.still(), self._mark(), lambda: self._report(phase="checkpoint")
+        )
+        self._cadence.took(time.monotonic(), self.state.step, time.monotonic() - began, first=True)
 
-        def done(folder: Path) -> None:
-            self._save_took_s = time.monotonic() - started
-            self.context.checkpoint(folder, number=number, step=step, best=best, trained_s=trained_s)
+    def _mark(self) -> Mark:
+        state, skipped = self.state, self._cadence.skipped
+        state.trained_s = self.trained_s
+        news, self._skips_told = skipped - self._skips_told, skipped
+        facts = {"fingerprint": state.fingerprint, "exact": state.exact}
+        return Mark(state.step, state.best_step == state.step, state.trained_s, facts, news)
 
-        if self._saver.offer(self._folder / f"{number:06d}", self.snapshot, done):
-            self._number, self._saved_at = number, started
-        if last:
-            self._saver.wait()
+    def _new_cadence(self) -> Cadence:
+        recipe = self.recipe
+        return Cadence(
+            every_steps=recipe.checkpoint_steps,
+            every_s=recipe.checkpoint_s,
+            overhead=recipe.overhead,
+            now=time.monotonic(),
+            step=self.state.step,
+        )
 
-    def snapshot(self) -> checkpoint.Snapshot:
-        """A copy of everything as it is after the last step."""
-        weights = self.trainable.network.state_dict()
-        tensors = {f"model.{name}": tensor.detach().clone() for name, tensor in weights.items()}
-        for name, parameter in self.trainable.network.named_parameters():
-            for moment, tensor in self._optimizer.state[parameter].items():
-                tensors[f"{moment}.{name}"] = tensor.detach().clone()
-        if self.state.best_step != self.state.step:
-            tensors.update({f"best.{name}": tensor for name, tensor in self._best.items()})
-        state = {"run": msgspec.to_builtins(self.state, builtin_types=(bytes,)), "generators": checkpoint.generators()}
-        return checkpoint.Snapshot(tensors, state)
+    def _checkpoints(self) -> dict[str, float]:
+        """What the checkpoints of this attempt were, and what they cost."""
+        kept, run_s = self._cadence, max(1e-9, time.monotonic() - self._started)
+        return {
+            "taken": kept.taken,
+            "skipped": kept.skipped,
+            "postponed": kept.postponed,
+            "lost": self._saver.lost,
+            "cost_s": round(kept.cost_s, 6),
+            "share": round((kept.stopped_s + kept.slowed_s) / run_s, 6),
+        }
+
+    def snapshot(self) -> Snapshot:
+        """Everything as it is after the last step; copy it before the next."""
+        return self._moving.snapshot(self.state)
 
     def resume(self, folder: Path, trained_s: float = 0.0) -> None:
         """Continue from a checkpoint. trained_s: what the mesh knows of earlier attempts. ArtifactCorrupt when the
-        checkpoint is damaged or belongs to another task."""
-        saved = checkpoint.load(folder)
+        checkpoint is damaged or belongs to another task; nothing has changed then."""
         try:
-            state = msgspec.convert(saved.state["run"], State)
-            if (state.rows, state.batch) != (self.state.rows, self.state.batch):
-                raise ValueError(f"it was made with {state.rows} examples in batches of {state.batch}")
-            self._fill(saved.tensors, state)
-            checkpoint.restore_generators(saved.state["generators"])
-        except (KeyError, ValueError, TypeError, RuntimeError, msgspec.ValidationError) as error:
-            raise ArtifactCorrupt(f"the checkpoint {folder.name} does not fit this task: {str(error)[:200]}") from None
-        changed = differences(state.fingerprint, self.state.fingerprint)
-        state.fingerprint = self.state.fingerprint
-        if changed:
-            state.exact, state.differed = False, [*state.differed, *changed][:50]
-        self.state = state
-        self._before_s = max(state.trained_s, trained_s)
-
-    def _fill(self, tensors: Mapping[str, Tensor], state: State) -> None:
-        network = self.trainable.network
-        model = _under(tensors, "model")
-        network.load_state_dict(model)
-        for name, parameter in network.named_parameters():
-            if state.step:
-                self._optimizer.state[parameter] = {
-                    moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS
-                }
-        best = model if state.best_step == state.step else _under(tensors, "best")
-        self._best = {name: tensor.to(self.device.torch).clone() for name, tensor in best.items()}
+            self.state = self._moving.restore(checkpoint.load(folder), self.state)
+        except ArtifactCorrupt as error:
+            raise ArtifactCorrupt(f"{error} ({folder.name})", resume=True) from None
+        self._before_s = max(self.state.trained_s, trained_s)
 
     def _fingerprint(self) -> dict[str, Any]:
         return {**fingerprint(self.device), "micro_batch": min(self.recipe.micro_batch, self.recipe.batch)}
@@ -420,14 +428,15 @@ class Pace:
         """A step begins."""
         self._begun = time.monotonic()
 
-    def end(self, examples: int) -> None:
-        """It is done."""
+    def end(self, examples: int) -> float | None:
+        """It is done; the seconds that it took, if they count."""
         took = time.monotonic() - self._begun
         if self._skip:
             self._skip -= 1
-            return
+            return None
         self._steps, self._seconds, self._examples = self._steps + 1, self._seconds + took, self._examples + examples
         self._all_seconds, self._all_examples = self._all_seconds + took, self._all_examples + examples
+        return took
 
     def renew(self) -> None:
         """Start the window anew."""
@@ -450,10 +459,3 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     plain = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
-
-
-def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    found: Iterator[tuple[str, Tensor]] = (
-        (key[len(name) + 1 :], tensor) for key, tensor in tensors.items() if key.startswith(name + ".")
-    )
-    return dict(found)

@@ -25,6 +25,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -324,8 +325,8 @@ def shared_memory(folder: Path) -> tuple[int, str]:
         return fd, f"/proc/{os.getpid()}/fd/{fd}"
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"snapshot-{os.getpid()}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+        path = folder / f"snapshot-{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         return os.open(path, flags, 0o600), str(path)
 
 

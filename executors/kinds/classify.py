@@ -62,16 +62,18 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     features_max: int | None = None
     """N-grams that the network reads at most, the most frequent ones; the linear path reads more."""
     precision: str = "auto"
-    """'fp32', 'bf16' where the hardware has it, or 'auto'."""
+    """'fp32'; 'bf16' where the hardware has it; 'fp16' on a GPU; or 'auto'."""
     checkpoint_s: float = 30.0
     checkpoint_steps: int = 0
     """A checkpoint also every so many steps; 0: by time only."""
+    checkpoint_overhead: float = 0.01
+    """Share of the training time that checkpoints may cost: they come less often than asked for to stay below it."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise ValueError(f"architecture is one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise ValueError(f"precision is auto, fp32 or bf16, got {self.precision!r}")
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision is auto, fp32, bf16 or fp16, got {self.precision!r}")
         if self.hidden is not None and not (
             0 < len(self.hidden) <= 4 and all(0 < width <= 8192 for width in self.hidden)
         ):
@@ -104,6 +106,7 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("features_max", 100, 5_000_000),
     ("checkpoint_s", 0.1, 86_400.0),
     ("checkpoint_steps", 0, 10_000_000),
+    ("checkpoint_overhead", 1e-5, 1.0),
 )
 """Setting, least, most. Units: 1/step for rates, counts, seconds."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from executors import checkpoint, features, modelcard, outcomes
+from executors import checkpoint, features, kinds, modelcard, outcomes
 from executors import device as devices
 from executors.data import Split, read_split
 from executors.device import Device
@@ -80,7 +80,13 @@ def _trained(
         train, validation = (_part(model, splits[name], context) for name in ("train", "validation"))
     learner = ClassifierLearner(model, train, validation, place.torch, choices.label_smoothing)
     trainer = Trainer(
-        learner, _recipe(job, choices), place, context, job.scratch / "checkpoints", number=job.checkpoint_number
+        learner,
+        _recipe(job, choices),
+        place,
+        context,
+        job.scratch / "checkpoints",
+        number=job.checkpoint_number,
+        kind=f"{job.kind} {kinds.load(job.kind).version}",
     )
     if job.resume is not None:
         trainer.resume(job.resume, job.trained_s)
@@ -168,6 +174,7 @@ def _recipe(job: Job, choices: Choices) -> Recipe:
         seed=job.seed,
         checkpoint_s=settings.checkpoint_s,
         checkpoint_steps=settings.checkpoint_steps,
+        overhead=settings.checkpoint_overhead,
     )
 
 
@@ -210,7 +217,7 @@ def _facts(job: Job, answer: Answer, choices: Choices, place: Device, finished: 
         "steps": state.step,
         "best_step": state.best_step,
         "trained_s": round(state.trained_s, 3),
-        "checkpoints_skipped": finished.checkpoints_skipped,
+        "checkpoints": dict(finished.checkpoints),
         "trace": state.trace.hex(),
         **{name: value for name, value in answer.facts.items() if name != "before"},
     }

@@ -33,8 +33,14 @@ def test_bf16_only_where_the_hardware_computes_in_it(computes: bool, monkeypatch
 
 
 def test_other_precisions_are_refused() -> None:
-    with pytest.raises(TaskRefused, match="fp16"):
-        device.choose(Allotment(cores=1, memory_bytes=1), "fp16")
+    with pytest.raises(TaskRefused, match="fp8"):
+        device.choose(Allotment(cores=1, memory_bytes=1), "fp8")
+
+
+def test_fp16_is_not_for_a_cpu() -> None:
+    chosen = device.choose(Allotment(cores=1, memory_bytes=1), "fp16")
+    assert chosen.precision == "fp32"
+    assert "fp16 was asked for" in chosen.reason
 
 
 def test_this_machine_answers_whether_it_computes_in_bf16() -> None:
@@ -47,6 +53,18 @@ def test_fingerprints_say_what_differs() -> None:
     assert device.differences(one, one) == []
     assert device.differences(one, other) == ["precision: fp32, now bf16", "threads: 1, now 4"]
     assert device.differences({}, {"a": 1}) == ["a: None, now 1"]
+
+
+def test_a_fingerprint_names_what_chooses_other_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor's extensions, torch's own choice among them, and the variables that override a library's."""
+    here = device.Device("cpu", "fp32", 1, "")
+    before = device.fingerprint(here)
+    assert before["capability"] == torch.backends.cpu.get_cpu_capability()
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    monkeypatch.setattr(device, "processor", lambda: "AnotherVendor avx2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2-like")
+    changed = {row.split(":")[0] for row in device.differences(before, device.fingerprint(here))}
+    assert changed == {"environment", "processor", "capability"}
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def test_damaged_splits_are_refused(tmp_path: Path) -> None:
     [
         {"architecture": "huge"}, {"learning_rate": 0.0}, {"batch": 0}, {"dropout": 1.0}, {"hidden": []},
         {"hidden": [0]}, {"word_max": 0, "char_max": 0}, {"char_min": 5, "char_max": 3}, {"unknown": 1},
-        {"precision": "fp16"}, {"batch": "many"},
+        {"precision": "fp8"}, {"batch": "many"},
     ],
 )  # fmt: skip
 def test_settings_have_bounds(settings: dict[str, Any], tmp_path: Path) -> None:

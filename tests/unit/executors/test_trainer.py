@@ -107,7 +107,7 @@ def test_a_forgotten_generator_would_be_noticed(tmp_path: Path, monkeypatch: pyt
     recorder = Recorder(tmp_path / "b", lambda polls: "checkpoint" if polls > 12 else "")
     with pytest.raises(Stopped):
         run(tmp_path / "b", recorder=recorder)
-    monkeypatch.setattr(checkpoint, "restore_generators", lambda saved: None)
+    monkeypatch.setattr(checkpoint, "restore_generators", lambda saved: [])
     resumed, _ = run(tmp_path / "c", resume=recorder.checkpoints[-1][0])
     assert not same(undisturbed.snapshot(), resumed.snapshot())
 
@@ -262,7 +262,8 @@ def test_a_stop_without_checkpoint_leaves_none(tmp_path: Path) -> None:
 
 def test_checkpoints_are_numbered_on_and_the_best_is_marked(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "kept")
-    made = Trainer(Lines(), dataclasses.replace(RECIPE, checkpoint_s=0.0), CPU, recorder, tmp_path / "c", number=40)
+    often = dataclasses.replace(RECIPE, checkpoint_s=0.0, overhead=1.0)
+    made = Trainer(Lines(), often, CPU, recorder, tmp_path / "c", number=40)
     finished = made.run()
     numbers = [number for _, number, _, _, _ in recorder.checkpoints]
     assert numbers == list(range(41, 41 + len(numbers)))
