@@ -10,6 +10,7 @@ Not:   decides nothing itself (consensus/), promotes nothing (the gate does), ne
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 
 from agents.handling import handle
 from agents.runtime import Agent
@@ -19,9 +20,9 @@ from consensus.recommendation import recommend
 from consensus.rounds import Round, next_step, specialization_of
 from mesh import codec, limits
 from mesh.bus import Stored
-from mesh.errors import ArtifactCorrupt, ArtifactMissing, Conflict, Malformed, NotFound
-from mesh.messages.base import Record
-from mesh.messages.commands import Recommend, Submit
+from mesh.errors import ArtifactCorrupt, ArtifactMissing, Conflict, Malformed, NotFound, Retry
+from mesh.messages.base import Record, derived_id
+from mesh.messages.commands import Missed, Recommend, Submit
 from mesh.messages.judgement import Champion, Outcomes, Recommendation
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
 from mesh.packed import split
@@ -37,6 +38,12 @@ RECORDS_PAGE = 500
 RECORDS_MAX = 20_000
 """Plans and ended tasks of one topic that are considered: a topic is some ten tasks, a large one some thousand."""
 
+ASKED_MAX = 120
+"""How often lost outcomes are waited for (an hour), before the round goes on without them."""
+
+ASKED_EACH = 20
+"""Attempts after which they are asked for once more: every ten minutes."""
+
 _READ: tuple[type[Record], ...] = (Planned, TaskEnded, RecommendationMade)
 """Kinds of results that the mind looks at; leases and checkpoints, the bulk of a topic's records, are never read."""
 
@@ -48,6 +55,8 @@ class Consensus:
         self._agent = agent
         self._log = agent.broker
         self._subjects = agent.subjects
+        self._asked: OrderedDict[str, int] = OrderedDict()
+        """Outcomes that are not in the store, and how often that was seen."""
 
     async def run(self) -> None:
         """Handle plans and ended tasks until the agent stops."""
@@ -140,17 +149,33 @@ class Consensus:
     async def _outcomes(self, round_: Round) -> Read:
         found: dict[str, Items | str] = {}
         for digest in round_.digests:
-            found[digest] = await self._items(digest)
+            found[digest] = await self._items(digest, round_.topic)
         return found
 
-    async def _items(self, digest: str) -> Items | str:
-        """Per-item outcomes, or a sentence when what was stored is not usable; a broker that is away raises Retry."""
+    async def _items(self, digest: str, topic: str) -> Items | str:
+        """Per-item outcomes, or a sentence when what was stored is not usable; a broker that is away raises Retry, and
+        so do outcomes that are lost, until they have been made anew or waited for long enough."""
         try:
             data = await self._agent.store().read_file(digest, OUTCOMES_FILE, bytes_max=limits.OUTCOMES_BYTES_MAX)
             return items_of(codec.decode(data, Outcomes, bytes_max=limits.OUTCOMES_BYTES_MAX))
         except (ArtifactMissing, ArtifactCorrupt, Malformed, NotFound) as error:
+            if isinstance(error, ArtifactMissing):
+                await self._ask_for(digest, topic, str(error))
             self._agent.failed("outcomes", f"the outcomes {digest[:12]} can not be read: {error}")
             return f"the outcomes {digest[:12]} can not be read: {error}"
+
+    async def _ask_for(self, digest: str, topic: str, reason: str) -> None:
+        """Have lost outcomes made anew; Retry until then."""
+        tries = self._asked.pop(digest, 0)
+        if tries >= ASKED_MAX or len(digest) != limits.DIGEST_CHARS:
+            return
+        self._asked[digest] = tries + 1
+        while len(self._asked) > ASKED_MAX:
+            self._asked.popitem(last=False)
+        if tries % ASKED_EACH == 0:
+            id_ = derived_id(topic, f"missed-{digest[:16]}-{tries // ASKED_EACH}")
+            await self._put(id_, Missed(id=id_, topic=topic, digest=digest, reason=reason))
+        raise Retry(f"the outcomes {digest[:12]} of {topic} are not in the store")
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -159,7 +184,7 @@ class Consensus:
         subject = self._subjects.command(WRITER, Recommend.kind, id_)
         return await self._log.last(self._agent.stream("COMMANDS"), subject) is not None
 
-    async def _put(self, id_: str, command: Submit | Recommend) -> None:
+    async def _put(self, id_: str, command: Submit | Recommend | Missed) -> None:
         """Put a command; that it is there already means that it was handled before."""
         subject = self._subjects.command(WRITER, command.kind, id_)
         try:

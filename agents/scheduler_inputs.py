@@ -19,6 +19,7 @@ from mesh.messages.base import Record
 from mesh.messages.commands import COMMANDS
 from mesh.messages.leases import Beat, Gone
 from mesh.messages.services import OwedQuestion
+from planner.reopening import Maker
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Closed:
     incarnation: str
 
 
-Input = HeardCommand | Beat | Gone | Closed | Question
+Input = HeardCommand | Beat | Gone | Closed | Question | Maker
 
 
 class Inputs:

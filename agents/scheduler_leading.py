@@ -22,6 +22,7 @@ from agents.scheduler_answers import fitting
 from agents.scheduler_ears import Ears
 from agents.scheduler_history import History
 from agents.scheduler_inputs import Closed, HeardCommand, Inputs, Question, heard
+from agents.scheduler_missing import Search
 from agents.scheduler_results import Projector
 from agents.scheduler_views import Views
 from mesh import codec
@@ -44,6 +45,7 @@ from mesh.messages.ledger import (
 from mesh.messages.services import Ask, Hello, OwedAnswer, OwedQuestion, Problem
 from mesh.messages.tasks import TaskState
 from planner.projection import Decided
+from planner.reopening import Maker
 from planner.scheduling import Policy, Scheduler
 from planner.workers import WorkerState
 
@@ -81,6 +83,7 @@ class Leader:
         self._inputs = Inputs()
         self._mind = Scheduler(self._ledger, policy(agent), now_s())
         self._views = Views(agent, self._mind)
+        self._search = Search(agent, self._inputs.offer)
         self._turned = now_s()
         self._doubtful = False
         """The ledger may have gone on without us: look before anything is decided."""
@@ -145,6 +148,7 @@ class Leader:
             self._helper(self._beat(), "leader's beat"),
             self._helper(self._purge(), "purge of covered commands"),
             self._helper(self._projector.run(), "projection"),
+            self._helper(self._search.run(), "missing artifacts"),
         ]
         try:
             self._turned = now_s()
@@ -208,6 +212,7 @@ class Leader:
         if committed:
             self._committed(decided, entries)
             await self._projector.room()
+        self._search.want(self._mind.reopening.take())
         self._report()
         self._turned = now_s()
 
@@ -239,6 +244,8 @@ class Leader:
                         self._mind.command(item.seq, item.writer, record, now)
                 case Question():
                     questions.append(item)
+                case Maker():
+                    self._mind.found(item, now)
         return questions
 
     def _hear(self, beat: Beat, now: float) -> None:

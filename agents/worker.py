@@ -27,6 +27,7 @@ from typing import Protocol
 
 from agents import worker_notice, worker_resources, worker_spool
 from agents.runtime import Agent, home_folder
+from agents.worker_again import Again
 from agents.worker_beats import Beats, BeatThread, Report
 from agents.worker_light import LightRunning, is_light
 from agents.worker_owed import Debts
@@ -146,6 +147,7 @@ class Worker:
         )
         self._debts = Debts(agent.name, outbox, agent.broker, agent.subjects, agent.log)
         self._debts.sent = self._tell
+        self._again = Again(outbox, self._debts, self._store, self._needed, get_log("agents.worker.again"))
         self._memory: SeenFile | None = None
         self._seen = Seen()
         """The newest ledger entry that this worker has heard of, in earlier lives too."""
@@ -183,6 +185,7 @@ class Worker:
         left = await asyncio.to_thread(worker_spool.left_over, self._scratch)
         self._help(self._debts.write(), "outbox")
         self._help(self._debts.send(), "what is owed")
+        self._help(self._again.run(), "what an older store lacks")
         self._memory = SeenFile(self._folder / f"seen-{_mesh(agent)}")
         try:
             self._seen = self._memory.read()[0]
@@ -325,7 +328,7 @@ class Worker:
             if isinstance(action, Settle):
                 self._debts.release(action.receipts)
             elif isinstance(action, Rewound):
-                await self._owe_again(action)
+                await self._again.noticed(f"the ledger was at {action.heard} and is now at {action.now}")
         self._remember()
         self._publish()
         self._beats.heard()
@@ -392,12 +395,9 @@ class Worker:
         self._state.ended(*name)
         self._tell()
 
-    async def _owe_again(self, rewound: Rewound) -> None:
-        self._store.forget_stored()
-        count = await self._debts.owe_again()
-        self._agent.log.warning(
-            "the ledger was at %d and is now at %d: %d receipted rows are sent again", rewound.heard, rewound.now, count
-        )
+    def _needed(self) -> list[str]:
+        """Digests of what the leases that run here need."""
+        return [digest for running in self._running.values() for digest in running.needed]
 
     def _on_state(self, connected: bool) -> None:
         if connected:

@@ -108,6 +108,11 @@ class Running:
         waits = self.stage in (Stage.FETCHING, Stage.WAITING)
         return Held(task=self._spec.id, epoch=self._epoch, silent_s=round(silent_s, 3), step=step, waits=waits)
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Digests of the inputs, and of the checkpoints to start from."""
+        return tuple(digest for digest in (*self._spec.inputs.values(), *self._resume.digests) if _is_digest(digest))
+
     def take_progress(self) -> Progress | None:
         """What to tell subscribers now, if there is news."""
         news, self.news = self.news, None
@@ -205,8 +210,7 @@ class Running:
 
     async def _work(self) -> Finished | Halted:
         """Fetch, get a child, run: from the newest checkpoint that is whole."""
-        named = [digest for digest in (*self._spec.inputs.values(), *self._resume.digests) if _is_digest(digest)]
-        with self._tools.store.hold(*named):
+        with self._tools.store.hold(*self.needed):
             inputs = {name: await self._input(value) for name, value in self._spec.inputs.items()}
             for beginning in self._resume.beginnings():
                 resume = await self._resume.fetch(beginning, self._fetch)
@@ -285,13 +289,14 @@ class Running:
             self._checkpoints.offer(frame)
 
     async def _input(self, value: str) -> str:
-        """A local path for an input. One that is missing or damaged is tried again later: it may be sent once more."""
+        """A local path for an input. One that is missing or damaged is tried again later: it may be sent once more,
+        and the leader has it made anew when it is not."""
         if value.startswith(SCHEME):
             return value
         try:
             return await self._fetch(value)
         except (ArtifactMissing, ArtifactCorrupt) as error:
-            raise Retry(str(error)) from None
+            raise Retry(str(error), lacks=(value,)) from None
 
     async def _fetch(self, digest: str) -> str:
         """A local path for an artifact; waits for a broker that is away."""
@@ -383,7 +388,13 @@ class Running:
     async def _owe_failure(self, error: RamifyError) -> None:
         key = Key(self._spec.id, self._epoch, FailureFound.kind, 1)
         reason = (str(error) or type(error).__name__)[: limits.TEXT_CHARS_MAX]
-        row = FailureFound(key=key, incarnation=self._tools.incarnation, failure=failure_class(error), reason=reason)
+        row = FailureFound(
+            key=key,
+            incarnation=self._tools.incarnation,
+            failure=failure_class(error),
+            reason=reason,
+            missing=tuple(map(str, error.facts.get("lacks", ()))),  # type: ignore[call-overload]
+        )
         await self._checkpoints.flush()  # the next attempt goes on from it (also the one that a person asks for with
         # `resubmit`), and the ledger wants it before the end
         await self._tools.debts.owe(row)

@@ -11,7 +11,8 @@ the same commands.
 
 Promises: a line that was parked or canceled, or whose evaluation was, counts as missing with its reason and never
 keeps the round from ending. The champion that is compared is the one of now, not the one that was planned with: if it
-has changed meanwhile, it is evaluated under another task id. Not covered: a topic with several specializations; the
+has changed meanwhile, it is evaluated under another task id; so is the model of a training that was done once more, and
+what was begun for its first model does not count. Not covered: a topic with several specializations; the
 first plan that names lines is the round.
 """
 
@@ -134,6 +135,10 @@ class _Fold:
         self._champion = champion
         self._revision = revision
         self._ended = {record.task.id: record for record in records if isinstance(record, TaskEnded)}
+        self._first_models: dict[str, str] = {}
+        for record in records:
+            if isinstance(record, TaskEnded) and record.outcome is not None:
+                self._first_models.setdefault(record.task.id, record.outcome.outputs.get("model", ""))
         self._known = {task.id for record in records if isinstance(record, Planned) for task in record.tasks}
         self._submits: list[Submit] = []
         self._awaited: list[str] = []
@@ -156,9 +161,10 @@ class _Fold:
             return run
         if not run.claims:
             return dataclasses.replace(run, missing="its training brought no per-item claims")
-        check = self._evaluation(f"check-{line}", f"check {line}", line, run, "validation")
-        holdout = self._evaluation(f"holdout-{line}", f"holdout {line}", line, run, "holdout")
-        self._submit(f"evaluate-{line}", line, (check, holdout))
+        again = self._again(run)
+        check = self._evaluation(f"check-{line}{again}", f"check {line}", line, run, "validation")
+        holdout = self._evaluation(f"holdout-{line}{again}", f"holdout {line}", line, run, "holdout")
+        self._submit(f"evaluate-{line}{again}", line, (check, holdout))
         run, checked = self._measured(run, holdout), self._ended.get(check.id)
         digest, fault = self._outcomes(check)
         return dataclasses.replace(
@@ -172,8 +178,9 @@ class _Fold:
         run = self._trained(Line.BASELINE, task)
         if run.missing or not run.model:
             return run
-        holdout = self._evaluation("holdout-baseline", "holdout baseline", Line.BASELINE, run, "holdout")
-        self._submit("evaluate-baseline", Line.BASELINE, (holdout,))
+        again = self._again(run)
+        holdout = self._evaluation(f"holdout-baseline{again}", "holdout baseline", Line.BASELINE, run, "holdout")
+        self._submit(f"evaluate-baseline{again}", Line.BASELINE, (holdout,))
         return self._measured(dataclasses.replace(run, claims=""), holdout)
 
     def _champion_run(self) -> Run:
@@ -190,6 +197,11 @@ class _Fold:
         holdout = self._evaluation(f"holdout-{suffix}", "holdout champion", None, run, "holdout")
         self._submit(f"evaluate-{suffix}", None, (holdout,))
         return self._measured(run, holdout)
+
+    def _again(self, run: Run) -> str:
+        """What is added to the ids of evaluations when the training was done once more, because its first model was
+        lost with the broker's store, and brought another one: that one is evaluated anew."""
+        return "" if self._first_models.get(run.task) in (None, "", run.model) else f"-{run.model[:8]}"
 
     def _trained(self, line: Line, task: str) -> Run:
         """What the training of a line brought; awaited while it has not ended."""

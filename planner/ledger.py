@@ -12,6 +12,8 @@
                                     |
                                     +--resubmitted--> WAITING or READY (a parked task that is still at hand)
 
+    SUCCEEDED --reopened--> WAITING or READY     (an output that somebody needs is lost)
+
 The fold is deterministic: the same entries give the same state on every scheduler. It knows no clock; back-offs and
 lease clocks live in the scheduler's memory and start anew after a take-over. It holds open tasks only. An ended task
 leaves one line in the `ended` index, so that a late duplicate still gets an exact answer.
@@ -37,6 +39,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
@@ -59,6 +62,9 @@ DEAD_LETTERS_MAX = 10_000
 
 DRAINED_MAX = 10_000
 """Workers that are out of service; the one that was drained first is forgotten first."""
+
+AWAITS_MAX = 16
+"""Reopened tasks that one task waits for; it has no more inputs than that. The oldest is forgotten, and then missed."""
 
 SAID_MAX = 10_000
 """Refusals and recommendations remembered, to drop repeated ones."""
@@ -94,13 +100,17 @@ class Task:
     """Rises with every planned task: the order of submission."""
     state: TaskState
     missing: set[str] = dataclasses.field(default_factory=set)
-    """Tasks in `spec.after` that have not ended yet."""
+    """Tasks in `spec.after` and `awaits` that have not succeeded yet."""
+    awaits: tuple[str, ...] = ()
+    """Reopened tasks that make its lost inputs anew."""
     epoch: Epoch = NO_EPOCH
     incarnation: str = ""
     attempts: int = 0
     """Leases ever given."""
     failures: int = 0
     memory_failures: int = 0
+    input_failures: int = 0
+    """Attempts in a row at an input that was not in the store."""
     deaths: int = 0
     """Workers that died while they ran it, since its last checkpoint."""
     failed_on: tuple[str, ...] = ()
@@ -138,6 +148,11 @@ class Ended:
     def records(self, key: Key) -> bool:
         """True when the ledger recorded this outbox row of the task."""
         return f" {_short(key)} " in self.recorded
+
+    def rows(self) -> tuple[Key, ...]:
+        """All outbox rows of the task that are on record and known."""
+        rows = (short.split("/") for short in self.recorded.split())
+        return tuple(Key(self.task, Epoch.parse(epoch), kind, int(number)) for epoch, kind, number in rows)
 
 
 def _short(key: Key) -> str:
@@ -225,7 +240,7 @@ class Ledger:
             self._set_aside(task)
             return
         if task.state is not TaskState.LEASED:
-            task.missing = {name for name in task.spec.after if not self._succeeded(name)}
+            task.missing = self._needed(task)
             task.state = TaskState.WAITING if task.missing else TaskState.READY
         else:
             self.by_incarnation.setdefault(task.incarnation, set()).add(task.spec.id)
@@ -275,19 +290,24 @@ class Ledger:
                 return self._end(self._open(event.task), TaskState.CANCELED, event.reason, None)
             case TaskResubmitted():
                 return self._resubmit(event)
+            case TaskReopened():
+                return self._reopen(event)
             case WorkerDrained():
                 self._drain(event)
         return None
 
     def _plan(self, spec: TaskSpec) -> None:
         self._expect(not self.knows(spec.id), f"task {spec.id} is planned twice")
-        missing = {name for name in spec.after if not self._succeeded(name)}
         self.order += 1
-        task = Task(
-            spec=spec, order=self.order, state=TaskState.WAITING if missing else TaskState.READY, missing=missing
-        )
+        task = Task(spec=spec, order=self.order, state=TaskState.READY)
+        task.missing = self._needed(task)
+        task.state = TaskState.WAITING if task.missing else TaskState.READY
         self._open_task(task)
         self.counts[task.state] += 1
+
+    def _needed(self, task: Task) -> set[str]:
+        """What it waits for: what it needs and has not succeeded."""
+        return {name for name in (*task.spec.after, *task.awaits) if not self._succeeded(name)}
 
     def _succeeded(self, name: str) -> bool:
         line = self.ended.get(name)
@@ -339,9 +359,10 @@ class Ledger:
         task.deaths += event.cause is Cause.DIED
         if event.key_kind:
             task.record(Key(event.task, event.epoch, event.key_kind, event.key_number))
+        task.input_failures = task.input_failures + 1 if event.cause is Cause.INPUT and not event.awaits else 0
         task.again_after_s, task.reason = event.again_after_s, event.reason
         self._release(task)
-        self._move(task, TaskState.READY)
+        self._wait(task, event.awaits)
         return task
 
     def _park(self, event: TaskParked) -> Task:
@@ -356,12 +377,41 @@ class Ledger:
         if task is None:
             raise InvariantBroken(f"the ledger starts {event.task} again, which is not among the parked tasks at hand")
         self.ended.remove(event.task)
-        task.failures = task.memory_failures = task.deaths = 0
+        task.failures = task.memory_failures = task.input_failures = task.deaths = 0
         task.failed_on, task.again_after_s, task.reason = (), 0.0, event.reason
-        task.missing = {name for name in task.spec.after if not self._succeeded(name)}
+        task.missing = self._needed(task)
         self._move(task, TaskState.WAITING if task.missing else TaskState.READY)
         self._open_task(task)
         return task
+
+    def _reopen(self, event: TaskReopened) -> Task:
+        line = self.ended.get(event.task)
+        if line is None or line.state is not TaskState.SUCCEEDED:
+            raise InvariantBroken(f"the ledger opens {event.task} again, which has not succeeded")
+        self.ended.remove(event.task)
+        self.order += 1
+        task = Task(spec=event.spec, order=self.order, state=line.state, epoch=line.epoch, attempts=line.epoch.count)
+        task.holders, task.reason = {line.epoch: event.incarnation}, event.reason
+        task.recorded = dict.fromkeys(key for key in line.rows() if key != line.key)  # its result is not, any more
+        task.missing = self._needed(task)
+        self._move(task, TaskState.WAITING if task.missing else TaskState.READY)
+        self._open_task(task)
+        for name in sorted(self.by_topic[event.spec.topic]):
+            other = self.tasks[name]
+            if other.state is TaskState.LEASED:
+                continue
+            if name in event.waiting or event.task in (*other.spec.after, *other.awaits):
+                self._wait(other, event.task if name in event.waiting else "")
+        return task
+
+    def _wait(self, task: Task, awaits: str = "") -> None:
+        """Ready, unless what it needs has not succeeded, or not any more."""
+        if awaits and awaits not in task.awaits:
+            task.awaits, task.again_after_s = (*task.awaits, awaits)[-AWAITS_MAX:], 0.0
+        task.missing = self._needed(task)
+        for other in task.missing:
+            self.dependents.setdefault(other, set()).add(task.spec.id)
+        self._move(task, TaskState.WAITING if task.missing else TaskState.READY)
 
     def _drain(self, event: WorkerDrained) -> None:
         self.drained.pop(event.worker, None)

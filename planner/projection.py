@@ -19,6 +19,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
@@ -58,7 +59,7 @@ def project(event: AnyEvent, task: Task | None) -> Projected | None:
             )
         case TaskLeased() | LeaseEnded() | CheckpointRecorded():
             return _moved(event, _given(task))
-        case TaskResubmitted():
+        case TaskResubmitted() | TaskReopened():
             return _back(event, _given(task))
         case TaskSucceeded() | TaskParked() | TaskCanceled():
             return _ended(event, _given(task))
@@ -81,7 +82,7 @@ def _moved(event: TaskLeased | LeaseEnded | CheckpointRecorded, task: Task) -> T
     )
 
 
-def _back(event: TaskResubmitted, task: Task) -> TaskMoved:
+def _back(event: TaskResubmitted | TaskReopened, task: Task) -> TaskMoved:
     return TaskMoved(
         topic=task.spec.topic,
         task=task.spec.id,

@@ -46,6 +46,8 @@ def saved(task: Task) -> SavedTask:
         holders=tuple(task.holders.items()),
         recorded=tuple(task.recorded),
         reason=task.reason,
+        awaits=task.awaits,
+        input_failures=task.input_failures,
     )
 
 
@@ -68,6 +70,8 @@ def task_of(saved: SavedTask) -> Task:
         holders=dict(saved.holders),
         recorded=dict.fromkeys(saved.recorded),
         reason=saved.reason,
+        awaits=saved.awaits,
+        input_failures=saved.input_failures,
     )
 
 

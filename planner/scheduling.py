@@ -23,7 +23,8 @@ Rules it keeps (DESIGN of the mesh; the numbers are settings):
   6. A drained worker gets no lease, in this life and the next ones, until it is taken back into service.
   7. A parked task may be started again: budgets full, epochs rising, from its newest checkpoint.
   8. Memory is never overcommitted; a task waits until an offer fits.
-  9. A result under an epoch that was lost with a part of the ledger (the broker came back older) is worth what a late
+  9. A task that had succeeded is done again when an output that somebody needs is lost (planner/reopening.py).
+ 10. A result under an epoch that was lost with a part of the ledger (the broker came back older) is worth what a late
      one is; while its task is not planned or not ready again, its sender is left without a receipt and asks again.
 """
 
@@ -41,6 +42,7 @@ from mesh.messages.commands import (
     FailureClass,
     FailureFound,
     GiveBack,
+    Missed,
     Recommend,
     Refuse,
     Resubmit,
@@ -57,6 +59,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
@@ -68,6 +71,7 @@ from planner.ledger import NO_EPOCH, Ledger, Task
 from planner.matching import Matcher
 from planner.projection import Decided, project
 from planner.receipts import Receipts, answer_to
+from planner.reopening import ATTEMPTS_MAX, TRIES, Maker, Reopening, pause_s
 from planner.waiting import Waits
 from planner.workers import Worker, WorkerState
 
@@ -111,6 +115,7 @@ class Scheduler:
         self.ignored: list[str] = []
         """Sentences about inputs that changed nothing and deserve a log line; the agent empties it."""
         self.receipts = Receipts(ledger)
+        self.reopening = Reopening(ledger)
         self._decided: list[Decided] = []
         self._early: dict[Key, ResultFound] = {}
         """Results whose task was lost with a part of the ledger and is not planned or not ready again; a bounded list.
@@ -146,6 +151,8 @@ class Scheduler:
                 self._resubmit(record, now)
             case Drain():
                 self._drain(record, now)
+            case Missed():
+                self.reopening.want(record.digest, record.topic)
             case ResultFound() | CheckpointMade() | FailureFound() | GiveBack():
                 self._owed(writer, record, now)
             case _:
@@ -325,7 +332,9 @@ class Scheduler:
 
     def _failed(self, task: Task, row: FailureFound, now: float) -> None:
         name, key = task.spec.id, row.key
-        if row.failure is FailureClass.REJECT:
+        if row.missing:
+            self._lacks(task, row, now)
+        elif row.failure is FailureClass.REJECT:
             self._park(name, row.reason, now, key)
         elif row.failure is FailureClass.MEMORY:
             if task.memory_failures + 1 >= self.policy.memory_attempts_max:
@@ -336,6 +345,35 @@ class Scheduler:
             self._park(name, f"failed {task.failures + 1} times, lastly: {row.reason}", now, key)
         else:
             self._end_lease(task, Cause.FAILURE, row.reason, now, self._back_off_s(task.failures), key)
+
+    def _lacks(self, task: Task, row: FailureFound, now: float) -> None:
+        """An input is not in the store. Who runs it is not to blame, and a failure is not counted."""
+        maker = next(filter(None, map(self.reopening.maker_of, row.missing)), "")
+        if maker:
+            self._end_lease(task, Cause.INPUT, row.reason, now, key=row.key, awaits=maker)
+            return
+        if task.input_failures + 1 >= ATTEMPTS_MAX:
+            reason = f"an input can not be had, and no task makes it: publish the topic again ({row.reason})"
+            self._park(task.spec.id, reason, now, row.key)
+            return
+        if task.input_failures + 1 >= TRIES:
+            for digest in row.missing:
+                self.reopening.want(digest, task.spec.topic)
+        self._end_lease(task, Cause.INPUT, row.reason, now, pause_s(task.input_failures), row.key)
+
+    def found(self, maker: Maker, now: float) -> None:
+        """What became of a missing artifact that was looked for."""
+        if self.reopening.made_again(maker):
+            for name in self.reopening.waiting_for(maker):
+                if name in self.ledger.tasks:  # else parked with another one of them that it needs
+                    assert maker.spec is not None
+                    made = f"{maker.spec.id} has made another one since"
+                    self._park(name, f"its input {maker.digest[:16]} was lost with the store, and {made}", now)
+            return
+        event = self.reopening.event(maker)
+        if event is not None:
+            self._decide(event, now)
+            self._park_hopeless([event.task], now)
 
     def _back_off_s(self, failures: int) -> float:
         return float(min(self.policy.back_off_s_max, self.policy.back_off_s_first * 2 ** min(failures, 30)))
@@ -535,6 +573,10 @@ class Scheduler:
         self._decided.append(Decided(event, project(event, task)))
         if isinstance(event, TopicPlanned):
             waiting = [spec.id for spec in event.tasks]
+        if isinstance(event, TaskReopened):
+            for other in self.ledger.by_topic[event.spec.topic]:
+                if self.ledger.tasks[other].state is TaskState.WAITING:
+                    self._matcher.removed(other)
         if task is not None:
             is_leased = task.state is TaskState.LEASED
             if is_leased != was_leased:
@@ -561,6 +603,7 @@ class Scheduler:
         now: float,
         again_after_s: float = 0.0,
         key: Key | None = None,
+        awaits: str = "",
     ) -> None:
         poison = cause is Cause.DIED and task.deaths + 1 >= self.policy.deaths_max
         self._decide(
@@ -572,6 +615,7 @@ class Scheduler:
                 again_after_s=again_after_s,
                 key_kind=key.kind if key else "",
                 key_number=key.number if key else 0,
+                awaits=awaits,
             ),
             now,
         )

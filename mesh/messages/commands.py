@@ -102,6 +102,12 @@ class FailureFound(Record, frozen=True, kw_only=True):
     incarnation: str
     failure: FailureClass
     reason: str
+    missing: tuple[str, ...] = ()
+    """Inputs (digests) that are not in the store, or damaged there: no failure is counted, and they are made anew."""
+
+    def __post_init__(self) -> None:
+        if len(self.missing) > limits.MISSING_PER_ROW_MAX:
+            raise ValueError(f"a failure names at most {limits.MISSING_PER_ROW_MAX} missing inputs")
 
 
 class GiveBack(Record, frozen=True, kw_only=True):
@@ -149,6 +155,22 @@ class Resubmit(Record, frozen=True, kw_only=True):
             raise ValueError("a resubmit names a topic or a task, or neither, but not both")
 
 
+class Missed(Record, frozen=True, kw_only=True):
+    """An agent needs an output of an ended task that is not in the store: have it made anew."""
+
+    kind: ClassVar[str] = "missed"
+
+    id: str
+    topic: str
+    digest: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        check_name(self.topic, "the topic of a missing artifact")
+        if len(self.digest) != limits.DIGEST_CHARS:
+            raise ValueError(f"a digest has {limits.DIGEST_CHARS} characters, got {len(self.digest)}")
+
+
 class Drain(Record, frozen=True, kw_only=True):
     """A person takes a worker out of service, in this life and the next ones, or (`undo`) back into it."""
 
@@ -167,7 +189,17 @@ class Drain(Record, frozen=True, kw_only=True):
 
 
 Command = (
-    Submit | Refuse | Recommend | ResultFound | CheckpointMade | FailureFound | GiveBack | Cancel | Resubmit | Drain
+    Submit
+    | Refuse
+    | Recommend
+    | ResultFound
+    | CheckpointMade
+    | FailureFound
+    | GiveBack
+    | Cancel
+    | Resubmit
+    | Drain
+    | Missed
 )
 COMMANDS: tuple[type[Record], ...] = (
     Submit,
@@ -180,6 +212,7 @@ COMMANDS: tuple[type[Record], ...] = (
     Cancel,
     Resubmit,
     Drain,
+    Missed,
 )
 Owed = ResultFound | CheckpointMade | FailureFound | GiveBack
 """What a worker's outbox may hold."""

@@ -44,6 +44,8 @@ class Cause(enum.StrEnum):
     """No beat named it."""
     SUPERSEDED = "superseded"
     """An earlier holder came back with the finished result."""
+    INPUT = "input"
+    """An input of the task is not in the store; it is tried again, and its maker is looked for."""
 
 
 class LeaderChosen(Event, frozen=True, kw_only=True, tag="leader"):
@@ -125,6 +127,8 @@ class LeaseEnded(Event, frozen=True, kw_only=True, tag="lease-ended"):
     key_kind: str = ""
     key_number: int = 0
     """The outbox row that led to it ('' when none did): its receipt is `recorded`."""
+    awaits: str = ""
+    """The task that makes a missing input anew: this one waits for it."""
 
 
 class TaskParked(Event, frozen=True, kw_only=True, tag="parked"):
@@ -149,6 +153,19 @@ class TaskResubmitted(Event, frozen=True, kw_only=True, tag="resubmitted"):
 
     task: str
     reason: str
+
+
+class TaskReopened(Event, frozen=True, kw_only=True, tag="reopened"):
+    """A task that had succeeded is done once more: an output that somebody needs was lost with the broker's store. Its
+    epochs go on rising; its next result counts."""
+
+    task: str
+    spec: TaskSpec
+    incarnation: str = ""
+    """Who had made the result: should it come back with it, it is recorded."""
+    reason: str
+    waiting: tuple[str, ...] = ()
+    """Open tasks that wait for it from now on."""
 
 
 class WorkerDrained(Event, frozen=True, kw_only=True, tag="drained"):
@@ -181,6 +198,7 @@ AnyEvent = (
     | TaskResubmitted
     | WorkerDrained
     | Restored
+    | TaskReopened
 )
 
 
@@ -242,6 +260,8 @@ class SavedTask(Part, frozen=True, kw_only=True):
     holders: tuple[tuple[Epoch, str], ...] = ()
     recorded: tuple[Key, ...] = ()
     reason: str = ""
+    awaits: tuple[str, ...] = ()
+    input_failures: int = 0
 
 
 class SavedLine(Part, frozen=True, kw_only=True):

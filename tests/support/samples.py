@@ -33,6 +33,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("FileEntry", "objects"): (DIGEST,),
     ("Entry", "previous"): "0" * 64,
     ("BaseModel", "model"): DIGEST,
+    ("Missed", "digest"): DIGEST,
     ("Condemned", "wholes"): bytes(range(32)),
     ("Condemned", "deltas"): bytes(range(64)),
     ("Condemned", "manifests"): bytes(range(32)),

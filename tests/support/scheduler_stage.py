@@ -3,16 +3,20 @@
 Commands (one a line; names are free):
 
     plan TOPIC TASK [key=value …]        cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind,
-                                         version, disk, gpus, labels
+                                         version, disk, gpus, labels, input (a digest, in short)
     plans TOPIC TASK:NEEDED,… …          several tasks in one plan
     offer W leases=N [cores=] [memory=] [disk=] [kinds=a,b] [labels=x]   a new offer, sent with a beat
     beat W [loop=SECONDS] [owed=TASK] [waiting=TASK,…]   a beat as the worker stands
     advance SECONDS [W …]                time passes in steps of one second; the named workers beat every two seconds
-    result W TASK [epoch=G-C]            and: checkpoint … number= step=; failure … class= reason=; give-back …
+    result W TASK [epoch=G-C]            and: checkpoint … number= step=; failure … class= reason= missing=INPUT;
+                                         give-back …
     as W WRITER result …                 the same, but written under another writer's name
     cancel task=T | topic=T
     resubmit task=T | topic=T            (neither: all that are parked)
     drain W [now=1] [undo=1]
+    wanted                               missing artifacts that the agent is to look for
+    found TOPIC INPUT [task=T]           what it found: the task that made it, by its newest result; or nobody
+    missed TOPIC INPUT                   an agent needs an artifact that is not in the store
     new-leader                           another leader's mind over the ledger, folded anew from the events
     gone W code=N | restart W | closed W  (the broker says that its connection has closed)
     receipt W TASK kind=result [epoch=] [number=]
@@ -35,6 +39,7 @@ from mesh.messages.commands import (
     FailureClass,
     FailureFound,
     GiveBack,
+    Missed,
     Resubmit,
     ResultFound,
     Submit,
@@ -47,6 +52,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
@@ -54,6 +60,7 @@ from mesh.messages.ledger import (
 )
 from mesh.messages.tasks import Avoid, Needs, OnDisconnect, Outcome, TaskSpec
 from planner.ledger import Ledger
+from planner.reopening import Maker
 from planner.scheduling import Policy, Scheduler
 
 MIB = 1024 * 1024
@@ -127,6 +134,7 @@ class Stage:
             ),
             executor_version=int(named.get("version", 1)),
             priority=int(named.get("priority", 5)),
+            inputs={"data": named["input"] * 64} if "input" in named else {},
             after=tuple(filter(None, named.get("after", "").split(","))),
             avoid=tuple(filter(None, named.get("avoid", "").split(","))),
             avoid_mode=Avoid(named.get("mode", "prefer")),
@@ -200,6 +208,7 @@ class Stage:
             incarnation=worker.incarnation,
             failure=FailureClass(named.get("class", "retry")),
             reason=named.get("reason", "broken"),
+            missing=(named["missing"] * 64,) if "missing" in named else (),
         )
         self._leave(worker, plain[1])
         return self._command(worker.name, record)
@@ -219,6 +228,23 @@ class Stage:
 
     def do_drain(self, plain: list[str], named: dict[str, str]) -> list[str]:
         return self._command("cli", Drain(id="d1", worker=plain[0], now="now" in named, undo="undo" in named))
+
+    def do_missed(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        return self._command("consensus", Missed(id="m1", topic=plain[0], digest=plain[1] * 64))
+
+    def do_wanted(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        return [f"{digest[0]} of {topic}" for digest, topic in self.mind.reopening.take()] or ["nothing"]
+
+    def do_found(self, plain: list[str], named: dict[str, str]) -> list[str]:
+        topic, digest = plain[0], plain[1] * 64
+        maker = Maker(digest, topic, None)
+        if "task" in named:
+            specs = {spec.id: spec for event in self.events if isinstance(event, TopicPlanned) for spec in event.tasks}
+            ends = [e for e in self.events if isinstance(e, TaskSucceeded) and e.task == named["task"]]
+            end = ends[int(named.get("result", 0)) - 1]
+            maker = Maker(digest, topic, specs[named["task"]], end.epoch, end.incarnation)
+        self.mind.found(maker, self.now)
+        return self._turn()
 
     def do_new_leader(self, plain: list[str], named: dict[str, str]) -> list[str]:
         ledger = Ledger()
@@ -346,11 +372,15 @@ def _tell(event: AnyEvent) -> str:
             return f"succeeded {event.task} by {event.incarnation} epoch {event.epoch}{earned}"
         case LeaseEnded():
             again = f", again after {event.again_after_s:g} s" if event.again_after_s else ""
+            again += f", waits for {event.awaits}" if event.awaits else ""
             return f"lease of {event.task} {event.epoch} ended ({event.cause}): {event.reason}{again}"
         case TaskParked():
             return f"parked {event.task}: {event.reason}"
         case TaskCanceled():
             return f"canceled {event.task}: {event.reason}"
+        case TaskReopened():
+            waiting = f"; {', '.join(event.waiting)} waits for it" if event.waiting else ""
+            return f"reopened {event.task}: {event.reason}{waiting}"
         case TaskResubmitted():
             return f"resubmitted {event.task}: {event.reason}"
         case WorkerDrained():

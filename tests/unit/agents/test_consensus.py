@@ -11,9 +11,10 @@ from agents import consensus
 from agents.consensus import Consensus
 from mesh import codec, virtual_time
 from mesh.bus import Stored
+from mesh.errors import Retry
 from mesh.memory import Fate, Faults
 from mesh.messages.base import Record
-from mesh.messages.commands import Recommend, Submit
+from mesh.messages.commands import Missed, Recommend, Submit
 from mesh.messages.judgement import Choice, Outcomes, Recommendation
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
 from mesh.messages.tasks import Line, TaskSpec, TaskState
@@ -164,7 +165,11 @@ async def test_nothing_is_weighed_once_the_recommendation_is_put_or_recorded(
     assert await commands(mesh) == []
 
 
-async def test_outcomes_that_can_not_be_read_are_a_reason_and_no_obstacle(mesh: MemoryMesh) -> None:
+async def test_lost_outcomes_are_asked_for_and_waited_for_and_then_a_reason_and_no_obstacle(
+    mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consensus, "ASKED_MAX", 3)
+    monkeypatch.setattr(consensus, "ASKED_EACH", 2)
     plan = rounds.plan(baseline=False, lines=(Line.EVOLVER,))
     handlers = Consensus(mesh.agent("consensus"))
     await mesh.result(plan)
@@ -174,7 +179,13 @@ async def test_outcomes_that_can_not_be_read_are_a_reason_and_no_obstacle(mesh: 
     await handlers.on_task_ended(trained, Stored("", b"", 1))
     submit = codec.decode((await commands(mesh))[0].data, Submit)
     await Workers(mesh).evaluate(submit)
-    await handlers.on_task_ended(rounds.ended(submit.tasks[0]), Stored("", b"", 1))
+    checked = rounds.ended(submit.tasks[0])
+    for asked in (1, 1, 2):
+        with pytest.raises(Retry, match="not in the store"):
+            await handlers.on_task_ended(checked, Stored("", b"", 1))
+        missed = [codec.decode(one.data, Missed) for one in (await commands(mesh))[1:]]
+        assert [(one.topic, one.digest) for one in missed] == [("t1", "0" * 64)] * asked
+    await handlers.on_task_ended(checked, Stored("", b"", 1))
     found = codec.decode((await commands(mesh))[-1].data, Recommend).recommendation
     assert found.choice is Choice.KEEP
     assert "its claims can not be read" in found.why
