@@ -85,10 +85,15 @@ class Profile(Part, frozen=True, kw_only=True):
     @property
     def fits(self) -> str:
         """The form of the data, for people and for comparing: a model that was trained on one form reads no other."""
-        if self.modality == "text":
-            return "text"
-        return f"tabular, {self.features} inputs, {self.features_digest[:12] or 'unnamed'}"
+        return form_of(self.modality, self.features, self.features_digest)
 
     def needs_of(self, kind: str) -> Needs:
         """What a task of this kind takes on this data; the default where the profile did not say."""
         return self.needs.get(kind, Needs())
+
+
+def form_of(modality: str, features: int, features_digest: str) -> str:
+    """The form of data of this modality with so many inputs (see Profile.fits)."""
+    if modality == "text":
+        return "text"
+    return f"tabular, {features} inputs, {features_digest[:12] or 'unnamed'}"

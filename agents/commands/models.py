@@ -1,52 +1,83 @@
-"""`bin/agent models`: the champions; `models pull NAME DIR` takes one out of the mesh as files."""
+"""`bin/agent models`: champions and pushed models; `models pull` takes one out of the mesh, `models push` one in."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import shutil
-import tempfile
+import time
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from agents.commands import flags, loop, output
-from agents.commands.reach import Reach, reach_stored
-from agents.commands.stored import bucket
-from mesh.errors import EnvironmentUnfit, NotFound
+from agents.commands import flags, known_models, loop, models_pull, models_push, output, take_out
+from agents.commands.reach import reach_stored
+from mesh.errors import NotFound, SettingsInvalid
 from mesh.messages.judgement import Champion
+from mesh.messages.models import PushedModel
 
 EXAMPLE = """bin/agent models
-bin/agent models pull handwritten-digits-3fa1c2 ./digits-model"""
+bin/agent models pull handwritten-digits-3fa1c2 ./digits-model
+bin/agent models push ./tiny-bert --name tiny-bert"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """`pull` with a name and a folder, or nothing."""
-    parser.add_argument("action", nargs="?", choices=["pull"], help="pull: write the champion's files into a folder")
+    """`pull NAME DIR`, `push DIR`, or nothing."""
     parser.add_argument(
-        "name", metavar="NAME", nargs="?", help="specialization, or the first digits of a model's digest"
+        "action", metavar="ACTION", nargs="?", choices=["pull", "push"],
+        help="pull: write a model's files into a folder; push: take a folder's files in",
+    )  # fmt: skip
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?",
+        help="pull: a specialization, a pushed model, or the first digits of a model's digest; push: the folder",
+    )  # fmt: skip
+    parser.add_argument("folder", metavar="DIR", nargs="?", help="pull: a folder that is empty or not there yet")
+    parser.add_argument(
+        "--name", metavar="NAME", dest="called", type=flags.name,
+        help="push: what the model is called in the mesh (default: the folder's name)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--replace", action="store_true", help="pull: move a folder that holds files aside, to DIR.before"
     )
-    parser.add_argument("folder", metavar="DIR", nargs="?", help="a folder that is empty or not there yet")
-    flags.add_json(parser, "the champions, or what was pulled,")
+    flags.add_json(parser, "the models, or what was pulled or pushed,")
 
 
 def run(given: argparse.Namespace) -> int:
-    """Exit code 4 when no mesh runs here and none ever did, 6 for an unknown model, 3 for a folder of no use."""
+    """Exit code 4 when no mesh runs here and none ever did, 6 for an unknown model, 3 for a folder of no use, 5 for one
+    that holds no model."""
     output.check_target(given.json)
+    _check(given)
     if given.action == "pull":
-        if not given.name or not given.folder:
-            raise NotFound("models pull expects a NAME and a DIR; `bin/agent models` lists the names.")
-        check_folder(Path(given.folder))
-    return loop.run_simply(_pull(given) if given.action == "pull" else _list(given))
+        take_out.check_folder(Path(given.folder), "models pull", replace=given.replace)
+        return loop.run_simply(models_pull.pull(given))
+    if given.action == "push":
+        return loop.run_simply(models_push.push(given, models_push.look(Path(given.name))))
+    return loop.run_simply(_list(given))
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Refuse words and options that belong to the other action."""
+    if given.action == "pull" and not (given.name and given.folder):
+        raise NotFound("models pull expects a NAME and a DIR; `bin/agent models` lists the names.")
+    if given.action == "push" and (not given.name or given.folder):
+        raise SettingsInvalid("models push expects one DIR: bin/agent models push DIR --name NAME.")
+    if given.called is not None and given.action != "push":
+        raise SettingsInvalid("--name belongs to models push; models pull takes the name as its first word.")
+    if given.replace and given.action != "pull":
+        raise SettingsInvalid("--replace belongs to models pull.")
 
 
 async def _list(given: argparse.Namespace) -> int:
-    async with _stored(given) as there:
-        champions = await bucket(there, "champions", Champion)
+    async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
+        models = await known_models.known(there)
+    champions, pushed = models.champions, models.pushed
     if given.json:
-        output.write_json(given.json, {"models": [champions[id_] for id_ in sorted(champions)]})
+        document = {
+            "models": [champions[id_] for id_ in sorted(champions)],
+            "pushed": [pushed[name] for name in sorted(pushed)],
+        }
+        output.write_json(given.json, document)
     if given.json != "-":
         output.say(picture(champions))
+        if pushed:
+            output.say("\n" + pushed_picture(pushed, now_ms=time.time() * 1_000))
     return 0
 
 
@@ -70,69 +101,22 @@ def picture(champions: Mapping[str, Champion]) -> str:
     return output.table(("specialization", "version", "line", "accuracy", "loss", "size", "model", "topic"), rows)
 
 
-def _stored(given: argparse.Namespace) -> AbstractAsyncContextManager[Reach]:
-    return reach_stored(flags.settings_of(given), flags.selected_of(given))
-
-
-async def _pull(given: argparse.Namespace) -> int:
-    target = Path(given.folder)
-    async with _stored(given) as there:
-        champion = choose(await bucket(there, "champions", Champion), given.name)
-        await pull(there, champion.model, target)
-    if given.json:
-        output.write_json(given.json, {"model": champion.model, "specialization": champion.specialization,
-                                       "folder": str(target.resolve()), "champion": champion})  # fmt: skip
-    if given.json != "-":
-        output.say(f"{champion.specialization} v{champion.version_number} ({champion.model[:12]}) is in {target}")
-    return 0
-
-
-def choose(champions: Mapping[str, Champion], name: str) -> Champion:
-    """The champion of that specialization, or the one whose model's digest begins so. NotFound with near names."""
-    if name in champions:
-        return champions[name]
-    if len(name) >= 6 and (by_digest := [one for one in champions.values() if one.model.startswith(name)]):
-        return by_digest[0]
-    import difflib
-
-    near = difflib.get_close_matches(name, champions, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise NotFound(f"no champion is called {name!r}; {hint}`bin/agent models` lists them.")
-
-
-def check_folder(target: Path) -> None:
-    """EnvironmentUnfit unless `target` is not there or an empty folder."""
-    if not target.parent.is_dir():
-        raise EnvironmentUnfit(f"models pull expects DIR in an existing folder, and {str(target.parent)!r} is none.")
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    if target.exists() or target.is_symlink():
-        what = "holds files already" if target.is_dir() else "is no folder"
-        raise EnvironmentUnfit(f"models pull expects an empty or new DIR, and {str(target)!r} {what}: name another.")
-
-
-async def pull(there: Reach, digest: str, target: Path) -> None:
-    """The artifact's files in `target`, all or none: copied beside it, then renamed."""
-    source = await there.store().get(digest)
-    try:
-        await asyncio.to_thread(_copy, source, target)
-    except OSError as error:
-        raise output.unwritten(repr(str(target)), error) from None
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        inner = temporary / "files"
-        inner.mkdir(0o755)
-        for path in sorted(source.rglob("*")):  # parents first; the cache's copies are read-only, these are not
-            copy = inner / path.relative_to(source)
-            if path.is_dir():
-                copy.mkdir(0o755)
-            else:
-                shutil.copyfile(path, copy)
-        if target.is_dir():
-            target.rmdir()  # empty, or this fails and nothing has changed
-        inner.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def pushed_picture(pushed: Mapping[str, PushedModel], *, now_ms: float) -> str:
+    """One row per pushed model."""
+    rows = [
+        (
+            name,
+            one.version_number,
+            one.base.format.value,
+            one.architecture or None,
+            one.parameters,
+            output.size(one.size_bytes),
+            one.model[:12],
+            one.base.license or None,
+            output.age(max(0.0, (now_ms - one.pushed_at_ms) / 1_000)),
+            one.pushed_by,
+        )
+        for name, one in sorted(pushed.items())
+    ]
+    headers = ("pushed", "version", "format", "architecture", "parameters", "size", "model", "license", "age", "by")
+    return output.table(headers, rows)

@@ -20,7 +20,7 @@ import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.commands import flags, loop, models, output
+from agents.commands import flags, loop, output, take_out
 from agents.commands.commanding import heard, store
 from agents.commands.reach import Reach, found, reach
 from mesh import codec
@@ -70,7 +70,7 @@ def run(given: argparse.Namespace) -> int:
     if given.action == "take-out":
         if not given.folder:
             raise NotFound("refused take-out expects a KEY and a DIR; `bin/agent refused` lists the keys.")
-        models.check_folder(Path(given.folder))
+        take_out.check_folder(Path(given.folder), "refused take-out")
         return loop.run_simply(_take_out(given, found(settings, flags.selected_of(given)), one))
     return loop.run_simply(_hand_in(given, found(settings, flags.selected_of(given)), one))
 
@@ -188,7 +188,7 @@ async def _take_out(given: argparse.Namespace, settings: Settings, one: Refused)
     target.mkdir(exist_ok=True)
     async with reach(settings) as there:
         for name, digest in sorted(named.items()):
-            await models.pull(there, digest, target / name)
+            await take_out.fetch(there, digest, target / name)
     if given.json:
         output.write_json(given.json, {"key": one.row.key, "folder": str(target.resolve()), "outputs": named})
     if given.json != "-":
