@@ -61,14 +61,12 @@ class Saver:
         self._handed = 0
         """Number of the snapshot that was handed over last."""
 
-    @property
     def free(self) -> bool:
         """True when the buffer may be filled."""
         if self._writing is not None and self._writing.is_alive():
             return False
         return not self._handed or self._context.released(self._handed)
 
-    @property
     def empty(self) -> bool:
         """True before the first snapshot, which makes the memory for all."""
         return not self._buffer.path
@@ -119,7 +117,7 @@ class Saver:
         packing_s = PATIENCE_S + self._buffer.size_bytes / PACKED_BYTES_S
         patience_s = min(PATIENCE_S_MAX, packing_s) if self._context.packs else PATIENCE_S_MAX
         deadline = time.monotonic() + patience_s
-        while not self.free:
+        while not self.free():
             if time.monotonic() >= deadline:
                 return False
             tick()

@@ -217,7 +217,7 @@ class Trainer:
 
     def _step(self, batch: list[Any]) -> None:
         """Forward, backward, clip, check, move."""
-        packing = not self._saver.free
+        packing = not self._saver.free()
         self._pace.begin()
         network, scaler = self.trainable.network, self._moving.scaler
         rate = self.recipe.learning_rate * self.state.schedule.factor(self.state.step)
@@ -340,11 +340,11 @@ class Trainer:
             step,
             improved=self.state.best_step == step,
             asked=saves > self._saves_seen,
-            free=self._saver.free,
+            free=self._saver.free(),
         )
         self._saves_seen = saves
         if why:
-            first = self._saver.empty
+            first = self._saver.empty()
             self._saver.take(self.snapshot(), self._moving.still(), self._mark())
             ended = time.monotonic()
             self._cadence.took(ended, step, ended - now, first=first)

@@ -61,6 +61,46 @@ class Recorder(Unpacked):
         self.lines.append(text)
 
 
+class PackingRecorder(Recorder):
+    """A context behind which a packer works: it reads each snapshot out of the buffer, as another process does, into a
+    folder below `kept`, and releases it. slow: only when the test calls `pack`."""
+
+    packs = True
+
+    def __init__(self, kept: Path, stop: Callable[[int], str] = lambda polls: "", *, slow: bool = False) -> None:
+        super().__init__(kept, stop)
+        self.slow = slow
+        self.taken: list[Taken] = []
+        self.released_up_to = 0
+        self.saves = 0
+
+    def snapshot(self, taken: Taken) -> None:
+        """Take it over."""
+        self.taken.append(taken)
+        if not self.slow:
+            self.pack()
+
+    def pack(self) -> None:
+        """Read the newest snapshot and release it."""
+        taken = self.taken[-1]
+        folder = self.kept / f"{taken.number:06d}"
+        folder.mkdir()
+        with Path(taken.buffer).open("rb") as buffer:
+            for name, offset, size in taken.files:
+                buffer.seek(offset)
+                (folder / name).write_bytes(buffer.read(size))
+        self.checkpoints.append((folder, taken.number, taken.step, taken.best, taken.trained_s))
+        self.released_up_to = taken.number
+
+    def released(self, number: int, wait_s: float = 0.0) -> bool:
+        """Whether it was packed; never waits."""
+        return self.released_up_to >= number
+
+    def saves_requested(self) -> int:
+        """What the test says."""
+        return self.saves
+
+
 def job_for(kind: Kind, inputs: Mapping[str, Path], scratch: Path, settings: Mapping[str, Any], **changes: Any) -> Job:
     """A job of `kind` on one core; settings as they come over the wire."""
     scratch.mkdir(parents=True, exist_ok=True)

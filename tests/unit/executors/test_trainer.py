@@ -21,7 +21,7 @@ from executors.device import Device, micro_batch
 from executors.port import Stopped
 from executors.trainer import Evaluation, Finished, Recipe, Trainer
 from mesh.errors import ArtifactCorrupt, NonFinite, OutOfMemory
-from tests.support.executing import Recorder
+from tests.support.executing import PackingRecorder, Recorder
 
 CPU = Device("cpu", "fp32", 1, "a test")
 RECIPE = Recipe(
@@ -70,8 +70,9 @@ def run(folder: Path, recipe: Recipe = RECIPE, *, resume: Path | None = None, re
     return made, made.run()
 
 
-def same(one: checkpoint.Snapshot, other: checkpoint.Snapshot) -> bool:
+def same(trained: Trainer, again: Trainer) -> bool:
     """Equal to the last bit: weights, moments, best weights, generators, trace and history."""
+    one, other = trained.snapshot(), again.snapshot()
     assert one.tensors.keys() == other.tensors.keys()
     timeless = [{**snapshot.state["run"], "trained_s": 0.0} for snapshot in (one, other)]
     tensors = all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
@@ -99,7 +100,137 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_identical(tmp_path: Path, stop
     checkpoint.seed_generators(999)
     resumed, finished = run(tmp_path / "c", resume=folder)
     assert finished.state.exact
-    assert same(undisturbed.snapshot(), resumed.snapshot())
+    assert same(undisturbed, resumed)
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 12])
+def test_out_of_shared_memory_it_goes_on_bit_identical(tmp_path: Path, stop_at: int) -> None:
+    """With a packer: snapshots on the way, then a halt."""
+    undisturbed, _ = run(tmp_path / "a")
+    recorder = PackingRecorder(tmp_path / "kept")
+    often = dataclasses.replace(RECIPE, checkpoint_steps=2, overhead=1.0)
+    first = Trainer(Lines(), often, CPU, recorder, tmp_path / "b")
+    recorder._stop = lambda polls: "checkpoint" if first.state.step >= stop_at else ""
+    with pytest.raises(Stopped):
+        first.run()
+    assert [row[2] for row in recorder.checkpoints] == [*range(2, stop_at, 2), stop_at]
+    assert recorder.taken[-1].facts["fingerprint"] == first.state.fingerprint
+    assert not (tmp_path / "b").exists()
+    checkpoint.seed_generators(999)
+    resumed, finished = run(tmp_path / "c", resume=recorder.checkpoints[-1][0])
+    assert finished.state.exact
+    assert same(undisturbed, resumed)
+
+
+def test_a_snapshot_does_not_change_while_training_goes_on(tmp_path: Path) -> None:
+    """Nobody releases the first one: it stays as it was, later ones are skipped and counted, the loop never waits."""
+    recorder, seen = PackingRecorder(tmp_path / "kept", slow=True), dict[str, bytes]()
+    often = dataclasses.replace(RECIPE, checkpoint_steps=2, overhead=1.0)
+    trainer = Trainer(Lines(), often, CPU, recorder, tmp_path / "b")
+
+    def at_the_end(polls: int) -> str:
+        if recorder.taken and recorder.slow:
+            seen["last"] = Path(recorder.taken[0].buffer).read_bytes()
+            seen.setdefault("first", seen["last"])
+        if trainer.state.step == 19 and recorder.slow:
+            recorder.slow = False
+            recorder.pack()
+        return ""
+
+    recorder._stop = at_the_end
+    finished = trainer.run()
+    assert seen["first"] == seen["last"]
+    assert finished.checkpoints["skipped"] == 8
+    assert [taken.step for taken in recorder.taken] == [2, 19, 20]
+    assert [taken.skipped for taken in recorder.taken] == [0, 8, 0]
+
+
+def test_a_step_of_many_parts_is_given_up_and_taken_again(tmp_path: Path) -> None:
+    """Asked to stop between two parts of a step, it leaves as if the step had not begun."""
+    accumulating = dataclasses.replace(RECIPE, micro_batch=2)
+    undisturbed, _ = run(tmp_path / "a", accumulating)
+    lines, parts = Lines(), [0]
+    before = lines.loss
+
+    def counted(batch: tuple[Tensor, Tensor]) -> Tensor:
+        parts[0] += 1
+        return before(batch)
+
+    lines.loss = counted  # type: ignore[method-assign]
+    recorder = Recorder(tmp_path / "kept", lambda polls: "checkpoint" if parts[0] == 4 * 7 + 2 else "")
+    with pytest.raises(Stopped, match="step 7"):
+        run(tmp_path / "b", accumulating, recorder=recorder, lines=lines)
+    assert parts[0] == 4 * 7 + 2
+    resumed, finished = run(tmp_path / "c", accumulating, resume=recorder.checkpoints[-1][0])
+    assert finished.state.exact
+    assert same(undisturbed, resumed)
+
+
+def test_a_scaled_gradient_goes_on_bit_identical(tmp_path: Path) -> None:
+    """fp16 with its scaler, whose scale grows and shrinks on the way."""
+    half = Device("cpu", "fp16", 1, "a test")
+
+    def trainer(folder: Path, recorder: Recorder) -> Trainer:
+        made = Trainer(Lines(), RECIPE, half, recorder, folder)
+        made._moving.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=3)
+        return made
+
+    undisturbed = trainer(tmp_path / "a", Recorder(tmp_path / "a" / "kept"))
+    undisturbed.run()
+    scale = undisturbed._moving.scaler.get_scale()
+    assert 1.0 < scale < 2.0**40
+    recorder = Recorder(tmp_path / "b" / "kept", lambda polls: "checkpoint" if polls > 14 else "")
+    with pytest.raises(Stopped):
+        trainer(tmp_path / "b", recorder).run()
+    resumed = trainer(tmp_path / "c", Recorder(tmp_path / "c" / "kept"))
+    resumed.resume(recorder.checkpoints[-1][0])
+    resumed.run()
+    assert resumed._moving.scaler.get_scale() == scale
+    assert same(undisturbed, resumed)
+
+
+def test_a_gradient_that_no_scale_makes_finite_ends_the_run(tmp_path: Path) -> None:
+    lines = Lines()
+    lines.loss = lambda batch: torch.sqrt(lines.network(batch[0]).sum() * 0.0)  # type: ignore[method-assign]
+    with pytest.raises(NonFinite, match="gradient"):
+        run(tmp_path, dataclasses.replace(RECIPE, epochs_max=100), lines=lines, device=Device("cpu", "fp16", 1, ""))
+
+
+def test_a_checkpoint_on_request_does_not_stop_it(tmp_path: Path) -> None:
+    recorder = PackingRecorder(tmp_path / "kept")
+    trainer = Trainer(Lines(), RECIPE, CPU, recorder, tmp_path / "b")
+
+    def asks(polls: int) -> str:
+        recorder.saves = 1 if trainer.state.step >= 4 else 0
+        return ""
+
+    recorder._stop = asks
+    assert trainer.run().stopped_by == "epochs"
+    assert [taken.step for taken in recorder.taken] == [4, 20]
+
+
+def test_checkpoints_come_as_often_as_the_budget_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of a second and copies of 0.1 s, asked for at every step: within 1 % they are ten seconds apart."""
+    clock = [0.0]
+    monkeypatch.setattr("executors.trainer.time.monotonic", lambda: clock[0])
+    lines, recorder = Lines(), PackingRecorder(tmp_path / "kept")
+    before, hand_over = lines.loss, recorder.snapshot
+
+    def step(batch: tuple[Tensor, Tensor]) -> Tensor:
+        clock[0] += 1.0
+        return before(batch)
+
+    def slow(taken: Any) -> None:
+        clock[0] += 0.1
+        hand_over(taken)
+
+    lines.loss, recorder.snapshot = step, slow  # type: ignore[method-assign]
+    always = dataclasses.replace(RECIPE, checkpoint_steps=1, epochs_max=20, overhead=0.0101)
+    finished = Trainer(lines, always, CPU, recorder, tmp_path / "b").run()
+    steps = [taken.step for taken in recorder.taken]
+    assert steps == [1, 2, 12, 22, 32, 42, 52, 62, 72, 82, 92, 100]
+    assert finished.checkpoints["share"] <= 0.0125
+    assert (finished.checkpoints["taken"], finished.checkpoints["skipped"]) == (12, 0)
 
 
 def test_a_forgotten_generator_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +240,7 @@ def test_a_forgotten_generator_would_be_noticed(tmp_path: Path, monkeypatch: pyt
         run(tmp_path / "b", recorder=recorder)
     monkeypatch.setattr(checkpoint, "restore_generators", lambda saved: [])
     resumed, _ = run(tmp_path / "c", resume=recorder.checkpoints[-1][0])
-    assert not same(undisturbed.snapshot(), resumed.snapshot())
+    assert not same(undisturbed, resumed)
 
 
 CHILD = """
@@ -153,7 +284,7 @@ def test_killed_without_warning_it_goes_on_bit_identical(tmp_path: Path) -> None
     assert kept
     resumed, finished = run(tmp_path / "c", dataclasses.replace(RECIPE, checkpoint_steps=3), resume=kept[-1])
     assert finished.state.exact
-    assert same(undisturbed.snapshot(), resumed.snapshot())
+    assert same(undisturbed, resumed)
 
 
 def test_another_fingerprint_goes_on_and_says_so(tmp_path: Path) -> None:

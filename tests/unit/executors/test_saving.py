@@ -1,0 +1,154 @@
+"""Snapshots on their way out: one at a time, never waited for but at the end, and then with a bound."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from executors import checkpoint
+from executors.checkpoint import Snapshot
+from executors.saving import Mark, Saver
+from tests.support.executing import PackingRecorder, Recorder
+
+
+def at(step: int) -> Snapshot:
+    return Snapshot({"model.a": torch.full((1000,), float(step))}, {"run": {"step": step}})
+
+
+def mark(step: int, **changes: Any) -> Mark:
+    return Mark(**{"step": step, "best": False, "trained_s": 1.5, "facts": {"fingerprint": {"torch": "2"}}, **changes})
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Patience without waiting: every look at the clock is a second later."""
+    now = [0.0]
+
+    def monotonic() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    monkeypatch.setattr("executors.saving.time.monotonic", monotonic)
+    return now
+
+
+def test_a_packed_snapshot_says_where_it_stands(tmp_path: Path) -> None:
+    context = PackingRecorder(tmp_path / "kept")
+    saver = Saver(context, tmp_path / "work", 40)
+    assert saver.empty()
+    assert saver.take(at(3), (), mark(3, best=True, skipped=2))
+    (taken,) = context.taken
+    assert (taken.number, taken.step, taken.best, taken.trained_s, taken.skipped) == (41, 3, True, 1.5, 2)
+    assert taken.facts == {"fingerprint": {"torch": "2"}}
+    assert torch.equal(checkpoint.load(context.checkpoints[0][0]).tensors["model.a"], at(3).tensors["model.a"])
+    assert saver.free()
+    assert not saver.empty()
+    assert not (tmp_path / "work").exists()
+    saver.close()
+
+
+def test_the_buffer_is_taken_until_it_is_released(tmp_path: Path) -> None:
+    context = PackingRecorder(tmp_path / "kept", slow=True)
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take(at(1), (), mark(1))
+    assert not saver.free()
+    context.pack()
+    assert saver.free()
+    saver.close()
+
+
+def test_the_last_one_waits_for_the_packer(tmp_path: Path) -> None:
+    """Both for the one before, and for itself."""
+    context = PackingRecorder(tmp_path / "kept", slow=True)
+    saver, looks = Saver(context, tmp_path / "work", 0), []
+
+    def tick() -> None:
+        looks.append(len(context.taken))
+        context.pack()
+
+    saver.take(at(1), (), mark(1))
+    saver.take_last(lambda: at(2), (), mark(2), tick)
+    assert looks == [1, 2]
+    assert [row[1:3] for row in context.checkpoints] == [(1, 1), (2, 2)]
+    assert context.lines == []
+    saver.close()
+
+
+def test_a_packer_that_never_begins_is_done_without(tmp_path: Path, clock: list[float]) -> None:
+    """The one before is still in the buffer: the last one is written aside."""
+    context = PackingRecorder(tmp_path / "kept", slow=True)
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take(at(1), (), mark(1))
+    saver.take_last(lambda: at(2), (), mark(2, best=True), lambda: None)
+    (folder, number, step, best, _) = context.checkpoints[0]
+    assert (number, step, best) == (2, 2, True)
+    assert checkpoint.load(folder).state == {"run": {"step": 2}}
+    assert "written as a folder" in context.lines[0]
+    context.pack()
+    assert checkpoint.load(tmp_path / "kept" / "000001").state == {"run": {"step": 1}}
+    saver.close()
+
+
+def test_a_packer_that_dies_over_the_last_one_is_done_without(tmp_path: Path, clock: list[float]) -> None:
+    context = PackingRecorder(tmp_path / "kept", slow=True)
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take_last(lambda: at(2), (), mark(2), lambda: None)
+    assert [taken.number for taken in context.taken] == [1]
+    (folder, number, step, _, _) = context.checkpoints[0]
+    assert (number, step) == (2, 2)
+    assert checkpoint.load(folder).state == {"run": {"step": 2}}
+    saver.close()
+
+
+def test_where_nobody_packs_a_thread_writes_a_folder(tmp_path: Path) -> None:
+    go, context = threading.Event(), Recorder(tmp_path / "kept")
+    write = checkpoint.write
+
+    def slow(folder: Path, files: Any) -> Path:
+        assert go.wait(20)
+        return write(folder, files)
+
+    saver = Saver(context, tmp_path / "work", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", slow)
+        assert saver.take(at(1), (), mark(1))
+        assert not saver.free()
+        go.set()
+        saver.take_last(lambda: at(2), (), mark(2), lambda: None)
+    assert [row[1:3] for row in context.checkpoints] == [(1, 1), (2, 2)]
+    assert checkpoint.load(context.checkpoints[1][0]).state == {"run": {"step": 2}}
+    saver.close()
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path, files: Any) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    context = Recorder(tmp_path / "kept")
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take(at(1), (), mark(1))
+    saver.take_last(lambda: at(2), (), mark(2), lambda: None)
+    assert (saver.lost, context.checkpoints) == (2, [])
+    assert "training goes on" in context.lines[0]
+    saver.close()
+
+
+def test_no_memory_for_the_buffer_costs_checkpoints_and_not_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, size_bytes: int) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("mesh.platform.reserve", full)
+    context = PackingRecorder(tmp_path / "kept")
+    saver = Saver(context, tmp_path / "work", 0)
+    assert not saver.take(at(1), (), mark(1))
+    saver.take_last(lambda: at(2), (), mark(2), lambda: None)
+    assert (saver.lost, context.taken) == (2, [])
+    assert "no memory" in context.lines[0]
+    saver.close()
