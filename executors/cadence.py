@@ -39,7 +39,7 @@ class Cadence:
     """The checkpoints of one attempt."""
 
     def __init__(self, *, every_steps: int, every_s: float, overhead: float, now: float, step: int) -> None:
-        """every_steps: 0 for by time only; overhead: a share, above 0; step: the one that is saved already."""
+        """every_steps: 0 for by time only; overhead: a share above 0, 1 for no bound; step: the one that is saved."""
         self.skipped = 0
         """Times that one was due while no buffer was free."""
         self.postponed = 0
@@ -66,7 +66,7 @@ class Cadence:
     @property
     def gap_s(self) -> float:
         """Least time between two checkpoints."""
-        return self.cost_s / self._overhead
+        return self.cost_s / self._overhead if self._overhead < 1.0 else 0.0
 
     def stepped(self, seconds: float, *, packing: bool) -> None:
         """A step took so long; packing: another process was at the last snapshot meanwhile."""

@@ -110,7 +110,8 @@ class Recipe:
     checkpoint_steps: int = 0
     """0: by time only."""
     overhead: float = cadence.OVERHEAD
-    """Share of the run's time that checkpoints may cost; they come less often than asked for to stay below it."""
+    """Share of the run's time that checkpoints may cost; they come less often than asked for to stay below it; 1: no
+    bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -67,7 +67,8 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     checkpoint_steps: int = 0
     """A checkpoint also every so many steps; 0: by time only."""
     checkpoint_overhead: float = 0.01
-    """Share of the training time that checkpoints may cost: they come less often than asked for to stay below it."""
+    """Share of the training time that checkpoints may cost: they come less often than asked for to stay below it.
+    1: no bound."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:

@@ -93,6 +93,12 @@ def test_the_interval_stretches_to_the_budget() -> None:
     assert run.cadence.stopped_s / run.now <= 0.013
 
 
+def test_without_a_bound_every_trigger_counts() -> None:
+    run = Clock(every_steps=1, overhead=1.0)
+    run.cost_s = 5.0
+    assert len(run.steps(10)) == 10
+
+
 def test_the_first_one_makes_the_memory_and_does_not_count_as_the_price() -> None:
     run = Clock(every_steps=1, overhead=0.01)
     run.cadence.took(0.0, 0, 50.0, first=True)
