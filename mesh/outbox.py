@@ -63,6 +63,8 @@ create table if not exists rows (
 """
 _OF_KEY = "task = ? and generation = ? and count = ? and kind = ? and number = ?"
 _COLUMNS = "task, generation, count, kind, number, subject, data, recorded_at"
+_INSERT = f"insert or ignore into rows ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
+_SETTLE = f"update rows set settled_at = ? where settled_at is null and {_OF_KEY}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Outbox:
         with self._errors():
             self._refused.mkdir(parents=True, exist_ok=True)
             self._db = _open(self._path)
-            self._pending_bytes = self._bytes("settled_at is null")  # never less than there are
+            self._pending_bytes = self._bytes("settled_at is null")
+            """Never less than there are; exact again when somebody measures, and before a row is refused."""
         self.prune()
 
     def record(self, key: Key, subject: str, data: bytes) -> bool:
@@ -106,18 +109,19 @@ class Outbox:
 
     def record_all(self, rows: Sequence[tuple[Key, str, bytes]]) -> int:
         """Take (key, subject, data) rows in order with one sync, all or none; how many were new. DiskFull when full."""
+        size_bytes, at = sum(len(data) for _, _, data in rows), self._clock()
         with self._errors(), self._lock, self._writing():
-            return sum(self._insert(*row) for row in rows)
+            if self._pending_bytes + size_bytes > self._bytes_max:
+                return sum(self._insert_if_fits(key, subject, data, at) for key, subject, data in rows)
+            self._pending_bytes += size_bytes
+            return self._db.executemany(_INSERT, ((*_values(row[0]), *row[1:], at) for row in rows)).rowcount
 
-    def _insert(self, key: Key, subject: str, data: bytes) -> bool:
+    def _insert_if_fits(self, key: Key, subject: str, data: bytes, at: float) -> bool:
         if self._one(f"select 1 from rows where {_OF_KEY}", *_values(key)):
             return False
         if self._pending_bytes + len(data) > self._bytes_max:
             self._make_room(key, len(data))
-        self._db.execute(
-            f"insert into rows ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)",
-            (*_values(key), subject, data, self._clock()),
-        )
+        self._db.execute(_INSERT, (*_values(key), subject, data, at))
         self._pending_bytes += len(data)
         return True
 
@@ -132,20 +136,18 @@ class Outbox:
     def settle(self, *receipts: Receipt) -> int:
         """Let rows go as the ledger's receipts say; how many were pending. Repeating changes nothing. After a power cut
         some of them may be pending again."""
+        recorded, at = [receipt.key for receipt in receipts if receipt.recorded], float(self._clock())
         with self._errors(), self._lock, self._unsynced(), self._writing():
-            return sum(self._settle(receipt) for receipt in receipts)
+            settled = self._db.executemany(_SETTLE, ((at, *_values(key)) for key in recorded)).rowcount
+            return settled + sum(self._refuse(receipt) for receipt in receipts if not receipt.recorded)
 
-    def _settle(self, receipt: Receipt) -> bool:
+    def _refuse(self, receipt: Receipt) -> bool:
         found = self._one(f"select {_COLUMNS} from rows where settled_at is null and {_OF_KEY}", *_values(receipt.key))
         if found is None:
             return False
-        if receipt.recorded:
-            at = float(self._clock())
-            self._db.execute(f"update rows set settled_at = ? where {_OF_KEY}", (at, *_values(receipt.key)))
-        else:  # the file first: a crash in between leaves both, and the next receipt the file alone
-            self._set_aside(_row(found), receipt.reason)
-            self._db.execute(f"delete from rows where {_OF_KEY}", _values(receipt.key))
-        self._pending_bytes -= len(_row(found).data)
+        # The file first: a crash in between leaves both, and the next receipt the file alone.
+        self._set_aside(_row(found), receipt.reason)
+        self._db.execute(f"delete from rows where {_OF_KEY}", _values(receipt.key))
         return True
 
     def reopen(self, keys: tuple[Key, ...] | None = None, *, besides: Collection[str] = ()) -> int:
@@ -196,8 +198,9 @@ class Outbox:
                 "select count(*), coalesce(sum(length(data)), 0), coalesce(min(recorded_at), 0.0) from rows "
                 "where settled_at is null"
             )
-        assert found is not None
-        rows, size_bytes, oldest = _int(found[0]), _int(found[1]), found[2]
+            assert found is not None
+            rows, size_bytes, oldest = _int(found[0]), _int(found[1]), found[2]
+            self._pending_bytes = size_bytes
         assert isinstance(oldest, float)
         return rows, size_bytes, max(0.0, self._clock() - oldest) if rows else 0.0
 

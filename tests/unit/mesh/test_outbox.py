@@ -222,18 +222,22 @@ def test_what_was_said_to_be_recorded_survives_kill_9(tmp_path: Path, lines: int
     assert len((pending | kept | files) - told["recorded"]) <= 1
 
 
-def test_letting_go_costs_no_sync_and_recording_still_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    outbox = Outbox(tmp_path)
-    inner, seen = outbox._settle, []
-
-    def synchronous() -> object:
-        return outbox._db.execute("pragma synchronous").fetchone()[0]
-
-    def watched(receipt: Receipt) -> bool:
-        seen.append(synchronous())
-        return inner(receipt)
-
-    monkeypatch.setattr(outbox, "_settle", watched)
+def test_letting_go_costs_no_sync_and_recording_still_does(tmp_path: Path) -> None:
+    outbox, done = Outbox(tmp_path), list[str]()
+    outbox._db.set_trace_callback(lambda statement: done.append(statement.split(" rows ")[0]))
     outbox.record(key(1), "s", b"one")
+    assert done == ["begin immediate", "insert or ignore into", "commit"]
+    done.clear()
     assert outbox.settle(Receipt(key=key(1), recorded=True))
-    assert (seen, synchronous()) == ([1], 2)  # NORMAL, FULL
+    unsynced = ["begin immediate", "update", "commit"]
+    assert done == ["pragma synchronous = normal", *unsynced, "pragma synchronous = full"]
+
+
+def test_rows_and_receipts_of_many_are_counted(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    assert outbox.record_all([(key(number), "s", b"x") for number in (1, 2, 1, 3)]) == 3
+    assert outbox.record_all([(key(number), "s", b"y") for number in (3, 4)]) == 1
+    receipts = [Receipt(key=key(number), recorded=number != 2, reason="late") for number in (1, 2, 5)]
+    assert outbox.settle(*receipts) == 2
+    assert [row.data for row in outbox.pending()] == [b"x", b"y"]
+    assert [row.key.number for row in outbox.kept()] == [1]
