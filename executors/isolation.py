@@ -46,7 +46,7 @@ from executors.frames import (
 )
 from executors.port import Runtime
 from mesh import limits, metrics, platform
-from mesh.errors import ChildBroke, EnvironmentUnfit, OutOfMemory, RamifyError, Reject, Retry
+from mesh.errors import ArtifactCorrupt, ChildBroke, EnvironmentUnfit, OutOfMemory, RamifyError, Reject, Retry
 from mesh.messages.commands import FailureClass
 
 READY_S = 120.0
@@ -460,9 +460,11 @@ def group_bytes(pid: int) -> int:
 
 
 def error_of(failed: Failed) -> RamifyError:
-    """A failure frame as the error of its class."""
+    """A failure frame as the error of its class. ArtifactCorrupt: the checkpoint to continue from is not usable."""
+    if failed.resume_unusable:
+        return ArtifactCorrupt(failed.reason)
     classes = {FailureClass.REJECT: Reject, FailureClass.MEMORY: OutOfMemory, FailureClass.RETRY: Retry}
-    return classes[failed.failure](failed.reason, resume_unusable=failed.resume_unusable)
+    return classes[failed.failure](failed.reason)
 
 
 def _in_words(code: int) -> str:

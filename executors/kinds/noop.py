@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime, Stopped
-from mesh.errors import OutOfMemory, Retry, TaskRefused
+from mesh.errors import ArtifactCorrupt, OutOfMemory, Retry, TaskRefused
 from mesh.messages.tasks import Needs
 
 STEP_S = 0.05
@@ -184,8 +184,11 @@ def _hold_gil(seconds: float) -> None:
 
 
 def _resumed(folder: Path | None) -> tuple[float, int]:
-    """(seconds spent, attempts made) of the checkpoint to go on from."""
+    """(seconds spent, attempts made) of the checkpoint to go on from. ArtifactCorrupt when it is none of noop's."""
     if folder is None:
         return 0.0, 0
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    return float(state["elapsed_s"]), int(state["attempts"])
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        return float(state["elapsed_s"]), int(state["attempts"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactCorrupt(f"the checkpoint is none of noop's: {str(error)[:160]}", resume=True) from None

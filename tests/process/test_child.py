@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import pytest_asyncio
 
 from executors import isolation
-from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Start
+from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
 from mesh import metrics
-from mesh.errors import ChildBroke, OutOfMemory, Reject, Retry
+from mesh.errors import ArtifactCorrupt, ChildBroke, OutOfMemory, Reject, Retry
 from tests.support import unruly
 
 pytestmark = pytest.mark.process
@@ -49,6 +50,11 @@ class Bench:
 
     async def misbehave(self, how: str, bounds: Bounds = BOUNDS) -> Finished | Halted:
         return await self.run(self.start("unruly", 3, how=how), bounds)
+
+    async def nth(self, number: int) -> Frame:
+        """The frame that was heard as this one, counted from 1."""
+        await until(lambda: len(self.heard) >= number)
+        return self.heard[number - 1]
 
     async def until(self, wanted: type[Frame]) -> Any:
         await until(lambda: any(isinstance(frame, wanted) for frame in self.heard))
@@ -126,6 +132,42 @@ async def test_progress_checkpoints_and_a_stop_on_request(bench: Bench) -> None:
     assert isinstance(await running, Halted)
     ending = await bench.run(bench.start(task="next"))
     assert isinstance(ending, Finished), "the halt was for the task before"
+
+
+async def test_snapshots_are_handed_over_and_released(bench: Bench) -> None:
+    start = msgspec.structs.replace(bench.start("unruly", 3, how="snapshots"), packs=True)
+    running = asyncio.create_task(bench.run(start))
+    for number in (1, 2):
+        taken = await bench.nth(number)
+        assert isinstance(taken, Snapshotted)
+        assert (taken.number, taken.step, taken.skipped, taken.trained_s) == (number, 10 * number, number - 1, 1.5)
+        data = Path(taken.buffer).read_bytes()
+        assert {file.path: data[file.offset : file.offset + file.size_bytes] for file in taken.files} == {
+            "a": b"0123", "b": b"456789",
+        }  # fmt: skip
+        bench.child.release(99, 2)  # of another run: nobody listens
+        bench.child.release(start.run, number)
+    ending = await running
+    assert isinstance(ending, Finished)
+    assert ending.kpis["packs"] == 1.0
+
+
+async def test_a_task_is_asked_to_save_and_goes_on(bench: Bench) -> None:
+    running = asyncio.create_task(bench.misbehave("asked"))
+    await bench.until(Progressed)
+    bench.child.save()
+    await until(lambda: any(isinstance(frame, Progressed) and frame.step == 1 for frame in bench.heard))
+    bench.child.save()
+    assert isinstance(await running, Finished)
+
+
+async def test_a_checkpoint_that_can_not_be_continued_from_is_named_so(bench: Bench, tmp_path: Path) -> None:
+    """Not a reason to set the task aside: an older checkpoint may do."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    start = msgspec.structs.replace(bench.start(), resume=str(folder))
+    with pytest.raises(ArtifactCorrupt, match="none of noop's"):
+        await bench.run(start)
 
 
 @pytest.mark.parametrize(("fail", "error"), [("retry", Retry), ("reject", Reject), ("memory", OutOfMemory)])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from executors import port
-from executors.port import Context, Job, Made, Runtime
+from executors.port import Context, Job, Made, Runtime, Taken
 from mesh.messages.tasks import Needs
 
 
@@ -39,6 +39,7 @@ class Unruly:
         ways: dict[str, Callable[[Job, Context], Made]] = {
             "print": _print, "grandchild": _grandchild, "hog": _hog, "deaf": _deaf, "outside": _outside, "exit": _exit,
             "babble": _babble, "recurse": _recurse, "torn": _torn, "chatty": _chatty, "gil": _gil,
+            "snapshots": _snapshots, "asked": _asked,
         }  # fmt: skip
         return ways[job.settings.how](job, context)
 
@@ -110,6 +111,28 @@ def _gil(job: Job, context: Context) -> Made:
     context.progress(1, 0.1, {}, "holding")
     ctypes.PyDLL(None).sleep(20)
     return Made(kpis={"held_s": 20.0})
+
+
+def _snapshots(job: Job, context: Context) -> Made:
+    """Two snapshots in a row; the second when the first is released."""
+    for number in (1, 2):
+        buffer = job.scratch / f"buffer-{number}"
+        buffer.write_bytes(b"0123456789")
+        files = (("a", 0, 4), ("b", 4, 6))
+        context.snapshot(Taken(number, 10 * number, False, 1.5, str(buffer), files, {"fingerprint": {}}, number - 1))
+        if not context.released(number, 20.0):
+            raise RuntimeError("the snapshot was not released")
+    if context.released(3, 0.01):
+        raise RuntimeError("what was not taken can not be released")
+    return Made(kpis={"packs": float(context.packs)})
+
+
+def _asked(job: Job, context: Context) -> Made:
+    """Until it was asked twice to save."""
+    while (asked := context.saves_requested()) < 2:
+        context.progress(asked, 0.1, {}, f"asked {asked} times")
+        time.sleep(0.01)
+    return Made()
 
 
 def _sleep_for_ever() -> NoReturn:
