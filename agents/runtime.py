@@ -35,6 +35,7 @@ from mesh.messages.base import Record
 from mesh.messages.services import Hello, Problem, Welcome
 from mesh.metrics import Metrics
 from mesh.setting_tree import Settings
+from mesh.stores import open_store
 from mesh.streams import names as stream_names
 from mesh.subjects import Subjects
 from mesh.version import PROGRAM_VERSION
@@ -121,12 +122,8 @@ class Agent:
     def store(self) -> ArtifactStore:
         """The artifact store, with this agent's bounded cache below the home folder."""
         if self._store is None:
-            self._store = ArtifactStore(
-                self.broker,
-                self.subjects,
-                cache=self.settings.home / "cache" / self.name,
-                cache_bytes_max=self.settings.worker.cache_bytes_max,
-            )
+            cache = self.settings.home / "cache" / self.name
+            self._store = open_store(self.broker, self.subjects, self.settings, cache=cache)
         return self._store
 
     def spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:

@@ -72,8 +72,8 @@ MANIFEST_BYTES_MAX = 900 * 1024
 """A manifest is one message; some 9,000 chunks (4.5 GB) fit before it has to be split."""
 
 BELIEF_S = 600.0
-"""How long what was seen in the store is believed to be there. A manifest is written at most this long after each of its
-objects was stored or seen: a collector that waits longer between its looks takes nothing that is being named."""
+"""How long what was seen in the store is believed to be there. A manifest is written at most this long after each of
+its objects was stored or seen: a collector that waits longer between its looks takes nothing that is being named."""
 
 UPLOAD_REFRESH_S = 300.0
 """How often a long upload names what it has sent so far, so that the collector of garbage keeps it. Less than half

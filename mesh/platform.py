@@ -268,6 +268,17 @@ class FileLock:
         self.release()
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk too, where the system can be asked to (not on Windows)."""
+    if sys.platform == "win32":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all (temporary name, sync, rename)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -328,6 +339,13 @@ def shared_memory(folder: Path) -> tuple[int, str]:
         path = folder / f"snapshot-{secrets.token_hex(8)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         return os.open(path, flags, 0o600), str(path)
+
+
+def shared_again(path: str) -> tuple[int, str]:
+    """Open for reading what `shared_memory` named, so that it outlives its maker: a descriptor, and the path by which
+    other processes of the same user open it while it is open here. OSError when it is gone."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    return fd, f"/proc/{os.getpid()}/fd/{fd}" if path.startswith("/proc/") else path
 
 
 def reserve(fd: int, size_bytes: int) -> None:

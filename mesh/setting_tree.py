@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DEFAULT = "default"
 """Origin of a value that nobody gave."""
 
+BACKENDS = ("broker", "folder", "s3")
+"""Where artifacts may lie."""
+
 NOWHERE = Path()
 """Stands for the home folder until it is known."""
 
@@ -108,6 +111,15 @@ class SchedulerSettings(Section):
         86_400.0, "How long receipted outbox rows are kept, in case the broker comes back older", least=0
     )
     snapshot_events: int = setting(5_000, "Ledger events between two snapshots", least=10, most=10_000_000)
+    collect_every_s: float = setting(
+        600.0, "Time between two collections of garbage in the artifact store; sooner when it is nearly full", least=1
+    )
+    collect_wait_s: float = setting(
+        900.0, "Time between condemning and removing; what is being uploaded then is not sent twice", least=0.1
+    )
+    unnamed_keep_s: float = setting(
+        86_400.0, "How long an artifact that nothing names is kept: its result may come late", least=1
+    )
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
@@ -142,6 +154,23 @@ class WorkerSettings(Section):
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class ArtifactSettings(Section):
+    """Where artifacts lie: the same for all agents of a mesh."""
+
+    backend: str = setting(
+        "broker", "Where objects are stored: in the broker, a shared folder, an S3 bucket", choices=BACKENDS
+    )
+    folder: str = setting("", "Folder on a disk that all machines of the mesh share; it has to exist", path=True)
+    s3_bucket: str = setting("", "Name of the bucket; it has to exist")
+    s3_prefix: str = setting("", "First part of all keys in the bucket; the mesh's prefix follows")
+    s3_endpoint: str = setting("", "Address of an S3-compatible store; empty: Amazon's, or AWS_ENDPOINT_URL")
+    s3_region: str = setting("", "Region of the bucket; empty: AWS_REGION, or us-east-1")
+    s3_access_key_id: str = setting("", "Access key; empty: AWS_ACCESS_KEY_ID, or the machine's role")
+    s3_secret_access_key: str = setting("", "Secret of that key; empty: AWS_SECRET_ACCESS_KEY", secret=True)
+    s3_session_token: str = setting("", "Token of temporary credentials; empty: AWS_SESSION_TOKEN", secret=True)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class HttpSettings(Section):
     """Health and metrics of every agent."""
 
@@ -168,6 +197,7 @@ class Settings(Section):
     keeper: KeeperSettings = KeeperSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     worker: WorkerSettings = WorkerSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
@@ -195,7 +225,7 @@ class Settings(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "nats": NatsSettings, "broker": BrokerSettings, "keeper": KeeperSettings, "scheduler": SchedulerSettings,
-    "worker": WorkerSettings, "http": HttpSettings, "log": LogSettings,
+    "worker": WorkerSettings, "artifacts": ArtifactSettings, "http": HttpSettings, "log": LogSettings,
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from mesh.errors import SettingsInvalid
 from mesh.messages.base import check_name
 from mesh.setting_tree import (
     SECTIONS,
+    ArtifactSettings,
     BrokerSettings,
     HttpSettings,
     KeeperSettings,
@@ -44,6 +45,7 @@ from mesh.setting_tree import (
 from mesh.setting_values import invalid, unknown
 
 __all__ = [
+    "ArtifactSettings",
     "BrokerSettings",
     "HttpSettings",
     "KeeperSettings",
@@ -272,6 +274,7 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
             "credentials and name it with --server"
         ),
     )
+    yield from _artifact_rules(settings.artifacts)
     suspect_s = scheduler.suspect_beats * scheduler.beat_s
     yield "scheduler.lost_s", scheduler.lost_s > suspect_s, f"more than suspect_beats times beat_s ({suspect_s:g} s)"
     least = 2 * scheduler.leader_beat_s
@@ -279,6 +282,16 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     for section, part in (("scheduler", scheduler), ("keeper", keeper)):
         grows = part.back_off_s_max >= part.back_off_s_first
         yield f"{section}.back_off_s_max", grows, f"at least {section}.back_off_s_first"
+
+
+def _artifact_rules(artifacts: ArtifactSettings) -> Iterator[tuple[str, bool, str]]:
+    chosen = artifacts.backend
+    yield "artifacts.folder", chosen != "folder" or bool(artifacts.folder), "given when artifacts.backend is folder"
+    yield "artifacts.s3_bucket", chosen != "s3" or bool(artifacts.s3_bucket), "given when artifacts.backend is s3"
+    address = not artifacts.s3_endpoint or artifacts.s3_endpoint.startswith(("http://", "https://"))
+    yield "artifacts.s3_endpoint", address, "an address that begins with http:// or https://"
+    both = bool(artifacts.s3_access_key_id) == bool(artifacts.s3_secret_access_key)
+    yield "artifacts.s3_secret_access_key", both, "given together with artifacts.s3_access_key_id"
 
 
 def derive(settings: Settings) -> Settings:

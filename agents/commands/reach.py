@@ -49,14 +49,10 @@ class Reach:
 
     def store(self) -> ArtifactStore:
         """The artifact store, with this command's cache below the home folder."""
-        from mesh.artifacts import ArtifactStore
+        from mesh.stores import open_store
 
-        return ArtifactStore(
-            self.broker,
-            self.subjects,
-            cache=self.settings.home / "cache" / "commands",
-            cache_bytes_max=self.settings.worker.cache_bytes_max,
-        )
+        cache = self.settings.home / "cache" / "commands"
+        return open_store(self.broker, self.subjects, self.settings, cache=cache)
 
 
 def found(settings: Settings, selected: Settings | None = None) -> Settings:

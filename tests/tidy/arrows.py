@@ -72,6 +72,7 @@ ALLOWED_IMPORTERS = {
     "nats": {"mesh/broker.py", "mesh/broker_client.py", "mesh/broker_dial.py", "mesh/broker_link.py"},
     "nkeys": {"mesh/broker.py", "mesh/identity.py"},
     "msgpack": {"mesh/codec.py"},
+    "obstore": {"mesh/objects_s3.py"},
     "zstandard": {"mesh/coding.py"},
 }
 

@@ -1,0 +1,36 @@
+"""The artifact store that the settings choose, for an agent or a command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mesh.artifacts import ArtifactStore
+from mesh.bus import Log
+from mesh.objects import JetStreamBackend, ObjectBackend
+from mesh.setting_tree import Settings
+from mesh.subjects import Subjects
+
+
+def open_store(log: Log, subjects: Subjects, settings: Settings, *, cache: Path) -> ArtifactStore:
+    """The store, with a bounded cache in the folder `cache`. SettingsInvalid for a backend that can not be used."""
+    return ArtifactStore(
+        log,
+        subjects,
+        cache=cache,
+        cache_bytes_max=settings.worker.cache_bytes_max,
+        backend=open_backend(log, subjects, settings),
+    )
+
+
+def open_backend(log: Log, subjects: Subjects, settings: Settings) -> ObjectBackend:
+    """Where the objects lie. The client of another home than the broker is imported only when it was chosen."""
+    chosen = settings.artifacts
+    if chosen.backend == "folder":
+        from mesh.objects_folder import FolderBackend
+
+        return FolderBackend(Path(chosen.folder), subjects.prefix)
+    if chosen.backend == "s3":
+        from mesh.objects_s3 import S3Backend
+
+        return S3Backend(chosen, subjects.prefix)
+    return JetStreamBackend(log, subjects)
