@@ -19,6 +19,7 @@ from typing import Any
 
 from agents.runtime import Agent, now_s
 from agents.scheduler_answers import fitting
+from agents.scheduler_collecting import Collecting
 from agents.scheduler_ears import Ears
 from agents.scheduler_history import History
 from agents.scheduler_inputs import Closed, HeardCommand, Inputs, Question, heard
@@ -29,6 +30,7 @@ from mesh import codec
 from mesh.bus import Message, Stored
 from mesh.errors import BusUnavailable, Malformed, NotFound
 from mesh.messages.base import Record
+from mesh.messages.collecting import CorruptFound
 from mesh.messages.leases import Answer, Beat, Gone, LeaderBeat
 from mesh.messages.ledger import (
     AnyEvent,
@@ -69,6 +71,10 @@ LISTEN_BEATS = 1.5
 before it gives leases: should the store be older than what a worker has seen, the worker's beat says so, and no epoch
 is given twice."""
 
+RESTORED_BEATS = 2.5
+"""How long a leader that has restored the ledger listens before it gives leases: workers hear of it with their next
+beat, and tell again what they have finished; that work need not be done a second time."""
+
 FAREWELL_S = 1.0
 """Patience with the last beat of a leader that stops."""
 
@@ -83,6 +89,7 @@ class Leader:
         self._inputs = Inputs()
         self._mind = Scheduler(self._ledger, policy(agent), now_s())
         self._views = Views(agent, self._mind)
+        self._collecting = Collecting(agent, history)
         self._search = Search(agent, self._inputs.offer)
         self._turned = now_s()
         self._doubtful = False
@@ -90,6 +97,8 @@ class Leader:
         self._doubted: Beat | None = None
         self._heard = self._history.covered
         """COMMANDS sequence up to which this term has read."""
+        self._restored = False
+        """This term began with an older store."""
 
     # -- the beginning of the term ------------------------------------------------------------------------------------
 
@@ -106,6 +115,7 @@ class Leader:
             restored = Restored(generation=generation, from_seq=self._log.seq)
             ledger.apply(restored)
             decided.append(Decided(restored, None))
+            self._restored = True
             ledger.commands_seq = history.covered = self._heard = min(history.covered, commands_seq)
             self._agent.log.warning(
                 "the broker's store is older than what was seen: generation %d begins behind entry %d",
@@ -126,6 +136,8 @@ class Leader:
         now, settings = now_s(), self._agent.settings.scheduler
         if self._history.stranger:
             self._mind.leases_from = self._ears.opened_at + LISTEN_BEATS * settings.beat_s
+        if self._restored:
+            self._mind.leases_from = now + RESTORED_BEATS * settings.beat_s
         for beat in self._ears.standing(settings.beat_s * settings.suspect_beats):
             self._hear(beat, now)
         for gone in self._ears.reports():
@@ -147,6 +159,7 @@ class Leader:
             self._helper(self._read_commands(), "commands"),
             self._helper(self._beat(), "leader's beat"),
             self._helper(self._purge(), "purge of covered commands"),
+            self._helper(self._collecting.run(), "collecting"),
             self._helper(self._projector.run(), "projection"),
             self._helper(self._search.run(), "missing artifacts"),
         ]
@@ -389,6 +402,8 @@ class Leader:
         return heard(stored, self._agent.subjects.writer(stored.subject), complain)
 
     async def _on_question(self, message: Message) -> None:
+        if not message.reply:
+            self._on_report(message.data)
         if not self._agent.subjects.may_answer(message.reply):
             return
         try:
@@ -399,12 +414,22 @@ class Leader:
         match question:
             case Hello():
                 await self._send(message.reply, self._views.welcome(question, self._log.seq))
+            case Ask(what="store"):
+                await self._send(message.reply, self._collecting.use())
             case Ask():
                 await self._send(message.reply, self._views.status(question, self._log.seq))
             case OwedQuestion():
                 self._inputs.offer(Question(question, message.reply))
 
+    def _on_report(self, data: bytes) -> None:
+        """What is told without a question: a reader found something corrupt."""
+        try:
+            self._collecting.suspect(codec.decode(data, CorruptFound))
+        except Malformed as error:
+            self._agent.failed("malformed", f"this is no report: {error}")
+
     def _on_connected(self) -> None:
+        self._collecting.disturbed()
         self._mind.clocks_anew(now_s())
         self._listen_after(self._ears.away_s)
         self._doubtful = True

@@ -117,18 +117,18 @@ class Fleet:
         return record
 
     async def ask(self, what: str) -> Status:
-        """A question to the leader."""
-        message = await self.broker.request(SUBJECTS.ask("scheduler"), codec.encode(Ask(what=what)), timeout_s=2.0)
-        return codec.decode(message.data, Status)
-
-    async def answering(self) -> None:
-        """Wait until the scheduler answers over our own connection."""
+        """A question to the leader; one that begins another term is waited for."""
+        question = codec.encode(Ask(what=what))
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 with contextlib.suppress(NotFound, BusUnavailable):
-                    await self.ask("leader")
-                    return
+                    message = await self.broker.request(SUBJECTS.ask("scheduler"), question, timeout_s=2.0)
+                    return codec.decode(message.data, Status)
                 await asyncio.sleep(0.05)
+
+    async def answering(self) -> None:
+        """Wait until the scheduler answers over our own connection."""
+        await self.ask("leader")
 
     async def lost_leases(self, task: str) -> list[str]:
         """Why leases of a task ended without a result, in order: from the ledger itself."""
