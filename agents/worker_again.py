@@ -5,6 +5,9 @@
                       cache, chunks before manifests -> their rows owed again, in the order in which they were written
     inputs and checkpoints of leases that run here, rows without receipt     looked for and put again likewise
 
+Rows without receipt also at the start of each life and after each outage: of what was not told yet nobody else has
+heard, so nobody could notice that the store has lost it.
+
 A result whose outputs are neither in the store nor here is not told again: the ledger, which has lost it too, has its
 task done once more. So are those of older checkpoints than a lease may start from (worker_resume.py). Everything waits
 for a broker that is away, and is begun anew by a new notice. It runs beside the tasks, one artifact at a time; a worker
@@ -52,6 +55,9 @@ class Again:
         """held: digests that the leases which run here need."""
         self._outbox, self._debts, self._store, self._held, self._log = outbox, debts, store, held, log
         self._noticed = asyncio.Event()
+        self._due = asyncio.Event()
+        """A look is due, at what is not told yet at least."""
+        self._due.set()
         self._whole: dict[str, bool] = {}
         """What was found out since the notice: is the artifact in the store?"""
 
@@ -65,21 +71,34 @@ class Again:
             why, count, len(tasks),
         )  # fmt: skip
         self._noticed.set()
+        self._due.set()
+
+    def _came_back(self) -> None:
+        self._store.forget_stored()
+        self._due.set()
 
     async def run(self) -> None:
-        """Restore after each notice, until cancelled."""
+        """Restore after each notice and look after each outage, until cancelled."""
+        self._debts.on_connected(self._came_back)
         while True:
-            await self._noticed.wait()
+            await self._due.wait()
+            self._due.clear()
+            older = self._noticed.is_set()
             self._noticed.clear()
             self._whole.clear()
-            await self._restore()
+            await self._put_untold()
+            if older:
+                await self._restore()
+
+    async def _put_untold(self) -> None:
+        """Have in the store what rows without a receipt name."""
+        for row in await asyncio.to_thread(self._outbox.pending, PAGE):
+            for digest in told(row).artifacts:
+                await self._is_whole(digest)
 
     async def _restore(self) -> None:
         for digest in list(self._held()):
             await self._is_whole(digest)
-        for row in await asyncio.to_thread(self._outbox.pending, PAGE):
-            for digest in told(row).artifacts:
-                await self._is_whole(digest)
         tasks = await asyncio.to_thread(self._with_artifacts)
         for task, rows in tasks.items():
             if self._noticed.is_set():

@@ -82,6 +82,10 @@ class Debts:
         here from the moment at which its last row is on disk, or the leader would think that it was never taken."""
         return tuple(itertools.islice(itertools.chain(self._asked, self._unsent), limits.OWED_PER_REQUEST_MAX))
 
+    def on_connected(self, call: Callable[[], None]) -> None:
+        """Call back whenever the broker was away and is back."""
+        self._broker.on_state(lambda connected: call() if connected else None)
+
     # -- into the outbox ----------------------------------------------------------------------------------------------
 
     async def owe(self, record: Owed) -> None:

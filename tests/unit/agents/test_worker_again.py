@@ -179,3 +179,26 @@ async def test_it_waits_for_a_broker_that_is_away(life: Life) -> None:
     await noticing
     await until_told(life, ["t/result/1"])
     assert not await life.store.missing(model)
+
+
+async def test_after_an_outage_the_artifacts_of_what_is_not_told_yet_are_put_again(life: Life) -> None:
+    model = await life.artifact()
+    await asyncio.sleep(0.1)  # the look at the start of the life is over
+    row = result("t", model)
+    life.outbox.record(row.key, life.subjects.owed("w", row.key), codec.encode(row))
+    await life.come_back_older()
+    life.server.crash()
+    life.server.restart()
+    await until_stored(life, model)
+
+
+async def test_a_new_life_looks_for_the_artifacts_of_what_an_earlier_one_has_not_told(life: Life) -> None:
+    model = await life.artifact()
+    row = result("t", model)
+    life.outbox.record(row.key, life.subjects.owed("w", row.key), codec.encode(row))
+    await life.come_back_older()
+    again = Again(life.outbox, life.debts, life.store, list, get("test"))
+    helper = asyncio.create_task(again.run())
+    await until_stored(life, model)
+    helper.cancel()
+    await asyncio.gather(helper, return_exceptions=True)
