@@ -1,6 +1,7 @@
 """What a topic becomes: first a profile of its data, then two lines and a yardstick.
 
-    topic ──> profile ──ended──> evolver     (from the champion, one or two dials turned; without one the defaults)
+    topic ──> profile ──ended──> evolver     (from the topic's base model, else from the champion, one or two dials
+                                              turned; without either the defaults)
                                  reinventor  (from zero, settings drawn from the declared space)
                                  baseline    (a tuned linear model: measured beside them, never a candidate)
 
@@ -21,9 +22,10 @@ from mesh.messages.base import Facts, derived_id
 from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
+from mesh.messages.models import BaseModel
 from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
-from planner import graph, proposals
+from planner import bases, graph, proposals
 from planner.graph import Source
 from planner.profile import SPLITS, Profile
 
@@ -93,6 +95,10 @@ def profile_submit(topic: Topic, source: Source) -> Submit | Refuse:
         kinds = ", ".join(sorted(proposals.SPACES))
         reason = f"The topic {topic.id} asks for the task kind {topic.task!r}; the lines can train: {kinds}."
         return Refuse(topic=topic.id, reason=reason)
+    if topic.base is not None and (why := bases.why_never(topic.base, topic.task)):
+        return Refuse(
+            topic=topic.id, reason=f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}"
+        )
     id_ = derived_id(topic.id, "profile")
     settings: Facts = {"name": source.data.name or source.data.source, "salt": SALT}
     chosen = {"text_column": source.text_column, "label_column": source.label_column, "task": topic.task}
@@ -149,6 +155,8 @@ def plan(
         return refusal_of(topic.id, f"The profile of {topic.id} can not be used ({error}): publish the topic again.")
     if profile.task not in proposals.SPACES:
         return refusal_of(topic.id, f"The data of {topic.id} asks for {profile.task!r}, which no line can train.")
+    if topic.base is not None and (why := bases.why_not(topic.base, profile)):
+        return refusal_of(topic.id, f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}")
     placement = graph.place(nodes, topic, source, profile)
     shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion)
     tasks = (shaped.evolver(), shaped.reinventor(), shaped.baseline())
@@ -182,6 +190,12 @@ class _Shaped:
     champion: Champion | None
 
     @property
+    def base(self) -> BaseModel | None:
+        """The base model, unless it is the champion itself: then this is a topic like any other."""
+        base = self.topic.base
+        return None if base is None or (self.champion is not None and self.champion.model == base.model) else base
+
+    @property
     def continued(self) -> Champion | None:
         """The champion, if there is one that reads data of this form."""
         if self.champion is None or self.champion.fits not in ("", self.profile.fits):
@@ -189,9 +203,12 @@ class _Shaped:
         return self.champion
 
     def evolver(self) -> TaskSpec:
-        """Continues the champion; starts from zero with the kind's defaults when there is none that fits the data."""
+        """Goes on from the base model or the champion; starts from zero with the kind's defaults when there is neither,
+        or the champion does not fit the data."""
         inputs = self._inputs()
-        if self.continued is not None:
+        if self.base is not None:
+            inputs["base"] = self.base.model
+        elif self.continued is not None:
             inputs["champion"] = self.continued.model
         return self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
 
@@ -220,6 +237,7 @@ class _Shaped:
             "splits": {name: self.splits[name] for name in SPLITS},
             "kpis": [[kpi.metric, kpi.minimum, kpi.maximum] for kpi in topic.kpis],
             "champion": self.champion.model if self.champion is not None else "",
+            "base": self.topic.base.model if self.topic.base is not None else "",
             "fits": self.profile.fits,
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
@@ -233,6 +251,9 @@ class _Shaped:
         }
 
     def _evolved(self) -> proposals.Proposal:
+        if self.base is not None:
+            found = proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, self.base.settings)
+            return dataclasses.replace(found, changed=f"starts from {bases.words(self.base)}; {found.changed}")
         settings = self.continued.settings if self.continued is not None else None
         proposal = proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, settings)
         if self.champion is None or self.continued is not None:

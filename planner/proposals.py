@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mesh.messages.base import Facts
+from mesh.messages.models import ModelFormat
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +97,10 @@ SPACES: dict[str, dict[str, Space]] = {
 The values lie around the kind's measured defaults. A continued network gets a lower rate than a new one: at the full
 rate it forgets more than it learns, so the rate is the dial that is always turned.
 """
+
+STARTS_FROM: dict[str, frozenset[ModelFormat]] = {"classify": frozenset({ModelFormat.RAMIFY})}
+"""Executor kind to the forms of base models that it goes on training. A kind that is not named starts from zero or from
+its own champions only."""
 
 
 def space_for(executor: str, modality: str) -> Space:

@@ -40,9 +40,10 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     started = time.monotonic()
     async with reach(settings) as there:
         await publishing.check_streams(there)
+        base = await publishing.base_of(there, given.base)
         data = await publishing.store_data(there, given.data, output.note)
-        topic = publishing.topic_of(given, data)
-        from_seq = await publishing.publish(there, topic)
+        topic = publishing.topic_of(given, data, base)
+        from_seq = await publishing.publish(there, topic, given.data)
         if not given.wait:
             if given.json:
                 output.write_json(given.json, {"topic": topic.id, "text": topic.text})

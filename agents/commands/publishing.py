@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agents.commands import flags
+from agents.commands import flags, published
 from agents.commands.reach import Reach
 from mesh import codec, limits
 from mesh.errors import BusUnavailable, Conflict, DataRefused, NotFound, SettingsInvalid
+from mesh.messages.models import BaseModel
 from mesh.messages.tasks import OnDisconnect
 from mesh.messages.topics import DataRef, Independent, Topic
 from planner.graph import slug
@@ -39,6 +40,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text", metavar="COLUMN", help="column with the text; else it is inferred")
     parser.add_argument("--label", metavar="COLUMN", help="column with the label; else it is inferred")
+    parser.add_argument(
+        "--base", metavar="MODEL", help="model of the mesh from which the evolver starts: a name or digest of `models`"
+    )
     parser.add_argument("--task", metavar="KIND", help="executor kind that trains; else it is inferred from the data")
     parser.add_argument(
         "--budget", metavar="DURATION", type=flags.duration_s, default=BUDGET_S_DEFAULT,
@@ -123,7 +127,26 @@ async def store_data(reach: Reach, data: str | None, say: Callable[[str], None])
     return DataRef(source=digest, name=path.name, size_bytes=manifest.size_bytes)
 
 
-def topic_of(given: argparse.Namespace, data: DataRef | None) -> Topic:
+async def base_of(reach: Reach, name: str | None) -> BaseModel | None:
+    """The base model that the topic names. NotFound when the mesh has none of that name or no longer stores it."""
+    if name is None:
+        return None
+    from agents.commands import known_models
+
+    try:
+        found = await known_models.base_of(reach, name)
+    except NotFound as error:
+        if Path(name).expanduser().is_dir():
+            raise NotFound(
+                f"--base names a model of the mesh, and {name!r} is a folder here: take it in with "
+                f"`bin/agent models push {name}`, then name it as that command says."
+            ) from None
+        raise NotFound(f"--base: {error}") from None
+    await known_models.check_there(reach, found.model)
+    return found
+
+
+def topic_of(given: argparse.Namespace, data: DataRef | None, base: BaseModel | None = None) -> Topic:
     """The topic's record, under a fresh id."""
     return Topic(
         id=f"{slug(given.topic)}-{secrets.token_hex(4)}",
@@ -141,6 +164,7 @@ def topic_of(given: argparse.Namespace, data: DataRef | None) -> Topic:
         wait_s=given.wait_limit,
         publisher=publisher(),
         published_at_ms=int(time.time() * 1_000),
+        base=base,
     )
 
 
@@ -153,8 +177,10 @@ def publisher() -> str:
     return f"{user}@{socket.gethostname()}"[:120]
 
 
-async def publish(reach: Reach, topic: Topic) -> int:
-    """Store the topic; the result stream's sequence from which its records come."""
+async def publish(reach: Reach, topic: Topic, data: str | None = None) -> int:
+    """Store the topic; the result stream's sequence from which its records come. data: where its data were read."""
+    own = topic.data is not None and not topic.data.source.startswith(BUILTIN)
+    published.keep(reach.settings, topic, str(Path(data).expanduser().resolve()) if data and own else "")
     state = await reach.broker.state(reach.stream("RESULTS"))
     for tried in range(1, PUBLISH_TRIES + 1):
         try:

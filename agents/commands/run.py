@@ -50,10 +50,11 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     try:
         async with started(settings, stop, display.note) as mesh:
             if not stop.is_set():
+                base = await publishing.base_of(mesh.reach, given.base)
                 data = await publishing.store_data(mesh.reach, given.data, display.note)
-                topic = publishing.topic_of(given, data)
+                topic = publishing.topic_of(given, data, base)
                 story = Story(topic.id)
-                from_seq = await publishing.publish(mesh.reach, topic)
+                from_seq = await publishing.publish(mesh.reach, topic, given.data)
                 display.note(f"published {topic.id}")
                 ending = await follow(mesh.reach, story, display, from_seq=from_seq, stop=stop, watch=mesh.check)
             seconds = time.monotonic() - begun

@@ -1,12 +1,13 @@
-"""Classify: trains a text or tabular classifier, from zero or from the champion's weights.
+"""Classify: trains a text or tabular classifier, from zero or from another model's weights.
 
-In:    `train`, `validation` (splits); `champion` (a model of this kind or of `baseline`), when there is one to improve
+In:    `train`, `validation` (splits); `champion` or `base` (a model of this kind or of `baseline`), where there is one
+       to go on from: the specialization's own, or one that the topic names
 Out:   `model`; `claims`, its per-item outcomes on validation
 How:   a network by gradient steps, then the tuned linear model of `baseline` beside it, then a blend of the two that
        validation chooses with caution, so that the answer is not worse than the linear model alone
 Keeps: a checkpoint of the network every `checkpoint_s`, on a better validation, when asked to stop, and at the end
-Stops: 'budget', 'early stop' or 'epochs'; the network is the best one that validation saw, and a champion that is not
-       beaten is the answer
+Stops: 'budget', 'early stop' or 'epochs'; the network is the best one that validation saw, and a model to go
+       on from that is not beaten is the answer
 Not:   sees no holdout; compares nothing
 """
 

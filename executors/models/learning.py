@@ -4,8 +4,8 @@
               (fitted on train,                 (answering.py)
               or the champion's)
 
-A run from the champion keeps its features, its architecture and its labels (new ones are appended); the champion itself
-is measured, too, so that the result is never worse on validation than what it started from.
+A run from the champion, or from a base model, keeps its features, its architecture and its labels (new ones are
+appended); that model itself is measured, too, so that the result is never worse on validation than what it came from.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from executors import checkpoint, features, kinds, modelcard, outcomes
 from executors import device as devices
-from executors.data import Split, read_split
+from executors.data import Split, digest_of, read_split
 from executors.device import Device
 from executors.models import answering, store
 from executors.models import classifier as classifiers
@@ -59,7 +59,7 @@ def learn(job: Job, context: Context) -> Learned:
     place = devices.choose(job.allotment, job.settings.precision)
     context.log(f"computes on {place.name} in {place.precision} with {place.threads} threads: {place.reason}")
     checkpoint.seed_generators(job.seed)
-    start = _champion(job)
+    start = _start(job)
     schema, rows = splits["train"].schema, len(splits["train"])
     choices = choose(job.settings, schema.modality, rows, len(schema.labels), continued=start is not None)
     with devices.memory_translated("preparing the features"):
@@ -93,8 +93,10 @@ def _trained(
     return trainer.run()
 
 
-def _champion(job: Job) -> Classifier | None:
-    return classifiers.load(Path(job.inputs["champion"])) if job.inputs.get("champion") else None
+def _start(job: Job) -> Classifier | None:
+    """The model to go on from: a topic's base model stands before the champion."""
+    folder = job.inputs.get("base") or job.inputs.get("champion")
+    return classifiers.load(Path(folder)) if folder else None
 
 
 def _begin(job: Job, context: Context, train: Split, choices: Choices) -> Classifier:
@@ -125,11 +127,16 @@ def _fitted_features(
 
 
 def _continue(start: Classifier, splits: dict[str, Split], choices: Choices) -> Classifier:
-    """The champion, with the labels that it does not know yet appended."""
+    """The model to go on from, with the labels that it does not know yet appended."""
     schema = splits["train"].schema
     if schema.modality != start.features.modality:
         raise TaskRefused(
-            f"the champion reads {start.features.modality} data, the split is {schema.modality}: start anew"
+            f"the model to go on from reads {start.features.modality} data, the split is {schema.modality}: start anew"
+        )
+    if not set(schema.labels) & set(start.labels):
+        raise TaskRefused(
+            f"the model to go on from knows none of the data's {len(schema.labels)} labels (it knows "
+            f"{start.labels[0][:40]!r} …, the data {schema.labels[0][:40]!r} …): start anew"
         )
     labels = (*start.labels, *(label for label in schema.labels if label not in start.labels))
     network = continued(
@@ -139,7 +146,7 @@ def _continue(start: Classifier, splits: dict[str, Split], choices: Choices) -> 
 
 
 def _as_it_was(start: Classifier, labels: tuple[str, ...]) -> Classifier:
-    """The champion with the columns of labels that it does not know, which it never names."""
+    """The model to go on from with the columns of labels that it does not know, which it never names."""
     if labels == start.labels:
         return start
     network, linear = (
@@ -227,9 +234,15 @@ def _facts(job: Job, answer: Answer, choices: Choices, place: Device, finished: 
         facts["fingerprint"] = state.differed
     if "before" in answer.facts:
         improved = not answer.kept_champion
-        facts["continued"] = {"improved": improved, "start_accuracy": answer.facts["before"]["accuracy"]}
+        role = "base" if job.inputs.get("base") else "champion"
+        facts["continued"] = {
+            "improved": improved,
+            "start_accuracy": answer.facts["before"]["accuracy"],
+            "from": role,
+            "model": digest_of(Path(job.inputs[role])),
+        }
         if not improved:
-            facts["continued"]["note"] = "nothing was better on validation than the champion it started from"
+            facts["continued"]["note"] = "nothing was better on validation than the model it started from"
     return facts
 
 

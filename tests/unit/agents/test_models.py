@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agents import cli
-from agents.commands import known_models, models, models_pull, models_push, take_out
+from agents.commands import known_models, models, models_pull, models_push, publishing, take_out
 from agents.commands.reach import Reach
 from agents.commands.transfer import Transfer
 from mesh import codec
@@ -444,3 +444,44 @@ def test_facts_of_a_record_stay_small(tmp_path: Path) -> None:
     record = models_push._record("many", "a" * 64, models_push.look(folder))
     assert len(codec.encode(record)) < 20_000
     assert record.base.labels == 5_000
+
+
+# -- as base of a topic -----------------------------------------------------------------------------------------------
+
+
+async def test_a_pushed_model_and_a_champion_become_the_base_of_a_topic(mesh: MemoryMesh, tmp_path: Path) -> None:
+    folder = model_folders.ramify_folder(tmp_path / "line", ["no", "yes"])
+    await command("push", str(folder), "--name", "start")
+    pushed = await publishing.base_of(reach_of(mesh), "start")
+    assert pushed is not None
+    assert (pushed.name, pushed.task, pushed.fits, pushed.labels, pushed.label_names) == (
+        "start", "classify", "text", 2, ("no", "yes"),
+    )  # fmt: skip
+    assert await publishing.base_of(reach_of(mesh), pushed.model[:10]) == pushed
+    first = await champion(mesh, folder, settings={"dropout": 0.1})
+    base = await publishing.base_of(reach_of(mesh), NODE)
+    assert base is not None
+    assert (base.model, base.name, base.task, base.fits, base.settings) == (
+        first.model, NODE, "classify", "text", {"dropout": 0.1},
+    )  # fmt: skip
+    (folder / "README.md").write_text("another")
+    await champion(mesh, folder, version_number=2)
+    older = await publishing.base_of(reach_of(mesh), first.model)
+    assert older is not None
+    assert older.model == first.model, "an earlier version, by its whole digest"
+    given = cli.parser_of("publish", cli.load("publish")).parse_args(["a topic", "--base", "start"])
+    topic = publishing.topic_of(given, None, pushed)
+    assert codec.decode(codec.encode(topic), Topic).base == pushed
+    assert await publishing.base_of(reach_of(mesh), None) is None
+
+
+async def test_a_base_that_is_not_there_is_a_sentence(mesh: MemoryMesh, tmp_path: Path) -> None:
+    folder = model_folders.ramify_folder(tmp_path / "start")
+    with pytest.raises(NotFound, match="is a folder here: take it in with `bin/agent models push"):
+        await publishing.base_of(reach_of(mesh), str(folder))
+    await command("push", str(folder))
+    with pytest.raises(NotFound, match="did you mean 'start'"):
+        await publishing.base_of(reach_of(mesh), "strat")
+    await mesh.leader.purge(mesh.subjects.stream("ARTIFACTS"))
+    with pytest.raises(ArtifactMissing, match="no longer stored"):
+        await publishing.base_of(reach_of(mesh), "start")

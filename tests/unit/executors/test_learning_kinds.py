@@ -136,6 +136,22 @@ def test_the_yardstick_equals_scikit_learn_on_two_labels(tmp_path: Path) -> None
     assert (claimed == expected).mean() >= 0.98
 
 
+def test_a_topics_base_model_stands_before_the_champion(texts: Path, digits: Path, tmp_path: Path) -> None:
+    """From a folder that is named by its digest, as a worker's cache names it; with one idle epoch its weights stay."""
+    yardstick = made_by(Baseline(), lines(texts), tmp_path / "yardstick")
+    base = tmp_path / ("b" * 64)
+    base.symlink_to(made_by(Classify(), lines(texts), tmp_path / "base", QUICK).outputs["model"])
+    inputs = {**lines(texts), "champion": yardstick.outputs["model"], "base": base}
+    made = made_by(Classify(), inputs, tmp_path / "line", {"epochs_max": 1, "learning_rate": 1e-7})
+    assert (made.facts["continued"]["from"], made.facts["continued"]["model"]) == ("base", "b" * 64)
+    assert made.facts["architecture"] == "wide-deep", "the base's, not the yardstick's"
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, made.outputs["model"]))
+    assert np.abs(before["network.entry.weight"] - after["network.entry.weight"]).max() < 1e-3
+    strange = write_four(tmp_path / "strange", *questions(60, 3), ["x", "y", "z"])
+    with pytest.raises(TaskRefused, match="knows none of the data's 3 labels"):
+        made_by(Classify(), {**lines(strange), "base": base}, tmp_path / "refused", QUICK)
+
+
 def test_a_run_from_the_champion_is_never_worse(texts: Path, tmp_path: Path) -> None:
     champion = made_by(Classify(), lines(texts), tmp_path / "champion", QUICK)
     wild = {**QUICK, "learning_rate": 5.0, "epochs_max": 1, "clip": 1e6}

@@ -7,6 +7,7 @@ from mesh.messages.base import Facts
 from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
+from mesh.messages.models import BaseModel, ModelFormat
 from mesh.messages.tasks import Line, OnDisconnect, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Independent, Kpi, Topic
 from planner import plans, profile, proposals
@@ -198,3 +199,70 @@ def test_a_refusal_always_has_a_reason_of_bounded_length() -> None:
 def test_a_plan_fits_into_one_command_even_with_long_texts() -> None:
     long = Topic(id="x" * 90, text="word " * 399, data=DATA)
     assert len(codec.encode(planned(long))) < limits.RECORD_BYTES_MAX / 4
+
+
+# -- base models ------------------------------------------------------------------------------------------------------
+
+BASE = BaseModel(
+    model="b" * 64, name="digits-net", task="classify", fits="tabular, 64 inputs, unnamed", labels=10,
+    label_names=tuple(str(digit) for digit in range(10)), settings={"dropout": 0.25, "hidden": [64]},
+)  # fmt: skip
+
+
+def refused(base: BaseModel, task: str | None = None) -> str:
+    """The sentence with which a topic with this base model is refused, before or after its profile."""
+    topic = TOPIC.evolve(base=base, task=task)
+    first = plans.profile_submit(topic, SOURCE)
+    answer = first if isinstance(first, Refuse) else plans.plan(topic, SOURCE, PROFILE, {}, None, 0)
+    assert isinstance(answer, Refuse)
+    assert "the base model digits-net (bbbbbbbbbbbb)" in answer.reason
+    return answer.reason
+
+
+def test_the_evolver_starts_from_the_base_model_and_nobody_else_does() -> None:
+    submit = planned(TOPIC.evolve(base=BASE))
+    tasks = by_line(submit)
+    assert tasks[Line.EVOLVER].inputs["base"] == BASE.model
+    assert tasks[Line.EVOLVER].settings["hidden"] == [64]
+    assert "base" not in tasks[Line.REINVENTOR].inputs
+    assert "base" not in tasks[Line.BASELINE].inputs
+    assert submit.facts["base"] == BASE.model
+    changed = submit.facts["changed"]["evolver"]
+    assert changed.startswith("starts from the base model digits-net (bbbbbbbbbbbb); learning_rate ")
+    assert planned().facts["base"] == ""
+
+
+def test_a_base_model_stands_before_the_champion_which_is_still_compared_with() -> None:
+    submit = planned(TOPIC.evolve(base=BASE), champion(dropout=0.5), 7)
+    evolver = by_line(submit)[Line.EVOLVER]
+    assert evolver.inputs["base"] == BASE.model
+    assert "champion" not in evolver.inputs
+    assert submit.facts["champion"] == "c" * 64
+    assert submit.facts["champion_revision"] == 7
+
+
+def test_the_champion_as_base_model_is_a_topic_like_any_other() -> None:
+    evolver = by_line(planned(TOPIC.evolve(base=BaseModel(model="c" * 64, task="classify")), champion(dropout=0.5), 7))
+    assert evolver[Line.EVOLVER].inputs["champion"] == "c" * 64
+    assert "base" not in evolver[Line.EVOLVER].inputs
+
+
+def test_a_folder_of_another_library_is_refused_before_anything_runs() -> None:
+    for form, words in ((ModelFormat.TRANSFORMERS, "a transformers folder"), (ModelFormat.ADAPTER, "a peft adapter")):
+        reason = refused(BaseModel(model="b" * 64, name="digits-net", format=form))
+        assert f"no executor kind of this mesh trains from {words} yet" in reason
+        assert "without --base" in reason
+
+
+def test_a_base_model_that_does_not_fit_is_refused_with_what_differs() -> None:
+    assert "asks for 'classify'" not in refused(BaseModel(model="b" * 64, name="digits-net", task="rank"))
+    assert "of the kind 'unknown'" in refused(BaseModel(model="b" * 64, name="digits-net"))
+    other = BaseModel(model="b" * 64, name="digits-net", task="classify", fits="text")
+    assert "reads other data (text) than the topic's (tabular, 64 inputs, unnamed)" in refused(other)
+    labels = BaseModel(model="b" * 64, name="digits-net", task="classify", labels=2, label_names=("cat", "dog"))
+    assert "knows none of the data's labels ('0', '1', '2' …), only its own ('cat', 'dog')" in refused(labels)
+
+
+def test_labels_that_are_not_all_named_prove_nothing() -> None:
+    topic = TOPIC.evolve(base=BaseModel(model="b" * 64, task="classify", labels=3, label_names=("cat", "dog")))
+    assert by_line(planned(topic))[Line.EVOLVER].inputs["base"] == "b" * 64
