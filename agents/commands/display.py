@@ -16,7 +16,7 @@ from agents.commands.output import number, plain
 from mesh.messages.base import Record
 from mesh.messages.judgement import Choice, Verdict
 from mesh.messages.results import Planned, Progress, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
-from mesh.messages.tasks import TaskSpec, TaskState
+from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 
 LINE_EVERY_S = 5.0
 """Plain progress lines of one task: often enough to see life, seldom enough for a log."""
@@ -103,7 +103,19 @@ def _outcome(ended: TaskEnded) -> str:
     kpis = ended.outcome.kpis
     shown = [f"{words} {number(kpis[key])}" for key, words in _KPIS if key in kpis]
     tail = f" ({', '.join(shown)})" if shown else ""
-    return f" in {ended.outcome.seconds:.1f} s, stopped by {ended.outcome.stopped_by}{tail}"
+    return f" in {ended.outcome.seconds:.1f} s, stopped by {ended.outcome.stopped_by}{tail}{_resumed(ended.outcome)}"
+
+
+def _resumed(outcome: Outcome) -> str:
+    """That it is not to the last bit what an undisturbed training would have made, and why; '' when it is."""
+    why = "; ".join(differed(outcome)) or "the machines differ"
+    return "" if outcome.exact else f"; resumed elsewhere, not exact: {why}"
+
+
+def differed(outcome: Outcome) -> list[str]:
+    """What was different between the machines of a training that is not exact."""
+    found = outcome.facts.get("fingerprint")
+    return [str(row) for row in found] if isinstance(found, list | tuple) else []
 
 
 _KPIS = (

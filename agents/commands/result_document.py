@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agents.commands.display import differed
 from agents.commands.story import Ending, Story
 from mesh.messages.judgement import Candidate, Choice, Evidence, Recommendation, Verdict
 from mesh.messages.results import TaskEnded
@@ -99,6 +100,8 @@ def _line(story: Story, line: Line) -> dict[str, Any] | None:
         "settings": dict(candidate.settings) if candidate is not None else dict(ended.task.settings) if ended else {},
         "train_seconds": outcome.seconds if outcome is not None else None,
         "attempts": ended.attempts if ended is not None else None,
+        "exact": outcome.exact if outcome is not None else None,
+        "differed": differed(outcome) if outcome is not None else [],
         "evidence": _evidence(candidate.evidence if candidate is not None else None),
     }
 

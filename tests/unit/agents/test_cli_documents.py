@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agents import cli
@@ -159,6 +160,21 @@ def test_the_document_has_every_field_with_measured_values() -> None:
         "metric": "accuracy", "value": 0.98, "baseline": 0.98, "baseline_linear": 0.96, "interval": [0.0, 0.04],
         "holdout_examples": 180,
     }  # fmt: skip
+
+
+def test_a_training_that_went_on_elsewhere_says_what_differed() -> None:
+    whole = ended(EVOLVER)
+    assert whole.outcome is not None
+    differed: list[object] = ["processor: A avx2, now B avx512f", "threads: 1, now 2"]
+    outcome = msgspec.structs.replace(whole.outcome, exact=False, facts={"fingerprint": differed})
+    elsewhere = msgspec.structs.replace(whole, outcome=outcome)
+    assert sentence(elsewhere).endswith("; resumed elsewhere, not exact: " + "; ".join(map(str, differed)))
+    found = build(TOPIC, story(PLAN, elsewhere, ended(REINVENTOR)), seconds=1, ending=Ending.FAILED)
+    lines = found["specializations"][0]["lines"]
+    assert (lines["evolver"]["exact"], lines["evolver"]["differed"]) == (False, differed)
+    assert (lines["reinventor"]["exact"], lines["reinventor"]["differed"]) == (True, [])
+    strange = msgspec.structs.replace(whole.outcome, exact=False, facts={"fingerprint": 7})
+    assert "the machines differ" in sentence(msgspec.structs.replace(whole, outcome=strange))
 
 
 def test_what_is_not_known_is_null() -> None:
