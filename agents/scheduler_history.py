@@ -11,6 +11,7 @@ older, what it folded is not what the log says: the fold is loaded again.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from agents.runtime import Agent
 from agents.scheduler_results import Projector
@@ -31,7 +32,7 @@ class History:
     """The ledger as one scheduler has read it."""
 
     def __init__(self, agent: Agent, index: EndedIndexOnDisk, file: SeenFile, projector: Projector) -> None:
-        self._agent = agent
+        self._agent, self._index = agent, index
         self.snapshots = Snapshots(agent, index, projector)
         self._file = file
         self._projector = projector
@@ -46,6 +47,10 @@ class History:
         self.lost: Seen | None = None
         """An entry that is not in this history, of the present generation or a later one."""
         self._stranger = False
+
+    def beside(self, name: str) -> Path:
+        """A file of this scheduler's own, beside its index."""
+        return self._index.path.with_name(f"{self._index.path.stem}-{name}")
 
     async def load(self) -> None:
         """Fold the log anew, to its end."""

@@ -206,6 +206,7 @@ def state_of(info: dict[str, Any]) -> StreamState:
         messages=count,
         size_bytes=int(state["bytes"]),
         created=str(info["created"]),
+        limit_bytes=int(info["config"].get("max_bytes", -1)),
     )
 
 

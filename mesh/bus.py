@@ -71,6 +71,8 @@ class StreamState:
     size_bytes: int
     created: str
     """The server's creation time, as it says it: another value means another stream."""
+    limit_bytes: int = -1
+    """Most bytes that it may hold; -1: no limit of its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -141,7 +141,9 @@ class MemoryStream:
 
     def state(self) -> StreamState:
         """What the stream holds."""
-        return StreamState(self.first_seq, self.last_seq, len(self._messages), self.size_bytes, self.created)
+        return StreamState(
+            self.first_seq, self.last_seq, len(self._messages), self.size_bytes, self.created, self.spec.max_bytes
+        )
 
 
 @dataclasses.dataclass(slots=True)

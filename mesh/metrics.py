@@ -85,6 +85,12 @@ TABLE: tuple[Declared, ...] = (
     _counter("mesh_ledger_entries_total", "Entries appended to the ledger."),
     _counter("mesh_ledger_events_total", "Events in those entries."),
     _histogram("mesh_ledger_append_seconds", "Time of one append to the ledger, until it is on the broker's disk."),
+    _gauge("mesh_store_bytes", "Bytes in the artifact store, as the broker counts them."),
+    _gauge("mesh_store_limit_bytes", "Most bytes that it may hold; -1 when it has no limit."),
+    _gauge("mesh_store_garbage", "Objects and manifests that the last look found nothing to name."),
+    _counter("mesh_collections_total", "Rounds of the collector of garbage: done, or broken off.", "outcome"),
+    _counter("mesh_collected_total", "Objects and manifests that it removed.", "kind"),
+    _counter("mesh_corrupt_removed_total", "Corrupt objects that were removed, to be stored again."),
     _gauge("mesh_ledger_sequence", "Last sequence of the ledger that this scheduler has seen."),
     _counter("mesh_inputs_dropped_total", "Beats dropped because the scheduler's inbox was full."),
     # the worker
@@ -96,7 +102,11 @@ TABLE: tuple[Declared, ...] = (
     _gauge("mesh_outbox_bytes", "Bytes of those rows."),
     _gauge("mesh_outbox_age_seconds", "Age of the oldest row that waits."),
     _counter("mesh_receipts_total", "Receipts for outbox rows.", "outcome"),
-    _counter("mesh_checkpoints_total", "Checkpoints made, skipped because the last was still sent, or unusable.", "outcome"),
+    _counter(
+        "mesh_checkpoints_total", "Checkpoints: made, skipped for a newer one, lost, unusable to go on from.", "outcome"
+    ),
+    _counter("mesh_checkpoint_bytes_total", "Bytes of packed checkpoints: of their state, and of new objects.", "what"),
+    _gauge("mesh_checkpoints_paused", "Running tasks whose checkpoints wait: no room, or no broker."),
     _counter("mesh_child_kills_total", "Child processes that were killed, by reason.", "reason"),
     _histogram("mesh_child_start_seconds", "From the start of a child to its first frame."),
     # artifacts

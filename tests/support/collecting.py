@@ -1,0 +1,140 @@
+"""A collector at work on the broker in memory, with a ledger that a test fills, and hands that put and name things."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+from agents.runtime import Agent
+from agents.scheduler_collecting import Collecting
+from agents.scheduler_history import History
+from mesh import codec, coding, limits, streams
+from mesh.memory import Faults, MemoryBroker, MemoryServer
+from mesh.messages import object_names
+from mesh.messages.artifacts import FileEntry, Manifest
+from mesh.messages.base import Facts
+from mesh.messages.ledger import SnapshotAt
+from mesh.messages.object_names import ObjectName
+from mesh.messages.tasks import TaskSpec
+from mesh.objects import JetStreamBackend
+from mesh.subjects import Subjects
+from planner.ledger import Checkpoint, Ledger, Task
+from tests.support import agents
+
+SUBJECTS = Subjects()
+
+WAIT_S, EVERY_S, KEEP_S = 60.0, 600.0, 3_600.0
+
+
+@dataclasses.dataclass
+class Snapshots:
+    """What the collector asks of a scheduler's snapshots."""
+
+    newest: SnapshotAt | None = None
+
+
+class StagedHistory:
+    """What the collector asks of a scheduler's history."""
+
+    def __init__(self, folder: Path, ledger: Ledger | None = None) -> None:
+        self.ledger, self.snapshots = ledger or Ledger(), Snapshots()
+        self._folder = folder
+
+    def beside(self, name: str) -> Path:
+        return self._folder / name
+
+
+class CollectingStage:
+    """The mesh's streams, one collector's surroundings, and hands."""
+
+    def __init__(self, folder: Path, *, limit_bytes: int = 1 << 30, faults: Faults | None = None) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self.server = MemoryServer(SUBJECTS, faults=faults)
+        self.hand: MemoryBroker = self.server.connect("hand")
+        self.backend = JetStreamBackend(self.hand, SUBJECTS)
+        self.history = StagedHistory(folder)
+        self._count = 0
+
+    async def start(self) -> CollectingStage:
+        await streams.ensure_all(self.hand, streams.table(SUBJECTS, artifact_bytes_max=self.limit_bytes))
+        return self
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.history.ledger
+
+    def agent(self, name: str = "scheduler", **flags: object) -> Agent:
+        times = {"collect_every_s": EVERY_S, "collect_wait_s": WAIT_S, "unnamed_keep_s": KEEP_S}
+        settings = {f"scheduler.{key}": value for key, value in times.items()} | flags
+        return agents.make(self.server, "scheduler", self.folder / name, name=name, **cast(Any, settings))
+
+    @contextlib.asynccontextmanager
+    async def collecting(
+        self, name: str = "scheduler", history: StagedHistory | None = None, **flags: object
+    ) -> AsyncIterator[Collecting]:
+        """A collector that runs inside the block."""
+        agent = self.agent(name, **flags)
+        collector = Collecting(agent, cast(History, history or self.history))
+        agent.broker.on_state(lambda connected: collector.disturbed() if connected else None)
+        task = asyncio.create_task(collector.run())
+        try:
+            yield collector
+        finally:
+            agent.stop()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await agent.broker.close()
+
+    # -- what is stored -----------------------------------------------------------------------------------------------
+
+    async def put_object(self, body: bytes) -> ObjectName:
+        name = object_names.whole(codec.digest(body))
+        await self.backend.put(name, coding.RAW_HEADER + body)
+        return name
+
+    async def put(self, *bodies: bytes, media: str = "model", facts: Facts | None = None) -> str:
+        """An artifact of one file, put in one go; its digest."""
+        for body in bodies:
+            await self.put_object(body)
+        data = codec.encode(manifest_of(bodies, media, facts), bytes_max=limits.MANIFEST_BYTES_MAX)
+        digest = codec.digest(data)
+        await self.backend.put(object_names.manifest(digest), data, over=True)
+        return digest
+
+    async def stored(self) -> set[ObjectName]:
+        """Everything that is in the store now."""
+        return {name async for name in self.backend.names()}
+
+    async def holds(self, digest: str) -> bool:
+        """Is an artifact in the store, whole?"""
+        data = await self.backend.get(object_names.manifest(digest))
+        if data is None:
+            return False
+        found = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+        parts = {part for entry in found.files for part in entry.objects}
+        return {object_names.whole(part) for part in parts} <= await self.stored()
+
+    # -- what names it ------------------------------------------------------------------------------------------------
+
+    def open_task(self, name: str, *, checkpoints: tuple[Checkpoint, ...] = (), **fields: Any) -> Task:
+        """A task that is ready, as if it had been planned, with these checkpoints, newest first."""
+        self.ledger._plan(TaskSpec(id=name, topic=fields.pop("topic", "t1"), executor="noop", **fields))
+        task = self.ledger.tasks[name]
+        task.checkpoint, task.older = (checkpoints or (None,))[0], checkpoints[1:]
+        return task
+
+
+def manifest_of(bodies: tuple[bytes, ...], media: str = "model", facts: Facts | None = None) -> Manifest:
+    """The manifest of an artifact of one file."""
+    entry = FileEntry(
+        path="file.bin",
+        size_bytes=sum(map(len, bodies)),
+        objects=tuple(map(codec.digest, bodies)),
+        sizes=tuple(map(len, bodies)),
+    )
+    return Manifest(media=media, files=(entry,), facts=facts or {})
