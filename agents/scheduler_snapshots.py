@@ -13,6 +13,8 @@ not changed make equal files, which the store does not take twice.
 from __future__ import annotations
 
 import asyncio
+import itertools
+import operator
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -100,9 +102,10 @@ class Snapshots:
 
     def save(self, ledger: Ledger, log: LedgerLog) -> None:
         """Write what has changed since the last time."""
-        for name in self._touched:
-            task = ledger.tasks.get(name) or ledger.dead_letters.get(name)
-            self._index.put_part(f"task {name}", None if task is None else SnapshotPart(tasks=(saved(task),)))
+        touched = ((name, ledger.tasks.get(name) or ledger.dead_letters.get(name)) for name in self._touched)
+        self._index.put_parts(
+            (f"task {name}", None if task is None else SnapshotPart(tasks=(saved(task),))) for name, task in touched
+        )
         if self._said:
             self._put_all("said", [SnapshotPart(said=part) for part in _cut(ledger.all_said, SAID_PER_PART)])
         if self._drained:
@@ -241,20 +244,21 @@ def _written(reader: SavedReader, folder: Path) -> SnapshotHead:
     folder.mkdir()
     head = reader.head()
     (folder / HEAD_FILE).write_bytes(head)
-    open_files: dict[str, int] = {}
-
-    def append(name: str, data: bytes) -> None:
-        with (folder / name).open("ab") as file:
-            file.write(len(data).to_bytes(4, "big") + data)
-        open_files[name] = open_files.get(name, 0) + len(data)
-
-    for number, data in reader.lines():
-        append(f"lines-{number // LINE_PARTS_PER_FILE:08d}", data)
-    count = 0
-    for data in reader.parts():
-        count += open_files.get(f"state-{count:08d}", 0) + len(data) > FILE_BYTES
-        append(f"state-{count:08d}", data)
+    lines = ((f"lines-{number // LINE_PARTS_PER_FILE:08d}", data) for number, data in reader.lines())
+    for name, records in itertools.groupby(itertools.chain(lines, _in_files(reader.parts())), operator.itemgetter(0)):
+        with (folder / name).open("wb") as file:
+            file.writelines(len(data).to_bytes(4, "big") + data for _, data in records)
     return codec.decode(head, SnapshotHead)
+
+
+def _in_files(parts: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Parts of the state, each with the name of its file."""
+    count = size = 0
+    for data in parts:
+        if size + len(data) > FILE_BYTES:
+            count, size = count + 1, 0
+        size += len(data)
+        yield f"state-{count:08d}", data
 
 
 def _read_head(folder: Path) -> SnapshotHead:

@@ -48,6 +48,7 @@ _TABLES = (
 )
 _LINE = "topic, state, epoch, key, reason, recorded"
 _PUT = "INSERT OR REPLACE INTO ended (task, topic, state, epoch, key, reason, recorded) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_PUT_PART = "INSERT OR REPLACE INTO parts (name, data) VALUES (?, ?)"
 
 
 class EndedIndexOnDisk:
@@ -136,7 +137,14 @@ class EndedIndexOnDisk:
         if part is None:
             self._write("DELETE FROM parts WHERE name = ?", (name,))
         else:
-            self._write("INSERT OR REPLACE INTO parts (name, data) VALUES (?, ?)", (name, codec.encode(part)))
+            self._write(_PUT_PART, (name, codec.encode(part)))
+
+    def put_parts(self, parts: Iterable[tuple[str, SnapshotPart | None]]) -> None:
+        """The same for many."""
+        given = [(name, None if part is None else codec.encode(part)) for name, part in parts]
+        with self._errors():
+            self._db.executemany("DELETE FROM parts WHERE name = ?", ((name,) for name, data in given if data is None))
+            self._db.executemany(_PUT_PART, (row for row in given if row[1] is not None))
 
     def remove_parts(self, name: str) -> None:
         """Remove all parts whose name begins with this word."""
