@@ -92,6 +92,8 @@ class Leader:
         self._collecting = Collecting(agent, history)
         self._search = Search(agent, self._inputs.offer)
         self._turned = now_s()
+        self._reported = 0.0
+        """When the metrics were set that cost a look at all workers."""
         self._doubtful = False
         """The ledger may have gone on without us: look before anything is decided."""
         self._doubted: Beat | None = None
@@ -189,6 +191,7 @@ class Leader:
 
     async def _leave(self) -> None:
         """The ordered end: the last records, then a word to the standbys, who need not wait for our silence."""
+        self._report()
         await self._projector.drain()
         try:
             async with asyncio.timeout(FAREWELL_S):
@@ -223,10 +226,13 @@ class Leader:
             self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
         await self._answer(questions, sure=committed)
         if committed:
+            await asyncio.sleep(0)  # the projection goes its way; nobody waits for what follows
             self._committed(decided, entries)
             await self._projector.room()
         self._search.want(self._mind.reopening.take())
-        self._report()
+        if now - self._reported >= TICK_S:
+            self._reported = now
+            self._report()
         self._turned = now_s()
 
     async def _reassured(self) -> bool:

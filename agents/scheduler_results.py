@@ -140,7 +140,10 @@ class Projector:
                 self._changed.clear()
                 await self._changed.wait()
             batch = [self._queue[index] for index in range(min(WINDOW, len(self._queue)))]
-            await asyncio.gather(*(self._write(untold) for untold in batch))
+            if len(batch) == 1:  # on its way without a turn of the loop more: somebody waits for one task's result
+                await self._write(batch[0])
+            else:
+                await asyncio.gather(*(self._write(untold) for untold in batch))
             for _ in batch:
                 self._queue.popleft()
             self._changed.set()

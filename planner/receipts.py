@@ -46,7 +46,7 @@ class Receipts:
         task = self._ledger.tasks.get(key.task)
         if task is not None and key in task.recorded:
             return Receipt(key=key, recorded=True)
-        line = self._ledger.ended.get(key.task)
+        line = self._ledger.ended.get(key.task) if task is None else None  # it may have to look on the disk
         if line is not None:
             if line.records(key):
                 return Receipt(key=key, recorded=True)
@@ -96,7 +96,7 @@ def answer_to(worker: Worker, ledger: Ledger, receipts: Receipts, ledger_seq: in
 
 def _finished(ledger: Ledger, held: Held) -> bool:
     """True when the task ended by this very lease: the receipt says so, an order would only repeat it."""
-    line = ledger.ended.get(held.task)
+    line = ledger.ended.get(held.task) if held.task not in ledger.tasks else None
     return line is not None and line.key is not None and line.key.epoch == held.epoch
 
 
