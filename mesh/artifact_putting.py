@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from mesh import chunks, codec, coding, limits
@@ -87,11 +87,17 @@ class Putting:
         self._traffic, self._memory = traffic, memory
 
     async def put(
-        self, path: Path, media: str, facts: Facts | None, progress: Progress | None, fresh: bool
+        self,
+        path: Path,
+        media: str,
+        facts: Facts | None,
+        progress: Progress | None,
+        fresh: bool,
+        only: Collection[str] | None = None,
     ) -> tuple[str, bytes, list[Source]]:
         """Store a file or folder: the digest, the manifest's bytes, and the files it was made from."""
         with disk_errors("An artifact's files", path):
-            sources = await asyncio.to_thread(_sources, path, None if fresh else self._memory)
+            sources = await asyncio.to_thread(_sources, path, None if fresh else self._memory, only)
         tracker = Tracker(sum(source.size for source in sources), progress)
         asking = Asking()
 
@@ -197,9 +203,14 @@ def manifest_of(entries: Sequence[FileEntry], media: str, facts: Facts | None) -
         raise DataRefused(f"these files can not be stored as an artifact: {error}") from None
 
 
-def _sources(path: Path, memory: PutMemory | None) -> list[Source]:
-    """All files of a file or folder, sorted by path; those that are remembered with their objects."""
-    files = [(path, path.name)] if path.is_file() else sorted(_walk(path), key=lambda pair: pair[1])
+def _sources(path: Path, memory: PutMemory | None, only: Collection[str] | None = None) -> list[Source]:
+    """The files of a file or folder, all or `only` these, sorted by path; those that are remembered with their
+    objects."""
+    if path.is_file():
+        files = [(path, path.name)]
+    else:
+        named = _walk(path) if only is None else ((path / name, name) for name in only)
+        files = sorted(named, key=lambda pair: pair[1])
     if not files:
         raise DataRefused(f"{path} was expected to be a file or a folder with files, and holds none.")
     if len(files) > limits.ARTIFACT_FILES_MAX:

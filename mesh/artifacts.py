@@ -20,7 +20,7 @@ import asyncio
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -84,18 +84,19 @@ class ArtifactStore:
         progress: Progress | None = None,
         keep: bool = False,
         fresh: bool = False,
+        only: Collection[str] | None = None,
     ) -> str:
         """Store a file or folder; its digest (64 hex). keep: also take it into the local cache (links the files).
 
-        fresh: read also what seems unchanged since it was last put. DataRefused for what can not be an artifact,
-        DiskFull, BusUnavailable.
+        fresh: read also what seems unchanged since it was last put; only: of a folder's files these, by their paths
+        inside it. DataRefused for what can not be an artifact, DiskFull, BusUnavailable.
         """
         try:
-            digest, data, sources = await self._putting.put(path, media, facts, progress, fresh)
+            digest, data, sources = await self._putting.put(path, media, facts, progress, fresh, only)
         except DataRefused:
             if fresh:
                 raise  # else a file may not be what was remembered of it
-            digest, data, sources = await self._putting.put(path, media, facts, progress, True)
+            digest, data, sources = await self._putting.put(path, media, facts, progress, True, only)
         self._learn(digest, data)
         if keep:
             await asyncio.to_thread(self._adopt, {source.name: source.file for source in sources}, digest, data)

@@ -10,11 +10,7 @@ nothing. What may not travel (pickles, code) is said file by file.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
-import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -90,25 +86,8 @@ def _tell_what_stays(found: ModelFolder) -> None:
 async def _store(there: Reach, folder: Path, found: ModelFolder) -> str:
     """The artifact's digest. The same files under another name give the same one."""
     facts = {"format": found.format.value, "architecture": found.architecture}
-    with tempfile.TemporaryDirectory(prefix="ramify-push-") as staged:
-        await asyncio.to_thread(_stage, folder, found.files, Path(staged))
-        with Transfer("sending") as transfer:
-            return await there.store().put(Path(staged), media="model", facts=facts, progress=transfer)
-
-
-def _stage(folder: Path, files: tuple[str, ...], staged: Path) -> None:
-    """A folder with exactly these files: links where the system has them."""
-    for name in files:
-        target = staged / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = (folder / name).resolve()
-        try:
-            target.symlink_to(source)
-        except OSError:
-            try:
-                os.link(source, target)
-            except OSError:
-                shutil.copyfile(source, target)
+    with Transfer("sending") as transfer:
+        return await there.store().put(folder, media="model", facts=facts, progress=transfer, only=found.files)
 
 
 # -- the name ---------------------------------------------------------------------------------------------------------

@@ -136,13 +136,15 @@ def test_the_yardstick_equals_scikit_learn_on_two_labels(tmp_path: Path) -> None
     assert (claimed == expected).mean() >= 0.98
 
 
-def test_a_topics_base_model_stands_before_the_champion(texts: Path, digits: Path, tmp_path: Path) -> None:
+def test_a_topics_base_model_stands_before_the_champion(texts: Path, tmp_path: Path) -> None:
     """From a folder that is named by its digest, as a worker's cache names it; with one idle epoch its weights stay."""
-    yardstick = made_by(Baseline(), lines(texts), tmp_path / "yardstick")
+    yardstick = made_by(Baseline(), lines(texts), tmp_path / "yardstick", {"strengths": [1.0]})
     base = tmp_path / ("b" * 64)
     base.symlink_to(made_by(Classify(), lines(texts), tmp_path / "base", QUICK).outputs["model"])
     inputs = {**lines(texts), "champion": yardstick.outputs["model"], "base": base}
-    made = made_by(Classify(), inputs, tmp_path / "line", {"epochs_max": 1, "learning_rate": 1e-7})
+    made = made_by(
+        Classify(), inputs, tmp_path / "line", {"epochs_max": 1, "learning_rate": 1e-7, "linear_path": False}
+    )
     assert (made.facts["continued"]["from"], made.facts["continued"]["model"]) == ("base", "b" * 64)
     assert made.facts["architecture"] == "wide-deep", "the base's, not the yardstick's"
     before, after = (load_file(folder / "model.safetensors") for folder in (base, made.outputs["model"]))

@@ -143,6 +143,16 @@ async def test_a_single_file_is_a_folder_with_that_file(shelf: Shelf, tmp_path: 
     assert contents(await store(shelf, tmp_path / "c2").get(digest)) == {"one": b"1"}
 
 
+async def test_some_files_of_a_folder_are_an_artifact_too(shelf: Shelf, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "in", one=b"1", two=b"2", three=BIG)
+    (folder / "two").unlink()
+    (folder / "two").symlink_to(folder_of(tmp_path / "blobs", real=b"2") / "real")
+    digest = await store(shelf, tmp_path / "c1").put(folder, media="model", only=["two", "one"])
+    assert contents(await store(shelf, tmp_path / "c2").get(digest)) == {"one": b"1", "two": b"2"}
+    whole = folder_of(tmp_path / "other", one=b"1", two=b"2")
+    assert await store(Shelf(), tmp_path / "c3").put(whole, media="model") == digest
+
+
 async def test_the_digest_depends_on_content_alone_and_the_manifest_is_last(shelf: Shelf, tmp_path: Path) -> None:
     one = folder_of(tmp_path / "one", a=b"a", b=BIG)
     two = folder_of(tmp_path / "elsewhere" / "two", b=BIG, a=b"a")
