@@ -64,18 +64,24 @@ class Again:
             if any(name.digest not in places for name in absent):
                 return False
 
-            async def put(name: ObjectName) -> None:
+            async def put(name: ObjectName, over: bool = False) -> None:
+                if name.digest not in places:  # it was there a moment ago
+                    places.update(await asyncio.to_thread(self._places, digest, {name.digest}))
+                if name.digest not in places:
+                    if over and await self._traffic.renew(name):
+                        return
+                    raise ArtifactMissing(f"The object {name.digest[:16]} is not in the cache.", digest=name.digest)
                 with disk_errors("A cached artifact's file", places[name.digest].file):
                     body = await asyncio.to_thread(_read, places[name.digest])
                 if codec.digest(body) != name.digest:
                     raise ArtifactMissing(f"The cached object {name.digest[:16]} is damaged.", digest=name.digest)
-                await self._traffic.send(name, coding.RAW_HEADER + body)
+                await self._traffic.send(name, coding.RAW_HEADER + body, over=over)
 
             try:
                 await in_window(sorted(absent), put)
+                await self._traffic.seal(_needed(manifest), digest, data, put)
             except ArtifactMissing:  # of a base in an entry that nobody has checked
                 return False
-            await patiently(lambda: self._traffic.backend.put(object_names.manifest(digest), data))
         return True
 
     def _places(self, digest: str, wanted: set[str]) -> dict[str, Place]:

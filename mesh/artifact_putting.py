@@ -1,6 +1,6 @@
 """Putting artifacts: files into objects, objects into the store, the manifest last.
 
-    put      cut -> read and hash in threads -> store what is not there, in a window -> settle -> manifest
+    put      cut -> read and hash in threads -> store what is not there, in a window -> settle -> manifest -> settle
     packed   objects that a packer has coded already: the same from "store" on
 
 All files of an artifact share one window, so memory is bounded by CHUNKS_IN_FLIGHT objects whatever their number and
@@ -25,7 +25,7 @@ from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
 from mesh.messages.object_names import ObjectName
-from mesh.object_traffic import Asking, Traffic
+from mesh.object_traffic import Asking, Resend, Traffic
 from mesh.put_memory import PutMemory, Stamp, stamp_of
 from mesh.windows import in_window
 
@@ -80,6 +80,33 @@ class Source:
             raise DataRefused(f"{self.file} can not be stored in an artifact: {error}") from None
 
 
+class _Interim:
+    """Manifests of a long upload on its way: they name what was sent so far, so that it is not collected as garbage.
+
+    Each stays for a while without a name, as all uploads do; the next one names it all again.
+    """
+
+    def __init__(self, traffic: Traffic, sources: Sequence[Source]) -> None:
+        self._traffic, self._sources = traffic, sources
+        self._written_at = traffic.now()
+
+    async def write_if_due(self) -> None:
+        """Write one, if the last one, or the beginning, is UPLOAD_REFRESH_S ago."""
+        if self._traffic.now() - self._written_at < limits.UPLOAD_REFRESH_S:
+            return
+        self._written_at = self._traffic.now()
+        sent = [
+            (digest, piece.size)
+            for source in self._sources
+            for digest, piece in zip(source.objects, source.pieces, strict=True)
+            if digest
+        ]
+        objects, sizes = tuple(digest for digest, _ in sent), tuple(size for _, size in sent)
+        entry = FileEntry(path="sent", size_bytes=sum(sizes), objects=objects, sizes=sizes)
+        data = codec.encode(Manifest(media="upload", files=(entry,)), bytes_max=limits.MANIFEST_BYTES_MAX)
+        await self._traffic.put_manifest(codec.digest(data), data)
+
+
 class Putting:
     """Puts of one store."""
 
@@ -99,11 +126,12 @@ class Putting:
         with disk_errors("An artifact's files", path):
             sources = await asyncio.to_thread(_sources, path, None if fresh else self._memory, only)
         tracker = Tracker(sum(source.size for source in sources), progress)
-        asking = Asking()
+        asking, interim = Asking(), _Interim(self._traffic, sources)
 
         async def one(item: tuple[Source, int]) -> None:
             await self._store_piece(*item, asking)
             tracker.add(item[0].pieces[item[1]].size)
+            await interim.write_if_due()
 
         unread = (source for source in sources if not source.recalled)
         await in_window(((source, index) for source in unread for index in range(len(source.pieces))), one)
@@ -139,8 +167,8 @@ class Putting:
             source, index = places[name]
             await self._store_piece(source, index, None, over=over)
 
-        await self._traffic.settle(places.keys(), resend)
-        return await self._write(manifest_of([source.entry() for source in sources], media, facts))
+        manifest = manifest_of([source.entry() for source in sources], media, facts)
+        return await self._write(manifest, places.keys(), resend)
 
     async def packed(
         self, entries: Sequence[FileEntry], folder: Path, media: str, facts: Facts | None, progress: Progress | None
@@ -158,6 +186,8 @@ class Putting:
 
         async def send(name: ObjectName, over: bool) -> None:
             if name not in files:
+                if over and await self._traffic.renew(name):
+                    return
                 raise _not_packed({name})
             with disk_errors("A packed object", folder):
                 stored = await asyncio.to_thread(files[name].read_bytes)
@@ -169,13 +199,12 @@ class Putting:
             tracker.add(sizes[name])
 
         await in_window(sizes, one)
-        await self._traffic.settle(sizes.keys() | bases, send)
-        return await self._write(manifest)
+        return await self._write(manifest, sizes.keys() | bases, send)
 
-    async def _write(self, manifest: Manifest) -> tuple[str, bytes]:
+    async def _write(self, manifest: Manifest, names: Collection[ObjectName], resend: Resend) -> tuple[str, bytes]:
         data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
         digest = codec.digest(data)
-        await self._traffic.put_manifest(digest, data)
+        await self._traffic.seal(names, digest, data, resend)
         return digest, data
 
     def _remember(self, sources: list[Source]) -> None:

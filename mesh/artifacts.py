@@ -30,10 +30,11 @@ from mesh.artifact_getting import Getting
 from mesh.artifact_putting import Progress, Putting
 from mesh.bus import Log
 from mesh.cache import LocalCache, remove_folder
+from mesh.condemned import CondemnedLists
 from mesh.errors import ArtifactMissing, DataRefused
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
-from mesh.object_traffic import Condemned, Report, Traffic
+from mesh.object_traffic import Report, Traffic
 from mesh.objects import JetStreamBackend, ObjectBackend
 from mesh.put_memory import PutMemory
 from mesh.subjects import Subjects
@@ -55,10 +56,10 @@ class ArtifactStore:
         cache: Path,
         cache_bytes_max: int,
         backend: ObjectBackend | None = None,
-        condemned: Condemned | None = None,
+        condemned: CondemnedLists | None = None,
         report: Report | None = None,
     ) -> None:
-        """backend: where objects lie; the mesh's ARTIFACTS stream by default. condemned: reads the collector's list;
+        """backend: where objects lie; the mesh's ARTIFACTS stream by default. condemned: the collector's lists;
         report: tells the mesh of a corrupt object."""
         self._cache = LocalCache(cache, cache_bytes_max)
         self._traffic = Traffic(backend or JetStreamBackend(log, subjects), condemned=condemned, report=report)

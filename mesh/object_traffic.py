@@ -1,14 +1,16 @@
 """One process's traffic with the store of objects: what is sent, what is believed to be there, what is fetched.
 
     store    believed to be there? -> nothing.  told so a moment ago of others? -> ask.  else -> send, put if absent
-    settle   before a manifest: what was seen too long ago is asked again; what is condemned is sent again
+    settle   what was seen too long ago is asked again, what is condemned is sent again, over the old one
+    seal     settle -> write the manifest -> settle once more, until there is nothing to do
     fetch    the object, for a delta its base beside it -> decode -> check the digest -> hand out
 
 What is stored may be removed by the collector of garbage while somebody relies on it. The rule that prevents that has
-two halves. Here: every object that a manifest names was stored, or seen, at most BELIEF_S before the manifest is
-written, and the list of the condemned was read after that; what stands on it is written again, over the old one. The
-collector: publishes the list, waits longer than BELIEF_S, looks at the manifests again, and removes only what was not
-written again meanwhile.
+two halves, and needs no clock. Here: the lists of the condemned are read after the manifest is stored and before
+anybody is told its digest; what stands on one is written again. The collector: publishes a list, looks after that at
+the manifests, and removes what none of them names, in the version that it has condemned. So whatever is condemned
+after we have read finds our manifest, and whatever was condemned before is stored anew. Settling before the manifest,
+too, means that none is stored without its objects.
 
 Not covered: a store that came back older. Whoever notices it calls `forget`.
 """
@@ -21,7 +23,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from mesh import codec, coding, limits, metrics
-from mesh.errors import ArtifactCorrupt, ArtifactMissing, RamifyError
+from mesh.condemned import CondemnedLists
+from mesh.errors import ArtifactCorrupt, ArtifactMissing, BusUnavailable, RamifyError
 from mesh.messages import object_names
 from mesh.messages.artifacts import CODING_DELTA, OBJECT_FORMAT, OBJECT_MAGIC
 from mesh.messages.object_names import ObjectName
@@ -29,9 +32,6 @@ from mesh.objects import ObjectBackend
 from mesh.windows import in_window, patiently, together
 
 Bytes = bytes | bytearray | memoryview
-
-Condemned = Callable[[], Awaitable[Collection[ObjectName]]]
-"""Reads the collector's current list."""
 
 Report = Callable[[ObjectName], Awaitable[None]]
 """Tells the mesh of a corrupt object."""
@@ -42,6 +42,9 @@ Resend = Callable[[ObjectName, bool], Awaitable[None]]
 BELIEFS_MAX = 60_000
 """Names believed to be stored (12 MB of memory, 30 GB of chunks); all are forgotten when there are more."""
 
+
+SETTLES_MAX = 50
+"""Times that one artifact is settled after its manifest was written; a list is published once in minutes."""
 
 _DELTA_HEADER = OBJECT_MAGIC + bytes((OBJECT_FORMAT, CODING_DELTA))
 
@@ -68,12 +71,14 @@ class Traffic:
         self,
         backend: ObjectBackend,
         *,
-        condemned: Condemned | None = None,
+        condemned: CondemnedLists | None = None,
         report: Report | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
         self.condemned, self.report = condemned, report
+        if condemned is not None:
+            condemned.on_gap = self.forget
         self._clock = clock
         self._seen_at: dict[ObjectName, float] = {}
 
@@ -122,28 +127,55 @@ class Traffic:
     async def send(self, name: ObjectName, stored: Bytes, asking: Asking | None = None, *, over: bool = False) -> None:
         """Put if absent, or over what is there. BusUnavailable, DiskFull."""
         data = stored if isinstance(stored, bytes) else bytes(stored)
+        position = self.condemned.position if self.condemned is not None else 0
         sent = await patiently(lambda: self.backend.put(name, data, over=over))
         self.saw(name)
+        if sent and self.condemned is not None:
+            self.condemned.renewed(name, position)
         if asking is not None:
             asking.found(not sent)
         metrics.count("mesh_artifact_chunks_total", outcome="out" if sent else "there")
         if sent:
             metrics.count("mesh_artifact_bytes_total", len(data), direction="out")
 
-    async def settle(self, names: Collection[ObjectName], resend: Resend) -> None:
-        """Have every object of a manifest stored, and none of them condemned, before the manifest is written."""
-        for lost in await self.absent(names):
-            await resend(lost, False)
-        if self.condemned is None:
-            return
-        doomed = set(await patiently(self.condemned)).intersection(names)
+    async def renew(self, name: ObjectName) -> bool:
+        """Write a whole object again from what is stored; False when it is not there, or wrong."""
+        stored = await patiently(lambda: self.backend.get(name)) if name.kind == object_names.WHOLE else None
+        if stored is None:
+            return False
+        try:
+            right = codec.digest(coding.decode(stored)) == name.digest
+        except ArtifactCorrupt:
+            right = False
+        if right:
+            await self.send(name, stored, over=True)
+        return right
+
+    async def settle(self, names: Collection[ObjectName], resend: Resend) -> bool:
+        """Have all these objects stored, and none of them condemned; True when nothing had to be done."""
+        lists = self.condemned
+        doomed = await patiently(lambda: lists.doomed(names)) if lists is not None else set[ObjectName]()
+        lost = await self.absent(name for name in names if name not in doomed)  # after a gap in the lists: asks for all
+        await in_window(lost, lambda name: resend(name, False))
         await in_window(doomed, lambda name: resend(name, True))
+        return not lost and not doomed
+
+    async def seal(self, names: Collection[ObjectName], digest: str, manifest: bytes, resend: Resend) -> None:
+        """Store a manifest whose objects are stored; they are, and will be, when this returns."""
+        await self.settle(names, resend)
+        await self.put_manifest(digest, manifest)
+        for _ in range(SETTLES_MAX):
+            if await self.settle(names, resend):
+                return
+        raise BusUnavailable(f"the store loses objects of {digest[:16]} as fast as they are sent: try again later")
 
     async def put_manifest(self, digest: str, data: bytes) -> None:
-        """Store a manifest, last of all."""
-        name = object_names.manifest(digest)
-        doomed = self.condemned is not None and name in await patiently(self.condemned)
-        await patiently(lambda: self.backend.put(name, data, over=doomed))
+        """Store a manifest, over an older one: the collector counts from then on how long it has no name."""
+        await patiently(lambda: self.backend.put(object_names.manifest(digest), data, over=True))
+
+    def now(self) -> float:
+        """Seconds of the clock by which beliefs age."""
+        return self._clock()
 
     # -- fetching -----------------------------------------------------------------------------------------------------
 

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mesh import codec
 from mesh.artifacts import ArtifactStore
-from mesh.bus import Log
+from mesh.bus import Broker, Log
+from mesh.condemned import CondemnedLists
+from mesh.messages.collecting import CorruptFound
+from mesh.messages.object_names import ObjectName
 from mesh.objects import JetStreamBackend, ObjectBackend
 from mesh.setting_tree import Settings
 from mesh.subjects import Subjects
 
 
-def open_store(log: Log, subjects: Subjects, settings: Settings, *, cache: Path) -> ArtifactStore:
-    """The store, with a bounded cache in the folder `cache`. SettingsInvalid for a backend that can not be used."""
+def open_store(broker: Broker, subjects: Subjects, settings: Settings, *, cache: Path) -> ArtifactStore:
+    """The store, with a bounded cache in the folder `cache`. It heeds the collector's lists, and tells the leader of
+    corrupt objects. SettingsInvalid for a backend that can not be used."""
+
+    async def report(name: ObjectName) -> None:
+        await broker.publish(subjects.ask("scheduler"), codec.encode(CorruptFound(names=(str(name),))))
+
     return ArtifactStore(
-        log,
+        broker,
         subjects,
         cache=cache,
         cache_bytes_max=settings.worker.cache_bytes_max,
-        backend=open_backend(log, subjects, settings),
+        backend=open_backend(broker, subjects, settings),
+        condemned=CondemnedLists(broker, subjects),
+        report=report,
     )
 
 
