@@ -15,6 +15,7 @@ a checkpoint of another task, a torn one or one that was made up leaves the netw
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from executors import checkpoint, schedules
 from executors.checkpoint import Snapshot
 from executors.device import differences
+from mesh import codec
 from mesh.errors import ArtifactCorrupt
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -113,6 +115,15 @@ class Moving:
 
     def snapshot(self, state: State) -> Snapshot:
         """Everything as it is after the last step. Its tensors are the training's own: copy them before the next."""
+        values = {
+            "run": msgspec.to_builtins(state, builtin_types=(bytes,)),
+            "scaler": self.scaler.state_dict(),
+            "generators": checkpoint.generators(),
+        }
+        return Snapshot(self.tensors(), values)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of a snapshot by name; the training's own, not copies."""
         frozen = self._frozen()
         weights = {**self.network.state_dict(), **frozen}
         tensors = {
@@ -121,13 +132,18 @@ class Moving:
         for name, parameter in self.network.named_parameters():
             for moment, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}.{name}"] = tensor
-        tensors.update({f"best.{name}": tensor for name, tensor in self.best.items()})
-        values = {
-            "run": msgspec.to_builtins(state, builtin_types=(bytes,)),
-            "scaler": self.scaler.state_dict(),
-            "generators": checkpoint.generators(),
-        }
-        return Snapshot(tensors, values)
+        return tensors | {f"best.{name}": tensor for name, tensor in self.best.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of weights, moments, best weights and generators: equal for runs that did the same, bit by bit."""
+        found = self.tensors()
+        total = hashlib.sha256()
+        for name in sorted(found):
+            data = found[name].detach().cpu().contiguous()
+            total.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
+            total.update(data.reshape(-1).view(torch.uint8).numpy().data)
+        total.update(codec.pack(checkpoint.generators()))
+        return total.hexdigest()
 
     def restore(self, saved: Snapshot, mine: State) -> State:
         """Continue from a snapshot; the state to go on with. mine: that of a run which begins here. ArtifactCorrupt

@@ -120,6 +120,8 @@ class Finished:
 
     stopped_by: str
     state: State
+    digest: str
+    """SHA-256 of weights, moments, best weights and generators after the last step."""
     examples_per_s: float
     checkpoints: Mapping[str, float]
     """Of this attempt: taken, skipped, postponed, lost; what one cost, and all of them as a share of the time."""
@@ -185,8 +187,9 @@ class Trainer:
             stopped_by = self._loop()
         finally:
             self._saver.close()
+        digest = self._moving.digest()
         self._moving.take_best()
-        return Finished(stopped_by, self.state, self._pace.examples_per_s, self._checkpoints())
+        return Finished(stopped_by, self.state, digest, self._pace.examples_per_s, self._checkpoints())
 
     def _loop(self) -> str:
         source = batches(self.recipe.seed, self.trainable.rows, self.recipe.batch, self.state.step)

@@ -226,6 +226,7 @@ def _facts(job: Job, answer: Answer, choices: Choices, place: Device, finished: 
         "trained_s": round(state.trained_s, 3),
         "checkpoints": dict(finished.checkpoints),
         "trace": state.trace.hex(),
+        "state": finished.digest,
         **{name: value for name, value in answer.facts.items() if name != "before"},
     }
     if job.memory_attempts:

@@ -72,6 +72,21 @@ def test_all_of_it_comes_back() -> None:
     assert torch.get_rng_state().numpy().tobytes() == saved.state["generators"]["torch"]
 
 
+def test_the_digest_tells_every_part_apart() -> None:
+    run, state = trained()
+    other = moving()
+    other.restore(taken(run, state), fresh())
+    seen = {run.digest()}
+    assert other.digest() in seen
+    for name in ("model.2.bias", "exp_avg_sq.2.weight", "best.2.bias", "step.2.weight", "model.1.running_var"):
+        with torch.no_grad():
+            other.tensors()[name].add_(1.0)
+        seen.add(other.digest())
+    torch.rand(1)
+    seen.add(other.digest())
+    assert len(seen) == 7
+
+
 def test_what_is_frozen_is_there_once_and_named_as_still() -> None:
     run, state = trained()
     names = set(run.snapshot(state).tensors)
