@@ -64,15 +64,17 @@ class Publisher:
 class Pull:
     """A standing request for messages, topped up at half."""
 
-    def __init__(self, client: Any, stream: str, durable: str, handle: Callable[[Any], Awaitable[None]]) -> None:
-        self._client, self._handle, self._credit = client, handle, 0
+    def __init__(
+        self, client: Any, stream: str, durable: str, handle: Callable[[Any], Awaitable[None]], credit: int = CREDIT
+    ) -> None:
+        self._client, self._handle, self._credit, self._most = client, handle, 0, credit
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = client.new_inbox()
 
     async def open(self) -> None:
         """Begin."""
         await self._client.subscribe(self._inbox, cb=self._on_message)
-        await self._ask(CREDIT)
+        await self._ask(self._most)
 
     async def _ask(self, count: int) -> None:
         self._credit += count
@@ -83,8 +85,8 @@ class Pull:
         if message.headers and "Status" in message.headers:
             return
         self._credit -= 1
-        if self._credit <= CREDIT // 2:
-            await self._ask(CREDIT - self._credit)
+        if self._credit <= self._most // 2:
+            await self._ask(self._most - self._credit)
         await self._handle(message)
 
 

@@ -64,3 +64,13 @@ def mentions(process: psutil.Process, text: str) -> bool:
         return any(text in argument for argument in process.cmdline())
     except psutil.Error:
         return False
+
+
+@pytest.mark.timeout(180)
+def test_a_file_is_moved_in_every_way_and_comes_back(tmp_path):
+    document = quick(tmp_path, "artifacts")
+    assert [row["why"] for row in document["rows"] if row["skipped"]] == []
+    moved = {row["who"] for row in document["rows"] if row["metric"] == "get"}
+    assert moved >= {"Ramify", "Ramify, in a folder", "chunks by hand", "nats-py object store", "HTTP upload server"}
+    memory = [aim for aim in document["aims"] if aim["aim"].startswith("memory")]
+    assert [aim["met"] for aim in memory] == [True]
