@@ -74,6 +74,8 @@ class Views:
             agents=tuple(agents[:rows_max]),
             left_out=max(0, len(tasks) - rows_max) + max(0, len(workers) - rows_max),
             stale_writes=self._mind.stale_writes,
+            restored_from=ledger.restored_from,
+            unplanned=self._mind.unplanned(rows_max),
         )
 
     def _task_rows(self, tasks: list[Task]) -> tuple[TaskRow, ...]:

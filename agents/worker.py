@@ -35,11 +35,11 @@ from agents.worker_spool import Spooled
 from agents.worker_state import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
 from agents.worker_task import LIGHT_PARALLEL, Running, Tools
 from executors.lane import Lane
+from executors.packer import Packer
 from executors.pool import Pool
 from executors.port import Runtime
 from mesh import broker as mesh_broker
 from mesh import codec, metrics, platform
-from mesh.artifacts import ArtifactStore
 from mesh.bus import Bus, Message
 from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, RamifyError
 from mesh.log import get as get_log
@@ -47,6 +47,7 @@ from mesh.messages.leases import Answer, Gone, Held
 from mesh.outbox import Outbox
 from mesh.platform import FileLock
 from mesh.seen import Seen, SeenFile
+from mesh.stores import open_store
 
 TRICKLE_S = 0.1
 """How long news wait for more of them while the leader knows of room enough: a beat for each of many short tasks would
@@ -126,7 +127,11 @@ async def work(agent: Agent, make_beats: MakeBeats) -> None:
         )
     with lock:
         (folder / INCARNATION_FILE).write_text(agent.incarnation)
-        outbox = Outbox(folder, bytes_max=agent.settings.worker.outbox_bytes_max)
+        outbox = Outbox(
+            folder,
+            bytes_max=agent.settings.worker.outbox_bytes_max,
+            keep_s=agent.settings.scheduler.receipt_keep_s,
+        )
         try:
             await Worker(agent, folder, outbox, make_beats).live()
         finally:
@@ -139,12 +144,7 @@ class Worker:
     def __init__(self, agent: Agent, folder: Path, outbox: Outbox, make_beats: MakeBeats) -> None:
         self._agent, self._folder, self._outbox = agent, folder, outbox
         self._scratch = home_folder(agent.settings, "workers", agent.name, "scratch")
-        self._store = ArtifactStore(
-            agent.broker,
-            agent.subjects,
-            cache=folder / "cache",
-            cache_bytes_max=agent.settings.worker.cache_bytes_max,
-        )
+        self._store = open_store(agent.broker, agent.subjects, agent.settings, cache=folder / "cache")
         self._debts = Debts(agent.name, outbox, agent.broker, agent.subjects, agent.log)
         self._debts.sent = self._tell
         self._again = Again(outbox, self._debts, self._store, self._needed, get_log("agents.worker.again"))
@@ -157,6 +157,7 @@ class Worker:
             say=get_log("agents.worker.child").info,
             low_priority=agent.settings.worker.low_priority,
         )
+        self._packer = Packer(folder=self._scratch)
         self._cores = 0.0
         self._lane: Lane | None = None
         """Light tasks go through it; None: they go the way of all others."""
@@ -215,6 +216,7 @@ class Worker:
             await asyncio.gather(*self._helpers, return_exceptions=True)
             await self._beats.stop()
             await self._pool.close()
+            await self._packer.close()
 
     def _help(self, work: Awaitable[None], name: str) -> None:
         """Run a helper for as long as this life lasts."""
@@ -243,11 +245,13 @@ class Worker:
             incarnation=agent.incarnation,
             store=self._store,
             pool=self._pool,
+            packer=self._packer,
             debts=self._debts,
             scratch=self._scratch,
             runtimes={name: row.runtime for name, row in kinds.items()},
             gpu_numbers=tuple(number for number, _ in gpus),
             light=asyncio.Semaphore(LIGHT_PARALLEL),
+            cache_bytes_max=self._agent.settings.worker.cache_bytes_max,
         )
 
     async def _deliver_left(self, left: list[tuple[Path, Spooled]]) -> None:
@@ -436,7 +440,7 @@ class Worker:
             ledger_seq=seen.seq,
             generation=seen.generation,
             ledger_digest=seen.digest,
-            note=self._why if self._agent.stopping.is_set() else self._outbox_full(),
+            note=self._why if self._agent.stopping.is_set() else self._outbox_full() or self._paused(),
         )
 
     def _current(self) -> Report:
@@ -485,6 +489,7 @@ class Worker:
         metrics.set("mesh_outbox_bytes", size_bytes)
         metrics.set("mesh_outbox_age_seconds", oldest_s)
         metrics.set("mesh_leases_held", len(self._running))
+        metrics.set("mesh_checkpoints_paused", sum(bool(running.paused) for running in self._running.values()))
         bytes_max = self._agent.settings.worker.outbox_bytes_max
         if size_bytes > (OUTBOX_ROOM if self._crowded else OUTBOX_FULL) * bytes_max:
             self._crowded = (
@@ -498,9 +503,14 @@ class Worker:
         """Why no new tasks are taken, or ''."""
         return self._debts.full or self._crowded
 
+    def _paused(self) -> str:
+        """Why checkpoints are not stored at the moment, or ''."""
+        return next((running.paused for running in self._running.values() if running.paused), "")
+
     async def _tidy(self) -> None:
         for turn in itertools.count(1):
             self._pool.tidy()
+            await self._packer.tidy()
             await self._measure()
             self._state.cached(await asyncio.to_thread(self._store.cached, CACHED_MAX))
             self._publish()

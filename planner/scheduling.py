@@ -546,6 +546,10 @@ class Scheduler:
                 found.append((worker.beat.reply, answer))
         return found
 
+    def unplanned(self, rows_max: int) -> tuple[str, ...]:
+        """Tasks whose results wait for a plan that names them again, so many at most."""
+        return tuple({key.task: None for key in self._early if not self.ledger.knows(key.task)})[:rows_max]
+
     def waits(self, now: float) -> Waits:
         """The reasons of ready tasks at this moment, for as many as one answer shows."""
         return Waits(self.ledger, self.workers, self._matcher, now)

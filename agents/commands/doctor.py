@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import importlib.metadata
 import sys
 from collections.abc import Iterator
 
-from agents.commands import flags, loop, output
+from agents.commands import flags, loop, losses, output
 from agents.commands.asking import ask_if_any
 from agents.commands.reach import Reach, found, reach
 from mesh import platform, server, streams
-from mesh.errors import BusUnavailable, EnvironmentUnfit, RamifyError
+from mesh.errors import BusUnavailable, EnvironmentUnfit, NotFound, RamifyError
+from mesh.messages.services import Status
 from mesh.setting_tree import Settings
 
 EXAMPLE = "bin/agent doctor"
@@ -116,9 +118,23 @@ async def broker(settings: Settings, selected: Settings) -> list[Finding]:
         async with reach(wanted, name="doctor") as there:
             status = await ask_if_any(there, "status")
             leader = Finding("leader", "ok", status.leader) if status else Finding("leader", "note", "none answers")
-            return [Finding("broker", "ok", f"answers at {there.where}"), leader, *await differences(there)]
+            answers = Finding("broker", "ok", f"answers at {there.where}")
+            return [answers, leader, *await differences(there), *await history(there, status)]
     except RamifyError as error:
         return [Finding("broker", "wrong", str(error))]
+
+
+async def history(there: Reach, status: Status | None) -> list[Finding]:
+    """What was lost with a broker's store that came back older; nothing where there is no mesh yet."""
+    found = []
+    if status is not None and status.generation > 1:
+        times = "once" if status.generation == 2 else f"{status.generation - 1} times"
+        says = f"the broker came back with an older store {times}, lastly at ledger entry {status.restored_from}"
+        found.append(Finding("history", "note", says))
+    with contextlib.suppress(NotFound):
+        for loss in await losses.find(there, status):
+            found.append(Finding(f"lost {loss.what}", "wrong" if loss.wrong else "note", loss.sentence))
+    return found
 
 
 async def differences(there: Reach) -> list[Finding]:

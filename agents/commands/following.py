@@ -11,13 +11,14 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
+from agents.commands import published
 from agents.commands.display import Display
 from agents.commands.reach import Reach
 from agents.commands.story import RECORDS, Ending, Story
 from agents.commands.waiting import Reasons
 from mesh import codec
 from mesh.bus import Message, Stored
-from mesh.errors import BusUnavailable, Malformed
+from mesh.errors import BusUnavailable, Conflict, Malformed
 from mesh.messages.base import Record
 from mesh.messages.results import Progress, TopicTurnedDown
 from mesh.packed import Each
@@ -44,6 +45,29 @@ async def follow(
     look_every_s: float = LOOK_EVERY_S,
 ) -> Ending:
     """Follow one topic to its end. `watch` is called every second and may raise (a helper has died)."""
+    while True:
+        try:
+            return await _follow(reach, story, display, from_seq, stop, watch, quiet_s, look_every_s)
+        except Conflict:
+            display.note("the broker came back with an older store: what is known of the topic is read anew")
+        for one in await published.lost(reach):
+            if one.topic.id == story.topic:
+                await published.publish_again(reach, one, display.note)
+        story.forget()
+        from_seq = 1
+
+
+async def _follow(
+    reach: Reach,
+    story: Story,
+    display: Display,
+    from_seq: int,
+    stop: asyncio.Event,
+    watch: Callable[[], None],
+    quiet_s: float,
+    look_every_s: float,
+) -> Ending:
+    """The same, in one history: Conflict when the stream is not the one that was read so far."""
     loop = asyncio.get_running_loop()
     heard_at, told = loop.time(), False
     reasons = Reasons(reach, story, display.note)

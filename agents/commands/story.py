@@ -37,6 +37,10 @@ class Story:
 
     def __init__(self, topic: str) -> None:
         self.topic = topic
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: the records so far belong to a history that is no more."""
         self.plan: Planned | None = None
         """The plan with the lines; None until it is there."""
         self.tasks: dict[str, TaskSpec] = {}

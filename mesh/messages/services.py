@@ -150,6 +150,10 @@ class Status(Record, frozen=True, kw_only=True):
     left_out: int = 0
     """Rows that did not fit."""
     stale_writes: int = 0
+    restored_from: int = 0
+    """Last ledger entry of the store that came back older and began this generation; 0 in the first one."""
+    unplanned: tuple[str, ...] = ()
+    """Tasks whose results wait, because the plan that named them was lost with the store."""
 
 
 class Problem(Record, frozen=True, kw_only=True):

@@ -20,7 +20,8 @@ def lease(**changes: object) -> Lease:
         ),
         **changes,
     }
-    return Lease(task=TaskSpec(id="t", topic="t", executor="noop"), epoch=Epoch(1, 2), attempt=2, **fields)  # type: ignore[arg-type]
+    task = TaskSpec(id="t", topic="t", executor="noop")
+    return Lease(task=task, epoch=Epoch(1, 2), attempt=2, **fields)  # type: ignore[arg-type]
 
 
 class Shelf:
