@@ -8,9 +8,11 @@
     process.py      a process: tasks that can be killed at any await, or stopped and continued as SIGSTOP does
     trace.py        what happened, for the story of a failure
     network.py      what happens to messages and calls on the way
-    parts.py        stand-ins for disk, children and artifact store
+    parts.py        stand-ins for disk and children
+    store.py        a stand-in for a worker's artifact store
     lives.py        machines that start, kill and restart the agents
     work.py         what is published and withdrawn
+    followup.py     what is submitted because something has succeeded
     operator.py     who drains workers and starts parked tasks again
     chaos.py        the faults of one seed
     judge.py        the promises, and a second, simple account of the ledger that tells whether they hold

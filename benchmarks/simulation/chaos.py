@@ -73,6 +73,7 @@ class Chaos:
             (2, self._silence_leader),
             (1, lambda: self._cut("cli")),
             (2, self._crash_broker),
+            (0.5, lambda: self._empty_cache(worker)),
             (1, self._jump),
             (2, self._change_weather),
             (1, lambda: self._terminate(worker)),
@@ -118,6 +119,12 @@ class Chaos:
             if not scheduler.wanted:
                 self._trace.fault("second scheduler", scheduler.name)
                 scheduler.wanted = True
+
+    def _empty_cache(self, worker: WorkerMachine) -> None:
+        """Somebody removes the cached artifacts of a machine."""
+        if worker.disk.cache:
+            self._trace.fault("emptied cache", worker.name)
+            worker.disk.cache.clear()
 
     # -- the network and the broker -----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ It shares no code with the scheduler's mind; only the projection's words are tak
     every task ends   once faults cease, within SETTLE_S
     nothing lost      a result by a holder stands in the ledger, unless its task ended otherwise before it was heard
     true receipts     what an outbox let go as recorded is recorded, what was refused is not
+    whole artifacts   what a recorded result has made is in the store, unless its maker's machine has lost it, too
     obedience         what the operator says is done (obedience.py); who is drained gets no lease
     one projection    RESULTS holds every record that follows from the ledger, once, and nothing else
 """
@@ -22,11 +23,13 @@ from collections.abc import Iterator
 
 from benchmarks.simulation.obedience import Before, Obedience
 from benchmarks.simulation.parts import Disk
+from benchmarks.simulation.store import parts
 from benchmarks.simulation.work import CommandLine
 from mesh import codec, limits
 from mesh.bus import Stored
 from mesh.ledger_log import START
 from mesh.memory import MemoryServer
+from mesh.messages import object_names
 from mesh.messages.base import Epoch, Key, Record
 from mesh.messages.commands import COMMANDS, CheckpointMade, FailureFound, GiveBack, ResultFound, Submit
 from mesh.messages.ledger import (
@@ -40,6 +43,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskResubmitted,
     TaskSucceeded,
     TopicPlanned,
@@ -66,6 +70,10 @@ class TaskAccount:
     holders: dict[Epoch, str] = dataclasses.field(default_factory=dict)
     recorded: set[Key] = dataclasses.field(default_factory=set)
     """Outbox rows that the ledger names."""
+    undone: set[Key] = dataclasses.field(default_factory=set)
+    """Results that the ledger named and takes back, because what they have made is lost."""
+    awaits: set[str] = dataclasses.field(default_factory=set)
+    """Reopened tasks that make what it needs."""
     restored: set[Key] = dataclasses.field(default_factory=set)
     """Those of them that it names in a later generation than their epoch's: in a history that was lost, they may have
     been refused."""
@@ -99,6 +107,9 @@ class Judge:
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
         self._leases: dict[tuple[str, Epoch], set[str]] = {}
         """Every lease ever given, in this history or in one that was lost with the broker's store."""
+        self._rewound = False
+        self._recorded_before: set[Key] = set()
+        """Rows that were recorded in a history that was lost."""
         self._refused_before: set[Key] = set()
         """Rows that were refused in a history that was lost."""
         self._takers: dict[tuple[str, Epoch], str] = {}
@@ -140,11 +151,18 @@ class Judge:
         """The dead letters, as of the last look."""
         return [task.spec for task in self.tasks.values() if task.ended == "parked"]
 
+    def succeeded(self) -> list[tuple[TaskSpec, Outcome]]:
+        """Tasks with what they have made, as of the last look."""
+        return [(task.spec, task.outcome) for task in self.tasks.values() if task.outcome is not None]
+
     def rewound(self, disks: dict[str, Disk]) -> None:
         """The broker comes back with an older store: read its history from the start. What was refused until now was
         refused in a history that is over: the one that comes may record it."""
+        self._rewound = True
         for disk in disks.values():
             self._refused_before.update(disk.refused)
+        for task in self.tasks.values():
+            self._recorded_before.update(task.recorded)
         self.entries.clear()
         self.tasks.clear()
         self.obedience.rewound()
@@ -201,7 +219,9 @@ class Judge:
         if task is None:
             return self.breaks("one lease", f"entry {seq} names {name}, which was never planned")
         if isinstance(event, TaskResubmitted):
-            return self._started_again(seq, task)
+            return self._started_again(seq, task, "parked")
+        if isinstance(event, TaskReopened):
+            return self._reopened(seq, task, event)
         if task.ended:
             return self.breaks("one lease", f"entry {seq}: {type(event).__name__} of {name} after its end")
         match event:
@@ -231,7 +251,7 @@ class Judge:
             self.breaks("one lease", f"entry {seq} leases {name} to {event.incarnation}, {task.holder} holds it")
         if task.epoch is not None and event.epoch <= task.epoch:
             self.breaks("one lease", f"entry {seq}: epoch {event.epoch} of {name} follows {task.epoch}")
-        unmet = [other for other in task.spec.after if self.tasks[other].ended != "succeeded"]
+        unmet = [other for other in (*task.spec.after, *task.awaits) if self.tasks[other].ended != "succeeded"]
         if unmet:
             self.breaks("one lease", f"entry {seq} leases {name} before {unmet[0]} has succeeded")
         if event.incarnation.partition(".")[0] in self.obedience.drained:
@@ -266,13 +286,24 @@ class Judge:
         task.ended, task.holder = how, ""
         task.closed.append((seq, math.inf))
 
-    def _started_again(self, seq: int, task: TaskAccount) -> None:
-        """A parked task goes on as if it had not ended: its next end is the only one, its epochs go on rising."""
-        if task.ended != "parked":
+    def _started_again(self, seq: int, task: TaskAccount, ended: str) -> None:
+        """A task goes on as if it had not ended so: its next end is the only one, its epochs go on rising."""
+        if task.ended != ended:
             how = task.ended or "open"
             return self.breaks("one lease", f"entry {seq} starts {task.spec.id} again, which is {how}")
         task.ended, task.closed[-1] = "", (task.ended_at, seq)
         return None
+
+    def _reopened(self, seq: int, task: TaskAccount, event: TaskReopened) -> None:
+        if not self._rewound:
+            self.breaks("whole artifacts", f"entry {seq} opens {event.task} again, and nothing was lost")
+        self._started_again(seq, task, "succeeded")
+        results = {key for key in task.recorded if key.kind == ResultFound.kind}
+        task.recorded -= results
+        task.undone |= results
+        task.outcome = None
+        for name in event.waiting:
+            self.tasks[name].awaits.add(event.task)
 
     # -- has everything settled? --------------------------------------------------------------------------------------
 
@@ -284,6 +315,9 @@ class Judge:
                 found += [f"{spec.id} is not planned" for spec in command.tasks if spec.id not in self.tasks]
         found += [f"{name} has not ended" for name, task in self.tasks.items() if not task.ended]
         found += [f"{name} owes {key}" for name, disk in disks.items() for key in disk.pending]
+        if self._rewound:  # what was lost is looked for, and told again, a while after it is known
+            found += [sentence for name, disk in disks.items() for sentence in self._untold(name, disk)]
+            found += [sentence for name, disk in disks.items() for sentence in self._not_put(name, disk)]
         return found
 
     def projected(self) -> int:
@@ -301,6 +335,7 @@ class Judge:
         for _, entry in self.entries:
             for event in entry.events:
                 found["late results taken"] += isinstance(event, TaskSucceeded) and event.earned_under is not None
+                found["tasks reopened"] += isinstance(event, TaskReopened)
                 found["tasks resubmitted"] += isinstance(event, TaskResubmitted)
                 found["leases given back"] += isinstance(event, LeaseEnded) and event.cause is Cause.GIVEN_BACK
                 found["workers drained"] += isinstance(event, WorkerDrained) and event.drained
@@ -318,10 +353,51 @@ class Judge:
                 self._check_row(name, row, heard, refused=None)
             for row, reason in disk.refused.values():
                 self._check_row(name, row, heard, refused=reason)
-            for key in disk.kept:
-                if key not in self._recorded(key):
-                    self.breaks("true receipts", f"{name} let go of {key} as recorded, the ledger has no such thing")
+            for sentence in self._untold(name, disk):
+                self.breaks("true receipts", sentence)
+            for sentence in self._not_put(name, disk):
+                self.breaks("whole artifacts", sentence)
         self._check_writers(disks)
+
+    def _untold(self, name: str, disk: Disk) -> list[str]:
+        """What an outbox let go of as recorded and is not, though it could be: of what was lost with a store, older
+        checkpoints are not told again, nor is what can not be had any more."""
+        return [
+            f"{name} let go of {key} as recorded, the ledger has no such thing"
+            for key, row in disk.kept.items()
+            if key not in self._recorded(key) | self._undone(key)
+            and not (
+                key in self._recorded_before
+                and (
+                    key.kind == CheckpointMade.kind or not all(self._at_hand(digest, disk) for digest in _outputs(row))
+                )
+            )
+        ]
+
+    def _not_put(self, name: str, disk: Disk) -> list[str]:
+        """Outputs of recorded results that are not in the store, though who made them has them."""
+        return [
+            f"the output {digest[:12]} of {key} is not whole in the store, and {name} has it"
+            for key, row in disk.kept.items()
+            if key in self._recorded(key)
+            for digest in _outputs(row)
+            if digest in disk.cache and not self._stored(digest)
+        ]
+
+    def _at_hand(self, digest: str, disk: Disk) -> bool:
+        return digest in disk.cache or self._stored(digest)
+
+    def _stored(self, digest: str) -> bool:
+        """Is the artifact in the store, with all its parts?"""
+        stream = self._server.stream(self._subjects.stream("ARTIFACTS"))
+        manifest = stream.last(self._subjects.stored(object_names.manifest(digest)))
+        return manifest is not None and all(
+            stream.last(self._subjects.stored(name)) is not None for name, _ in parts(manifest.data)
+        )
+
+    def _undone(self, key: Key) -> set[Key]:
+        task = self.tasks.get(key.task)
+        return task.undone if task else set()
 
     def _recorded(self, key: Key) -> set[Key]:
         task = self.tasks.get(key.task)
@@ -411,3 +487,9 @@ class Judge:
         for what, count in wanted.items():
             if found[what] != count:
                 self.breaks("one projection", f"a record of {what[0]} stands {found[what]} times on RESULTS")
+
+
+def _outputs(row: Row) -> list[str]:
+    """Digests of what a result has made."""
+    record = codec.decode(row.data, *COMMANDS)
+    return sorted(record.outcome.outputs.values()) if isinstance(record, ResultFound) else []

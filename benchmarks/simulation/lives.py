@@ -16,14 +16,17 @@ from typing import Any, cast
 from agents import scheduler
 from agents.runtime import Agent
 from agents.worker import BeatPort, MakeBeats, Worker
+from agents.worker_again import Again
 from agents.worker_beats import Beats, BeatTask
 from agents.worker_state import Begin, Capacity, Holdings
-from agents.worker_task import Tools
-from benchmarks.simulation.parts import KIND, Disk, DiskOutbox, Nature, Pool, Store
+from agents.worker_task import Stage, Tools
+from benchmarks.simulation.parts import KIND, Disk, DiskOutbox, Nature, Pool
 from benchmarks.simulation.process import Process
+from benchmarks.simulation.store import Store
 from benchmarks.simulation.trace import Trace
 from executors.port import Runtime
 from mesh import codec
+from mesh.artifacts import ArtifactStore
 from mesh.bus import Bus
 from mesh.errors import BusUnavailable, RamifyError
 from mesh.memory import MemoryDisconnects, MemoryServer
@@ -147,7 +150,9 @@ class SimulatedWorker(Worker):
         super().__init__(agent, folder, cast(Outbox, DiskOutbox(disk)), make)
         self._taken = taken
         self._pool = pool  # type: ignore[assignment]
-        self._store = Store(agent.broker, agent.subjects, agent.incarnation)  # type: ignore[assignment]
+        store = cast(ArtifactStore, Store(agent.broker, agent.subjects, agent.incarnation, disk.cache))
+        self._store = store
+        self._again = Again(self._outbox, self._debts, store, self._needed, agent.log)
         self._cores = cores
 
     async def _get_ready(self) -> None:
@@ -160,7 +165,8 @@ class SimulatedWorker(Worker):
         )  # fmt: skip
         self._holdings = Holdings(agent.incarnation, capacity)
         self._tools = Tools(
-            worker=agent.name, incarnation=agent.incarnation, store=self._store, pool=self._pool, debts=self._debts,
+            worker=agent.name, incarnation=agent.incarnation, store=self._store, pool=self._pool, packer=self._packer,
+            debts=self._debts,
             scratch=self._scratch, runtimes={KIND: Runtime.LIGHT}, gpu_numbers=(), light=asyncio.Semaphore(2),
         )  # fmt: skip
 
@@ -172,6 +178,12 @@ class SimulatedWorker(Worker):
     def holds(self) -> tuple[tuple[str, Any], ...]:
         """The leases that this life holds now."""
         return () if self._holdings is None else self._holdings.held
+
+    @property
+    def runs(self) -> set[str]:
+        """Tasks that are not yet at their last row: a last upload may take as long as the store lets it wait."""
+        last = (Stage.UPLOADING, Stage.OVER)
+        return {task for (task, _), running in self._running.items() if running.stage not in last}
 
     @property
     def generation(self) -> int:

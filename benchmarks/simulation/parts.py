@@ -1,10 +1,9 @@
-"""Stand-ins for what a simulated worker would find on its machine: a disk, child processes, the artifact store.
+"""Stand-ins for what a simulated worker would find on its machine: a disk and child processes.
 
     DiskOutbox   the outbox's promises (mesh/outbox.py) without SQLite: what is recorded outlives the process
     Child, Pool  a child takes virtual seconds, checkpoints, fails, falls silent or takes its worker along
-    Store        an artifact is one manifest on the ARTIFACTS stream: the same calls, the same faults, no bytes
 
-A test holds DiskOutbox to the real one, operation by operation.
+The artifact store has its own stand-in, store.py. A test holds DiskOutbox to the real one, operation by operation.
 """
 
 from __future__ import annotations
@@ -19,29 +18,28 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.simulation.process import Process
+from benchmarks.simulation.store import Cache
 from benchmarks.simulation.trace import Trace
 from executors.frames import Checkpointed, Finished, Frame, Halted, KindRow, Progressed, Ready, Start
 from executors.isolation import Bounds
 from executors.port import Runtime
-from mesh import codec
-from mesh.bus import Broker
-from mesh.errors import ArtifactMissing, ChildBroke, Conflict, OutOfMemory, Reject
-from mesh.messages import object_names
-from mesh.messages.base import Facts, Key
+from mesh.errors import ChildBroke, OutOfMemory, Reject
+from mesh.messages.base import Key
 from mesh.messages.leases import Receipt
 from mesh.outbox import Row
-from mesh.subjects import Subjects
 
 KIND = "noop"
 
 
 @dataclasses.dataclass(slots=True)
 class Disk:
-    """What an outbox keeps: it outlives the processes that use it."""
+    """What an outbox and a cache keep: it outlives the processes that use them."""
 
     pending: OrderedDict[Key, Row] = dataclasses.field(default_factory=OrderedDict)
     kept: OrderedDict[Key, Row] = dataclasses.field(default_factory=OrderedDict)
     refused: dict[Key, tuple[Row, str]] = dataclasses.field(default_factory=dict)
+    cache: Cache = dataclasses.field(default_factory=dict)
+    """Artifacts."""
     taken: int = 0
     """Rows ever taken; a row's number stands where the real one has its date."""
 
@@ -250,36 +248,3 @@ class Pool:
 
     async def close(self) -> None:
         """Nothing to end."""
-
-
-class Store:
-    """`mesh.artifacts.ArtifactStore`: one manifest for each artifact, and no bytes."""
-
-    def __init__(self, broker: Broker, subjects: Subjects, incarnation: str) -> None:
-        self._broker, self._subjects, self._incarnation = broker, subjects, incarnation
-
-    async def put(self, path: Path, *, media: str, facts: Facts | None = None, keep: bool = False) -> str:
-        """Store; the digest says who made it."""
-        data = f"{self._incarnation} {path.parent.name}/{path.name}".encode()
-        digest = codec.digest(data)
-        with contextlib.suppress(Conflict):
-            await self._broker.append(self._subjects.stored(object_names.manifest(digest)), data, subject_seq=0)
-        return digest
-
-    async def get(self, digest: str, *, progress: Callable[[int, int], None] | None = None) -> Path:
-        """ArtifactMissing when it is not there."""
-        stream = self._subjects.stream("ARTIFACTS")
-        if await self._broker.last(stream, self._subjects.stored(object_names.manifest(digest))) is None:
-            raise ArtifactMissing(f"The artifact {digest[:16]} is not in the store.", digest=digest)
-        return Path(digest)
-
-    def hold(self, *digests: str) -> contextlib.AbstractContextManager[None]:
-        """Nothing is ever evicted."""
-        return contextlib.nullcontext()
-
-    def cached(self, count_max: int) -> list[str]:
-        """Nothing is cached."""
-        return []
-
-    def forget_stored(self) -> None:
-        """Nothing is remembered."""

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.simulation import process as processes
 from benchmarks.simulation.chaos import Chaos
 from benchmarks.simulation.clocks import NumberedTask, SimulationLoop, WallClock, bent_clocks
+from benchmarks.simulation.followup import FollowUps
 from benchmarks.simulation.judge import Judge
 from benchmarks.simulation.lives import SchedulerMachine, WorkerMachine
 from benchmarks.simulation.network import Network
@@ -31,7 +32,7 @@ from mesh.memory import MemoryServer
 from mesh.messages.ledger import LeaderChosen, Restored, WorkerDrained
 from mesh.setting_tree import Settings
 
-SETTLE_S = 400.0
+SETTLE_S = 700.0
 """Virtual time after the last fault in which everything must have ended: back-offs, waits and pauses fit in twice."""
 
 OLDER = 0.3
@@ -98,6 +99,7 @@ class World:
         self.commands = CommandLine(self.server.connect(WRITER), self.server.subjects, self.trace)
         self.publisher = Publisher(self.commands, _chance(seed, "publisher"))
         self.operator = Operator(self.commands, _chance(seed, "operator"), names, self.judge.parked)
+        self.followups = FollowUps(self.commands, self.judge.succeeded)
         self.chaos = Chaos(
             self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
             workers=self.workers, schedulers=self.schedulers, older=older, on_older=self._on_older,
@@ -111,6 +113,7 @@ class World:
         """The judge reads the history that is lost to its end, then another one; who published does so again."""
         self._look()
         self.judge.rewound(self._disks())
+        self.followups.rewound()
         self._tasks.append(asyncio.get_running_loop().create_task(self.commands.again(), name="commands again"))
 
     async def run(self) -> None:
@@ -120,6 +123,7 @@ class World:
         self._tasks += [loop.create_task(machine.run(), name=machine.name) for machine in self.workers]
         self._tasks.append(loop.create_task(self.publisher.run(), name="publisher"))
         self._tasks.append(loop.create_task(self.operator.run(), name="operator"))
+        self._tasks.append(loop.create_task(self.followups.run(), name="planner"))
         self._tasks.append(loop.create_task(self.chaos.run(), name="chaos"))
         deadline = SETTLE_S
         while True:
@@ -128,7 +132,8 @@ class World:
             if not self.chaos.over:
                 deadline = loop.time() + SETTLE_S
                 continue
-            self.judge.obedience.watch_leases(loop.time(), self._held())
+            runs = {machine.name: machine.worker.runs for machine in self.workers if machine.worker is not None}
+            self.judge.obedience.watch_leases(loop.time(), runs)
             open_ones = self._unsettled()
             if not open_ones or self.judge.broken:
                 break
@@ -161,6 +166,7 @@ class World:
     def _unsettled(self) -> list[str]:
         found = self.judge.unsettled(self.commands, self._disks())
         found += [f"{name} still holds {sorted(held)}" for name, held in self._held().items()]
+        found += [f"{submit.id} is not submitted" for submit in self.followups.due()]
         if (generation := self.judge.generation) > 1:  # who has not heard of it does not know what was lost
             found += [
                 f"{machine.name} has not heard of generation {generation}"

@@ -11,6 +11,7 @@ import pytest
 
 from agents.scheduler_history import History
 from agents.scheduler_results import Projector
+from agents.worker_again import Again
 from agents.worker_owed import Debts
 from agents.worker_state import Holdings
 from benchmarks.simulation import run as simulation
@@ -19,8 +20,8 @@ from mesh.memory import MemoryBroker
 from mesh.messages.base import Epoch, Key
 from mesh.messages.commands import CheckpointMade, FailureFound, ResultFound
 from mesh.messages.leases import Receipt
-from mesh.messages.ledger import LeaseEnded, TaskCanceled, TaskParked, TaskResubmitted, TaskSucceeded
-from mesh.messages.tasks import TaskState
+from mesh.messages.ledger import LeaseEnded, TaskCanceled, TaskParked, TaskReopened, TaskResubmitted, TaskSucceeded
+from mesh.messages.tasks import TaskSpec, TaskState
 from mesh.outbox import Row
 from planner.ledger import NO_EPOCH, Ledger
 from planner.matching import Matcher
@@ -282,6 +283,46 @@ def ends_twice_what_starts_again(patch: Patch) -> None:
     patch.setattr(Scheduler, "take", take)
 
 
+def tells_without_a_look_at_the_store(patch: Patch) -> None:
+    """After an older store came back a worker tells its rows again, and believes that what they name is there."""
+
+    async def is_whole(self: Again, digest: str) -> bool:
+        return True
+
+    patch.setattr(Again, "_is_whole", is_whole)
+
+
+def tells_only_what_was_told(patch: Patch) -> None:
+    """After an older store came back a worker looks for nothing that was not told yet."""
+
+    async def nothing(self: Again) -> None:
+        pass
+
+    patch.setattr(Again, "_put_untold", nothing)
+
+
+def tells_nothing_again(patch: Patch) -> None:
+    """Rows with artifacts are never owed again."""
+
+    async def nothing(self: Again) -> None:
+        pass
+
+    patch.setattr(Again, "_restore", nothing)
+
+
+def does_things_again_for_nothing(patch: Patch) -> None:
+    """Whatever succeeds is opened again once: nobody looks whether its output is lost."""
+    honest = Scheduler._record
+
+    def record(self: Scheduler, row: Any, now: float) -> None:
+        honest(self, row, now)
+        if isinstance(row, ResultFound) and row.key.epoch.count == 1 and not row.key.task.count("-") > 1:
+            spec = TaskSpec(id=row.key.task, topic=row.key.task.partition("-")[0], executor="noop")
+            self._decide(TaskReopened(task=row.key.task, spec=spec, reason="who knows"), now)
+
+    patch.setattr(Scheduler, "_record", record)
+
+
 CAUGHT_AS: dict[Mutate, set[str]] = {
     accepts_stale_results: {"no stale write"},
     believes_past_holders: {"no stale write"},
@@ -306,8 +347,15 @@ CAUGHT_AS: dict[Mutate, set[str]] = {
     starts_the_withdrawn_again: {"one lease"},
     counts_epochs_anew: {"one lease"},
     ends_twice_what_starts_again: {"one lease"},
+    tells_without_a_look_at_the_store: {"whole artifacts", "every task ends"},
+    tells_only_what_was_told: {"whole artifacts", "every task ends"},
+    tells_nothing_again: {"true receipts", "every task ends"},
+    does_things_again_for_nothing: {"whole artifacts"},
 }
 """Each mutant, and the promises that it may be found to break first."""
+
+OLDER = {believes_every_store, tells_without_a_look_at_the_store, tells_only_what_was_told, tells_nothing_again}
+"""Mutants for which the broker has to come back older."""
 
 
 class _Caught(Exception):
@@ -325,7 +373,7 @@ def test_a_mutant_is_caught(mutate: Mutate, monkeypatch: Patch) -> None:
 
     mutate(monkeypatch)
     with pytest.raises(_Caught):
-        simulation.run(1, SEEDS_MAX, hear=hear)
+        simulation.run(1, SEEDS_MAX, older=mutate in OLDER, hear=hear)
     promises = {sentence.partition(":")[0] for sentence in caught[0].broken}
     assert promises & CAUGHT_AS[mutate], caught[0].broken
     assert caught[0].tail
