@@ -67,6 +67,15 @@ def mentions(process: psutil.Process, text: str) -> bool:
 
 
 @pytest.mark.timeout(180)
+def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path):
+    """Child, worker and machine, once each: state, trace and weights are those of an undisturbed training."""
+    document = quick(tmp_path, "resume")
+    assert [(aim["aim"], aim["got"]) for aim in document["aims"] if not aim["met"]] == []
+    killed = [row["value"] for row in document["rows"] if row["metric"].startswith("kill -9")]
+    assert killed == [1, 1, 1]
+
+
+@pytest.mark.timeout(180)
 def test_a_file_is_moved_in_every_way_and_comes_back(tmp_path):
     document = quick(tmp_path, "artifacts")
     assert [row["why"] for row in document["rows"] if row["skipped"]] == []
