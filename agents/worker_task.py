@@ -27,8 +27,9 @@ from agents.worker_owed import Debts
 from agents.worker_resume import Beginning, Resume
 from agents.worker_spool import Spooled, patiently
 from agents.worker_state import Begin
-from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Start
+from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
+from executors.packer import Packer
 from executors.pool import Pool
 from executors.port import Runtime
 from mesh import limits, metrics
@@ -70,6 +71,7 @@ class Tools:
     incarnation: str
     store: ArtifactStore
     pool: Pool
+    packer: Packer
     debts: Debts
     scratch: Path
     runtimes: Mapping[str, Runtime]
@@ -77,6 +79,8 @@ class Tools:
     gpu_numbers: tuple[int, ...]
     """The driver's number of each GPU in the capacity."""
     light: asyncio.Semaphore
+    cache_bytes_max: int = 0
+    """Size of the local cache."""
 
 
 class Running:
@@ -113,6 +117,11 @@ class Running:
         """Digests of the inputs, and of the checkpoints to start from."""
         return tuple(digest for digest in (*self._spec.inputs.values(), *self._resume.digests) if _is_digest(digest))
 
+    @property
+    def paused(self) -> str:
+        """Why its checkpoints are not stored at the moment, or ''."""
+        return "" if self._uploads is None else self._uploads.paused
+
     def take_progress(self) -> Progress | None:
         """What to tell subscribers now, if there is news."""
         news, self.news = self.news, None
@@ -128,7 +137,7 @@ class Running:
             step=news.step,
             done=min(1.0, max(0.0, news.done)),
             metrics=dict(list(news.metrics.items())[:32]),
-            phase=news.phase,
+            phase="checkpoints wait" if self.paused and news.phase in ("", "training") else news.phase,
         )
 
     def void(self, reason: str) -> None:
@@ -279,6 +288,7 @@ class Running:
             resume=resume,
             checkpoint_number=lease.checkpoint_number,
             memory_attempts=lease.memory_attempts,
+            packs=self._tools.runtimes[spec.executor] is Runtime.TORCH,
             in_line=in_line,
         )
 
@@ -287,6 +297,19 @@ class Running:
             self.news = frame
         elif isinstance(frame, Checkpointed) and Path(frame.folder).is_relative_to(self._folder):
             self._checkpoints.offer(frame)
+        elif isinstance(frame, Snapshotted) and self._child is not None:
+            self._take(frame, self._child)
+
+    def _take(self, made: Snapshotted, child: Child) -> None:
+        """A snapshot in the child's own memory, or in a file of its scratch folder."""
+
+        def release() -> None:
+            child.release(made.run, made.number)
+
+        if os.path.dirname(made.buffer) == f"/proc/{child.pid}/fd" or Path(made.buffer).is_relative_to(self._folder):
+            self._checkpoints.take(made, release)
+        else:
+            release()
 
     async def _input(self, value: str) -> str:
         """A local path for an input. One that is missing or damaged is tried again later: it may be sent once more,
@@ -328,7 +351,14 @@ class Running:
         if self._uploads is None:
             tools = self._tools
             self._uploads = Checkpoints(
-                self._spec.id, self._epoch, tools.incarnation, tools.store, tools.debts.owe, self._say, {}
+                self._spec.id,
+                self._epoch,
+                tools.incarnation,
+                tools.store,
+                tools.packer,
+                tools.debts.owe,
+                self._folder / "checkpoints",
+                cache_bytes_max=tools.cache_bytes_max,
             )
         return self._uploads
 

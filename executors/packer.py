@@ -55,7 +55,7 @@ class Parcel:
     attempt: Path
     """The folder that the attempt was packed below."""
     folder: Path
-    """Where its new objects lie, as `<digest>` or `<digest>.<base>`."""
+    """Where its new objects lie, in files called as they are (mesh/messages/object_names.py)."""
     entries: tuple[FileEntry, ...]
     new_objects: int
     new_bytes: int
@@ -76,6 +76,7 @@ class Packer:
         self._life = 0
         self._job = 0
         self._attempts: set[Path] = set()
+        self._removing: set[asyncio.Task[None]] = set()
         self._used_at = time.monotonic()
 
     @property
@@ -125,13 +126,15 @@ class Packer:
             seconds=answer.seconds,
         )
 
-    async def settle(self, parcel: Parcel, *, stored: bool) -> None:
+    def settle(self, parcel: Parcel, *, stored: bool) -> None:
         """Say what became of a parcel; its new objects are not needed any more."""
         alive = self._process is not None and self._process.returncode is None
         if alive and parcel.folder == parcel.attempt / str(self._life):
             self._tell(Settled(job=parcel.job, folder=str(parcel.folder), stored=stored))
-        else:
-            await asyncio.to_thread(remove_folder, parcel.folder)  # of a packer that is gone
+        else:  # of a packer that is gone
+            removing = asyncio.create_task(asyncio.to_thread(remove_folder, parcel.folder), name="removing old parcels")
+            self._removing.add(removing)
+            removing.add_done_callback(self._removing.discard)
 
     def drop(self, attempt: Path) -> None:
         """Forget an attempt's checkpoints; its folder may be removed afterwards."""
@@ -154,6 +157,7 @@ class Packer:
                 async with asyncio.timeout(LEAVE_S):
                     await process.wait()
         await self._kill()
+        await asyncio.gather(*self._removing, return_exceptions=True)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What a task's former checkpoints were made of, and how the next one becomes objects: the thinking half of the packer.
 
     cut -> hash -> in the last stored version, or twice in this one?   nothing is written
-                   else: code it, alone or against this piece's base   one file, <digest> or <digest>.<base>
+                   else: code it, alone or against this piece's base   one file, called as the object is
 
 A version is what one checkpoint named. It is *pending* until the worker says what became of its objects (`settle`):
 only a version that is stored is left out of, or used as a base for, the next one; pending ones may be given up in any
@@ -32,6 +32,7 @@ from executors.frames import Span
 from mesh import chunks, codec, coding
 from mesh.chunks import Piece
 from mesh.errors import ArtifactCorrupt, DataRefused, DiskFull
+from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry
 
 CYCLE_MAX = 16
@@ -126,7 +127,7 @@ class Lineage:
     def _sweep(self) -> None:
         """Remove files that no version needs any more: no base of a living one, not new in a pending one."""
         live = [self._stored, *self._pending.values()]
-        needed = {cycle.base for version in live for cycle in version.cycles.values()}
+        needed = {str(object_names.whole(cycle.base)) for version in live for cycle in version.cycles.values()}
         needed.update(*(version.made for version in self._pending.values()))
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if path.name not in needed and path.is_file():
@@ -178,7 +179,7 @@ class Lineage:
                 delta_bytes_max=before.sent_bytes // before.sent_objects,
             )
         base = coding.base_of(stored)
-        name = f"{digest}.{base}" if base else digest
+        name = str(object_names.of_part(digest, base))
         self._write(version, name, stored)
         version.objects[digest] = base
         if base:
@@ -192,7 +193,7 @@ class Lineage:
     def _base(self, cycle: Cycle, piece: Piece) -> list[coding.Bytes] | None:
         """The planes of a piece's base; None when it is no longer here."""
         try:
-            stored = (self.folder / cycle.base).read_bytes()
+            stored = (self.folder / str(object_names.whole(cycle.base))).read_bytes()
             return coding.planes_of(stored, item_bytes=piece.item_bytes) if zlib.crc32(stored) == cycle.crc32 else None
         except (OSError, ArtifactCorrupt):
             return None

@@ -56,15 +56,15 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 def restored(entries: Sequence[FileEntry], store: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files that these entries name, from stored objects by `<digest>` or `<digest>.<base>`. KeyError when one that
-    is named is not there; every digest is checked."""
+    """The files that these entries name, from stored objects by name. KeyError when one that is named is not there;
+    every digest is checked."""
     found = {}
     for entry in entries:
         parts = []
         for digest, base in zip(entry.objects, entry.bases or [""] * len(entry.objects), strict=True):
-            stored = store[f"{digest}.{base}" if base else digest]
+            stored = store[f"d.{digest}.{base}" if base else f"c.{digest}"]
             assert coding.base_of(stored) == base
-            beneath = bytes(coding.decode(store[base])) if base else None
+            beneath = bytes(coding.decode(store[f"c.{base}"])) if base else None
             parts.append(bytes(coding.decode(stored, beneath)))
             assert codec.digest(parts[-1]) == digest
         found[entry.path] = b"".join(parts)
