@@ -1,10 +1,10 @@
 """Artifacts after the store came back older: is one there whole, and putting it again from the local cache.
 
     missing      the manifest -> are all its objects there, and the bases of its deltas? Only the manifest is moved
-    send_again   the cached files hold every object decoded: what is not there is put, bases first, the manifest last
+    send_again   the cached files hold every object decoded: what is not there is put, the manifest last
 
 A delta is put under its name with its bytes whole: a reader decodes what it finds. Its base may be a part of another
-cached artifact, an earlier checkpoint of the same training.
+cached artifact, an earlier checkpoint of the same training; if nobody has it, the deltas above it are put over, whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mesh.errors import ArtifactMissing, Malformed
 from mesh.messages import object_names
 from mesh.messages.artifacts import Manifest
 from mesh.messages.object_names import ObjectName
-from mesh.object_traffic import Traffic
+from mesh.object_traffic import Traffic, is_delta
 from mesh.windows import in_window, patiently
 
 ENTRIES_MAX = 1_000
@@ -48,21 +48,33 @@ class Again:
         data = await patiently(lambda: self._traffic.backend.get(object_names.manifest(digest)))
         if data is None or codec.digest(data) != digest:
             return True
-        wanted = _needed(codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX))
-        return bool(await self._traffic.absent(wanted))
+        manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+        absent = await self._traffic.absent(_needed(manifest))
+        if absent.intersection(_parts(manifest)):
+            return True
+        needing: list[ObjectName] = []
+
+        async def look(name: ObjectName) -> None:
+            stored = None if needing else await patiently(lambda: self._traffic.backend.get(name))
+            if stored is None or is_delta(stored):
+                needing.append(name)
+
+        await in_window(_on_top_of(_parts(manifest), absent), look)
+        return bool(needing)
 
     async def send_again(self, digest: str) -> bool:
-        """Put what of an artifact is not in the store; False when it, or a base of its deltas, is not here whole.
-        BusUnavailable, DiskFull: call again, nothing is sent twice."""
+        """Put what of an artifact is not in the store; False when it is not here whole. BusUnavailable, DiskFull: call
+        again, nothing is sent twice. A delta whose base nobody has is put over with its bytes whole."""
         with self._cache.hold(digest):
             data = self._cache.manifest(digest) if await self._getting.is_cached(digest) else None
             if data is None:
                 return False
             manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
-            absent = await self._traffic.absent(_needed(manifest))
+            needed = _needed(manifest)
+            absent = await self._traffic.absent(needed)
             places = await asyncio.to_thread(self._places, digest, {name.digest for name in absent})
-            if any(name.digest not in places for name in absent):
-                return False
+            bases = {name for name in absent if name.digest not in places}
+            alone = _on_top_of(needed, bases)
 
             async def put(name: ObjectName, over: bool = False) -> None:
                 if name.digest not in places:  # it was there a moment ago
@@ -78,8 +90,9 @@ class Again:
                 await self._traffic.send(name, coding.RAW_HEADER + body, over=over)
 
             try:
-                await in_window(sorted(absent), put)
-                await self._traffic.seal(_needed(manifest), digest, data, put)
+                await in_window(sorted(absent - bases - alone), put)
+                await in_window(sorted(alone), lambda name: put(name, True))
+                await self._traffic.seal(needed - bases, digest, data, put)
             except ArtifactMissing:  # of a base in an entry that nobody has checked
                 return False
         return True
@@ -103,8 +116,18 @@ class Again:
 
 def _needed(manifest: Manifest) -> set[ObjectName]:
     """Objects and bases without which the artifact can not be read."""
-    names = {name for entry in manifest.files for name, _ in parts_of(entry)}
+    names = _parts(manifest)
     return names | {object_names.whole(name.base) for name in names if name.base}
+
+
+def _parts(manifest: Manifest) -> set[ObjectName]:
+    """Objects of the artifact itself."""
+    return {name for entry in manifest.files for name, _ in parts_of(entry)}
+
+
+def _on_top_of(names: set[ObjectName], absent: set[ObjectName]) -> set[ObjectName]:
+    """The deltas whose base is absent."""
+    return {name for name in names if name.base and object_names.whole(name.base) in absent}
 
 
 def _placed(manifest: Manifest, files: Path) -> Iterator[tuple[str, Place]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
-from mesh import limits, windows
+from mesh import codec, coding, limits, windows
 from mesh.errors import BusUnavailable
+from mesh.messages import object_names
+from mesh.messages.artifacts import FileEntry
 from tests.unit.mesh.test_artifacts import Shelf, folder_of, store
 
 
@@ -101,3 +104,54 @@ async def test_an_upload_that_sees_the_store_come_back_older_looks_once_more_at_
     digest = await mine.put(made, media="model", progress=come_back_older)
     assert not await mine.missing(digest)
     assert len(shelf.sent) == len(shelf.objects) + 2
+
+
+async def chained(shelf: Shelf, folder: Path) -> tuple[str, str]:
+    """Two artifacts, in store and cache: the second one's object is a delta against the first one's."""
+    mine = store(shelf, folder / "cache")
+    before = BODY[: limits.CHUNK_BYTES]
+    after = b"changed!" + before[8:]
+    base, digest = codec.digest(before), codec.digest(after)
+    first = await mine.put(folder_of(folder / "one", **{"a.bin": before}), media="checkpoint", keep=True)
+    packed = folder / "packed"
+    packed.mkdir()
+    planes = coding.planes_of(coding.RAW_HEADER + before, item_bytes=1)
+    (packed / str(object_names.delta(digest, base))).write_bytes(coding.encode(after, base=planes, base_digest=base))
+    entry = FileEntry(path="a.bin", size_bytes=len(after), objects=(digest,), sizes=(len(after),), bases=(base,))
+    second = await mine.put_packed([entry], packed, media="checkpoint")
+    assert ((await mine.get(second)) / "a.bin").read_bytes() == after
+    return first, second
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["base in another entry", "base nowhere"])
+async def test_a_delta_comes_back_with_its_base_or_whole(tmp_path: Path, forgotten: bool) -> None:
+    shelf = Shelf()
+    first, second = await chained(shelf, tmp_path)
+    again = store(shelf, tmp_path / "cache")
+    assert not await again.missing(second)
+    shelf.objects.clear()
+    shelf.manifests.clear()
+    again.forget_stored()
+    if forgotten:
+        shutil.rmtree(tmp_path / "cache" / first, ignore_errors=True)
+        assert not (tmp_path / "cache" / first / "manifest").exists()
+    assert await again.missing(second)
+    assert await again.send_again(second)
+    again.forget_stored()
+    assert not await again.missing(second)
+    fetched = await store(shelf, tmp_path / "elsewhere").get(second)
+    assert (fetched / "a.bin").read_bytes()[:8] == b"changed!"
+
+
+async def test_a_delta_that_stands_without_its_base_is_missing(tmp_path: Path) -> None:
+    shelf = Shelf()
+    first, second = await chained(shelf, tmp_path)
+    for name in list(shelf.objects):
+        if name == codec.digest(BODY[: limits.CHUNK_BYTES]):
+            del shelf.objects[name]
+    shutil.rmtree(tmp_path / "cache" / first, ignore_errors=True)
+    again = store(shelf, tmp_path / "cache")
+    assert await again.missing(second)
+    assert await again.send_again(second)
+    again.forget_stored()
+    assert not await again.missing(second)
