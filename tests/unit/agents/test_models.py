@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import errno
 import io
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents import cli
-from agents.commands import known_models, models, models_pull, models_push, publishing, take_out
+from agents.commands import known_models, models_push, publishing
 from agents.commands.reach import Reach
 from agents.commands.transfer import Transfer
 from mesh import codec
@@ -37,48 +35,27 @@ from mesh.messages.tasks import Line
 from mesh.messages.topics import DataRef, Topic
 from tests.support import model_folders
 from tests.support.memory_mesh import MemoryMesh
+from tests.support.model_commands import command, contents, reached
 
 NODE = "digits-3fa1c2"
 
 
 @pytest.fixture
-async def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryMesh:
-    """A mesh in memory that the commands reach."""
-    made = await MemoryMesh(tmp_path / "mesh").start()
-    there = Reach(made.settings, made.server.connect("cli"), made.subjects)
-
-    @contextlib.asynccontextmanager
-    async def reached(*_: object) -> AsyncIterator[Reach]:
-        yield there
-
-    for module in (models, models_pull, models_push):
-        monkeypatch.setattr(module, "reach_stored", reached)
-    made.reach = there  # type: ignore[attr-defined]
-    return made
+async def meeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MemoryMesh, Reach]:
+    """A mesh in memory that the commands reach, and how."""
+    return await reached(tmp_path / "mesh", monkeypatch)
 
 
-def reach_of(mesh: MemoryMesh) -> Reach:
-    return mesh.reach  # type: ignore[attr-defined, no-any-return]
+@pytest.fixture
+def mesh(meeting: tuple[MemoryMesh, Reach]) -> MemoryMesh:
+    """The mesh alone."""
+    return meeting[0]
 
 
-def parsed(*words: str) -> argparse.Namespace:
-    return cli.parser_of("models", cli.load("models")).parse_args([*words])
-
-
-async def command(*words: str) -> int:
-    """The command as `run` does it, in the test's own loop."""
-    given = parsed(*words)
-    models._check(given)
-    if given.action == "pull":
-        take_out.check_folder(Path(given.folder), "models pull", replace=given.replace)
-        return await models_pull.pull(given)
-    if given.action == "push":
-        return await models_push.push(given, models_push.look(Path(given.name)))
-    return await models._list(given)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+@pytest.fixture
+def there(meeting: tuple[MemoryMesh, Reach]) -> Reach:
+    """The commands' reach alone."""
+    return meeting[1]
 
 
 async def champion(mesh: MemoryMesh, folder: Path, **fields: Any) -> Champion:
@@ -158,9 +135,8 @@ async def test_the_same_model_changes_nothing_and_another_is_the_next_version(
     assert (tmp_path / "old" / "vocab.txt").read_text() == "[PAD]\nhello\n"
 
 
-async def test_two_people_push_under_one_name_at_once(mesh: MemoryMesh, tmp_path: Path) -> None:
+async def test_two_people_push_under_one_name_at_once(mesh: MemoryMesh, there: Reach, tmp_path: Path) -> None:
     """Whoever comes second reads again and becomes the next version: nobody's model loses its name silently."""
-    there = reach_of(mesh)
     first, second = (
         models_push._record("bert", letter * 64, models_push.look(model_folders.transformers_folder(tmp_path / letter)))
         for letter in "ab"
@@ -180,10 +156,9 @@ async def test_two_people_push_under_one_name_at_once(mesh: MemoryMesh, tmp_path
 
 
 async def test_an_interrupted_push_leaves_no_name_and_the_next_one_sends_the_rest(
-    mesh: MemoryMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mesh: MemoryMesh, there: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model_folders.sharded_folder(tmp_path / "bert")
-    there = reach_of(mesh)
     real, sent = there.broker.append, list[str]()
 
     async def append(subject: str, data: bytes, **more: Any) -> int:
@@ -237,10 +212,10 @@ async def told(mesh: MemoryMesh, topic: Topic) -> None:
     await mesh.leader.append(subject, codec.encode(verdict), subject_seq=0)
 
 
-async def test_a_champion_leaves_with_what_the_mesh_knows_of_it(mesh: MemoryMesh, tmp_path: Path) -> None:
+async def test_a_champion_leaves_with_what_the_mesh_knows_of_it(mesh: MemoryMesh, there: Reach, tmp_path: Path) -> None:
     folder = model_folders.ramify_folder(tmp_path / "line", ["a`b", "<script>"])
     await command("push", str(folder), "--name", "start")
-    base = await known_models.base_of(reach_of(mesh), "start")
+    base = await known_models.base_of(there, "start")
     before = await champion(mesh, folder, changed="lays the first champion with the kind's defaults")
     (folder / "LICENSE").write_text("another\n")
     await told(
@@ -449,39 +424,41 @@ def test_facts_of_a_record_stay_small(tmp_path: Path) -> None:
 # -- as base of a topic -----------------------------------------------------------------------------------------------
 
 
-async def test_a_pushed_model_and_a_champion_become_the_base_of_a_topic(mesh: MemoryMesh, tmp_path: Path) -> None:
+async def test_a_pushed_model_and_a_champion_become_the_base_of_a_topic(
+    mesh: MemoryMesh, there: Reach, tmp_path: Path
+) -> None:
     folder = model_folders.ramify_folder(tmp_path / "line", ["no", "yes"])
     await command("push", str(folder), "--name", "start")
-    pushed = await publishing.base_of(reach_of(mesh), "start")
+    pushed = await publishing.base_of(there, "start")
     assert pushed is not None
     assert (pushed.name, pushed.task, pushed.fits, pushed.labels, pushed.label_names) == (
         "start", "classify", "text", 2, ("no", "yes"),
     )  # fmt: skip
-    assert await publishing.base_of(reach_of(mesh), pushed.model[:10]) == pushed
+    assert await publishing.base_of(there, pushed.model[:10]) == pushed
     first = await champion(mesh, folder, settings={"dropout": 0.1})
-    base = await publishing.base_of(reach_of(mesh), NODE)
+    base = await publishing.base_of(there, NODE)
     assert base is not None
     assert (base.model, base.name, base.task, base.fits, base.settings) == (
         first.model, NODE, "classify", "text", {"dropout": 0.1},
     )  # fmt: skip
     (folder / "README.md").write_text("another")
     await champion(mesh, folder, version_number=2)
-    older = await publishing.base_of(reach_of(mesh), first.model)
+    older = await publishing.base_of(there, first.model)
     assert older is not None
     assert older.model == first.model, "an earlier version, by its whole digest"
     given = cli.parser_of("publish", cli.load("publish")).parse_args(["a topic", "--base", "start"])
     topic = publishing.topic_of(given, None, pushed)
     assert codec.decode(codec.encode(topic), Topic).base == pushed
-    assert await publishing.base_of(reach_of(mesh), None) is None
+    assert await publishing.base_of(there, None) is None
 
 
-async def test_a_base_that_is_not_there_is_a_sentence(mesh: MemoryMesh, tmp_path: Path) -> None:
+async def test_a_base_that_is_not_there_is_a_sentence(mesh: MemoryMesh, there: Reach, tmp_path: Path) -> None:
     folder = model_folders.ramify_folder(tmp_path / "start")
     with pytest.raises(NotFound, match="is a folder here: take it in with `bin/agent models push"):
-        await publishing.base_of(reach_of(mesh), str(folder))
+        await publishing.base_of(there, str(folder))
     await command("push", str(folder))
     with pytest.raises(NotFound, match="did you mean 'start'"):
-        await publishing.base_of(reach_of(mesh), "strat")
+        await publishing.base_of(there, "strat")
     await mesh.leader.purge(mesh.subjects.stream("ARTIFACTS"))
     with pytest.raises(ArtifactMissing, match="no longer stored"):
-        await publishing.base_of(reach_of(mesh), "start")
+        await publishing.base_of(there, "start")
