@@ -34,7 +34,9 @@ ROOT = Path(__file__).parents[2]
 LACKING = [name for name in ("transformers", "peft") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.process,
-    pytest.mark.skipif(bool(LACKING), reason=f"not installed: {', '.join(LACKING)} (the extra `interchange`, see docs/install.md)"),
+    pytest.mark.skipif(
+        bool(LACKING), reason=f"not installed: {', '.join(LACKING)} (the extra `interchange`, see docs/install.md)"
+    ),
 ]
 DEADLINE_S = 110.0
 
