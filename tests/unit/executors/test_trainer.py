@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -257,7 +259,6 @@ run(folder, recipe, lines=lines, resume=resume)
 
 def os_kill_after(lines: Lines, steps: int, kept: Path) -> None:
     """Kill this process without warning in the middle of the given step's loss, once a checkpoint was handed over."""
-    import os
     import time
 
     before, seen = lines.loss, [0]
@@ -285,6 +286,30 @@ def test_killed_without_warning_it_goes_on_bit_identical(tmp_path: Path) -> None
     resumed, finished = run(tmp_path / "c", dataclasses.replace(RECIPE, checkpoint_steps=3), resume=kept[-1])
     assert finished.state.exact
     assert same(undisturbed, resumed)
+
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+from tests.unit.executors.test_trainer import run
+trainer, finished = run(Path(sys.argv[1]), resume=Path(sys.argv[2]))
+print(json.dumps([finished.state.exact, finished.state.differed, finished.state.step, finished.stopped_by]))
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="needs an x86 to pretend")
+def test_on_a_processor_with_other_code_it_goes_on_and_says_so(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "kept", lambda polls: "checkpoint" if polls > 9 else "")
+    with pytest.raises(Stopped):
+        run(tmp_path / "a", recorder=recorder)
+    told = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path / "b"), str(recorder.checkpoints[-1][0])],
+        env={**os.environ, "ATEN_CPU_CAPABILITY": "default"}, capture_output=True, text=True, timeout=100, check=True,
+    )  # fmt: skip
+    exact, differed, step, stopped_by = json.loads(told.stdout)
+    assert (exact, step, stopped_by) == (False, 20, "epochs")
+    assert [row.split(":")[0] for row in differed] == ["capability", "environment"]
 
 
 def test_another_fingerprint_goes_on_and_says_so(tmp_path: Path) -> None:
