@@ -162,10 +162,10 @@ def _measured(told: Told) -> list[str]:
     if not rows:
         return ["The mesh no longer knows what was measured."]
     count = f"{told.holdout_examples:,} examples" if told.holdout_examples else "examples"
-    several = "s" if told.holdout_uses != 1 else ""
+    met = f"{told.holdout_uses} challengers met on it so far" if told.holdout_uses > 1 else "The lines met on it"
     said = (
         f"On the holdout, {count} that no training task was given (split {code(told.holdout[:12])}). "
-        f"{told.holdout_uses} challenger{several} met on it so far; of several, the winner is flattered a little."
+        f"{met}; of several, the one that wins is flattered a little."
     )
     return [said, table(("measure", "value", "unit"), rows), told.evidence]
 

@@ -110,4 +110,5 @@ def code(text: object) -> str:
 
 def plain(text: str) -> str:
     """Somebody's sentence on one line, without what Markdown or HTML would take for a mark of theirs."""
-    return " ".join(re.sub(r"[<>\[\]`*#|\\]", " ", text).split())[:500].rstrip(". ")
+    text = text.translate(str.maketrans("[]", "()"))  # no link, and still a bracket
+    return " ".join(re.sub(r"[<>`*#|\\]", " ", text).split())[:500].rstrip(". ")
