@@ -144,8 +144,10 @@ def _texts(arrays: dict[str, NDArray[Any]], rows: int) -> list[str]:
 
 
 def digest_of(folder: Path) -> str:
-    """The artifact's digest where the folder is named by it, else ''."""
-    return folder.name if re.fullmatch(r"[0-9a-f]{64}", folder.name) else ""
+    """The artifact's digest where the folder, or as in a worker's cache the one above its files, is named by it; else
+    ''."""
+    name = folder.parent.name if folder.name == "files" else folder.name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else ""
 
 
 def single(split: Split, row: int) -> Split:

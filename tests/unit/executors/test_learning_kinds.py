@@ -139,7 +139,8 @@ def test_the_yardstick_equals_scikit_learn_on_two_labels(tmp_path: Path) -> None
 def test_a_topics_base_model_stands_before_the_champion(texts: Path, tmp_path: Path) -> None:
     """From a folder that is named by its digest, as a worker's cache names it; with one idle epoch its weights stay."""
     yardstick = made_by(Baseline(), lines(texts), tmp_path / "yardstick", {"strengths": [1.0]})
-    base = tmp_path / ("b" * 64)
+    base = tmp_path / ("b" * 64) / "files"
+    base.parent.mkdir()
     base.symlink_to(made_by(Classify(), lines(texts), tmp_path / "base", QUICK).outputs["model"])
     inputs = {**lines(texts), "champion": yardstick.outputs["model"], "base": base}
     made = made_by(
