@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -10,8 +11,10 @@ from benchmarks.simulation.clocks import WallClock
 from benchmarks.simulation.lives import Machine, SchedulerMachine, WorkerMachine
 from benchmarks.simulation.network import CALM, Network, Weather
 from benchmarks.simulation.trace import Trace
+from mesh.errors import NotFound
 from mesh.memory import MemoryServer
 from mesh.memory_store import MemoryStream
+from mesh.messages import object_names
 
 CHAOS_S = 45.0
 """How long faults go on. Longer lives find few more faults than more seeds do in the same time."""
@@ -32,15 +35,15 @@ class Chaos:
     def __init__(
         self, server: MemoryServer, network: Network, wall: WallClock, trace: Trace, chance: random.Random, *,
         workers: list[WorkerMachine], schedulers: list[SchedulerMachine], older: bool, on_older: Action,
-        leader: Callable[[], str],
+        loses: Callable[[list[str], random.Random], str], leader: Callable[[], str],
     ) -> None:  # fmt: skip
-        """older: the broker may come back with an older copy of its store; on_older: called just before; leader: name
-        of the scheduler that leads."""
+        """older: the broker may come back with an older copy of its store; on_older: called just before; loses:
+        chooses what vanishes of these subjects of artifacts; leader: name of the scheduler that leads."""
         self.over = False
         self._server, self._network, self._wall, self._trace, self._chance = server, network, wall, trace, chance
         self._workers, self._schedulers = workers, schedulers
         self._backups = [server.copy()] if older else []
-        self._older, self._on_older, self._leader = older, on_older, leader
+        self._older, self._on_older, self._loses, self._leader = older, on_older, loses, leader
         self._mending: set[asyncio.Task[None]] = set()
         self._rate_s = chance.choice((1.5, 3.0, 5.0, 10.0))
 
@@ -74,6 +77,7 @@ class Chaos:
             (1, lambda: self._cut("cli")),
             (2, self._crash_broker),
             (0.5, lambda: self._empty_cache(worker)),
+            (1, self._lose_artifact),
             (1, self._jump),
             (2, self._change_weather),
             (1, lambda: self._terminate(worker)),
@@ -125,6 +129,16 @@ class Chaos:
         if worker.disk.cache:
             self._trace.fault("emptied cache", worker.name)
             worker.disk.cache.clear()
+
+    def _lose_artifact(self) -> None:
+        """One that a result names, or any, is gone from the store, as after an operator's mistake."""
+        subjects = self._server.subjects
+        with contextlib.suppress(NotFound):  # the streams are not made yet
+            stream = self._server.stream(subjects.stream("ARTIFACTS"))
+            found = sorted(stream.subjects(subjects.stored_kind(object_names.MANIFEST)))
+            if lost := self._loses(found, self._chance):
+                stream.purge(lost, 0)
+                self._trace.fault("lost artifact", lost)
 
     # -- the network and the broker -----------------------------------------------------------------------------------
 

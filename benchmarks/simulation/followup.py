@@ -19,6 +19,9 @@ from mesh.messages.tasks import Needs, Outcome, TaskSpec
 
 LOOK_S = 1.0
 
+DELAY_S = 15.0
+"""Longest time until something follows: meanwhile the output may be lost."""
+
 SHARE = 4
 """One output in so many is not followed: an artifact that nobody needs."""
 
@@ -30,26 +33,36 @@ class FollowUps:
         """succeeded: tasks with what they made, as the ledger was a moment ago."""
         self._commands, self._succeeded = commands, succeeded
         self._followed: dict[str, Submit] = {}
+        self._seen_at: dict[str, float] = {}
+        self._rewinds = 0
 
     async def run(self) -> None:
         """As long as the seed lasts."""
         while True:
             await asyncio.sleep(LOOK_S)
-            for submit in self.due():
+            now = asyncio.get_running_loop().time()
+            for submit in self.open():
+                if now < self._seen_at.setdefault(submit.id, now) + delay_s(submit):
+                    continue
+                rewinds = self._rewinds
                 with self._commands.at_work():
                     await self._commands.put(submit)
                 self._followed[submit.id] = submit
+                if self._rewinds != rewinds:  # it may stand before the topic that it belongs to, and count for nothing
+                    del self._commands.stored[submit.id]
 
-    def due(self) -> list[Submit]:
-        """What is to be submitted now."""
+    def open(self) -> list[Submit]:
+        """What is to be submitted, sooner or later."""
         found = (following(spec, digest) for spec, made in self._succeeded() for digest in made.outputs.values())
         return [submit for submit in found if submit is not None and submit.id not in self._followed]
 
     def rewound(self) -> None:
         """Another history comes."""
+        self._rewinds += 1
         for id_ in self._followed:
             self._commands.stored.pop(id_, None)
         self._followed.clear()
+        self._seen_at.clear()
 
 
 def following(spec: TaskSpec, digest: str) -> Submit | None:
@@ -67,3 +80,9 @@ def following(spec: TaskSpec, digest: str) -> Submit | None:
         inputs={"model": digest},
     )
     return Submit(id=f"f-{task.id}", topic=spec.topic, tasks=(task,))
+
+
+def delay_s(submit: Submit) -> float:
+    """How long after the result it is submitted."""
+    digest = submit.tasks[0].inputs["model"]
+    return DELAY_S * int(digest[10:12], 16) / 255

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from collections import Counter
 from collections.abc import Iterator
 
@@ -107,6 +108,10 @@ class Judge:
         self._previous, self._term, self._covered, self._generation = START, 0, 0, 1
         self._leases: dict[tuple[str, Epoch], set[str]] = {}
         """Every lease ever given, in this history or in one that was lost with the broker's store."""
+        self._wanted: set[str] = set()
+        """Tasks that somebody has asked for, and would ask for again."""
+        self.vanished: set[str] = set()
+        """Subjects of artifacts that were removed from the store under everybody's hands."""
         self._rewound = False
         self._recorded_before: set[Key] = set()
         """Rows that were recorded in a history that was lost."""
@@ -150,6 +155,15 @@ class Judge:
     def parked(self) -> list[TaskSpec]:
         """The dead letters, as of the last look."""
         return [task.spec for task in self.tasks.values() if task.ended == "parked"]
+
+    def loses(self, subjects: list[str], chance: random.Random) -> str:
+        """Which of these artifacts shall vanish, one of a result by preference; '' for none."""
+        named = {self._manifest(digest) for _, made in self.succeeded() for digest in made.outputs.values()}
+        found = [subject for subject in subjects if subject in named] if chance.random() < 0.7 else subjects
+        if not found:
+            return ""
+        self.vanished.add(lost := chance.choice(found))
+        return lost
 
     def succeeded(self) -> list[tuple[TaskSpec, Outcome]]:
         """Tasks with what they have made, as of the last look."""
@@ -295,7 +309,7 @@ class Judge:
         return None
 
     def _reopened(self, seq: int, task: TaskAccount, event: TaskReopened) -> None:
-        if not self._rewound:
+        if not (self._rewound or self.vanished):
             self.breaks("whole artifacts", f"entry {seq} opens {event.task} again, and nothing was lost")
         self._started_again(seq, task, "succeeded")
         results = {key for key in task.recorded if key.kind == ResultFound.kind}
@@ -310,15 +324,22 @@ class Judge:
     def unsettled(self, asked: CommandLine, disks: dict[str, Disk]) -> list[str]:
         """What is still open, in words."""
         found = [] if asked.done else ["not everything is published"]
-        for command in asked.stored.values():
-            if isinstance(command, Submit):
-                found += [f"{spec.id} is not planned" for spec in command.tasks if spec.id not in self.tasks]
+        self._wanted = {
+            spec.id for command in asked.stored.values() if isinstance(command, Submit) for spec in command.tasks
+        }
+        found += [f"{name} is not planned" for name in sorted(self._wanted - self.tasks.keys())]
         found += [f"{name} has not ended" for name, task in self.tasks.items() if not task.ended]
-        found += [f"{name} owes {key}" for name, disk in disks.items() for key in disk.pending]
+        found += [
+            f"{name} owes {key}" for name, disk in disks.items() for key in disk.pending if not self._forgotten(key)
+        ]
         if self._rewound:  # what was lost is looked for, and told again, a while after it is known
             found += [sentence for name, disk in disks.items() for sentence in self._untold(name, disk)]
             found += [sentence for name, disk in disks.items() for sentence in self._not_put(name, disk)]
         return found
+
+    def _forgotten(self, key: Key) -> bool:
+        """Was its task lost with a store, and nobody wants it any more? Its rows wait for it, for a day."""
+        return self._rewound and key.task not in self.tasks and key.task not in self._wanted
 
     def projected(self) -> int:
         """Records that RESULTS holds now."""
@@ -381,7 +402,7 @@ class Judge:
             for key, row in disk.kept.items()
             if key in self._recorded(key)
             for digest in _outputs(row)
-            if digest in disk.cache and not self._stored(digest)
+            if digest in disk.cache and not self._stored(digest) and self._manifest(digest) not in self.vanished
         ]
 
     def _at_hand(self, digest: str, disk: Disk) -> bool:
@@ -390,10 +411,14 @@ class Judge:
     def _stored(self, digest: str) -> bool:
         """Is the artifact in the store, with all its parts?"""
         stream = self._server.stream(self._subjects.stream("ARTIFACTS"))
-        manifest = stream.last(self._subjects.stored(object_names.manifest(digest)))
+        manifest = stream.last(self._manifest(digest))
         return manifest is not None and all(
             stream.last(self._subjects.stored(name)) is not None for name, _ in parts(manifest.data)
         )
+
+    def _manifest(self, digest: str) -> str:
+        """Where its manifest is stored."""
+        return self._subjects.stored(object_names.manifest(digest))
 
     def _undone(self, key: Key) -> set[Key]:
         task = self.tasks.get(key.task)
@@ -432,7 +457,9 @@ class Judge:
     def _check_row(self, worker: str, row: Row, heard: dict[str, int], refused: str | None) -> None:
         key, task = row.key, self.tasks.get(row.key.task)
         if task is None:
-            return self.breaks("nothing lost", f"{worker} has {key}, the ledger does not know the task")
+            if not self._forgotten(key):
+                self.breaks("nothing lost", f"{worker} has {key}, the ledger does not know the task")
+            return None
         if refused is not None and key in task.recorded - task.restored - self._refused_before:
             self.breaks("true receipts", f"{worker} was told that {key} is refused ({refused}), but it is recorded")
         record = codec.decode(row.data, *COMMANDS)

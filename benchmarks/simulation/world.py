@@ -103,7 +103,7 @@ class World:
         self.chaos = Chaos(
             self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
             workers=self.workers, schedulers=self.schedulers, older=older, on_older=self._on_older,
-            leader=lambda: self.judge.leader,
+            loses=self.judge.loses, leader=lambda: self.judge.leader,
         )  # fmt: skip
 
         self._tasks: list[asyncio.Task[None]] = []
@@ -166,7 +166,7 @@ class World:
     def _unsettled(self) -> list[str]:
         found = self.judge.unsettled(self.commands, self._disks())
         found += [f"{name} still holds {sorted(held)}" for name, held in self._held().items()]
-        found += [f"{submit.id} is not submitted" for submit in self.followups.due()]
+        found += [f"{submit.id} is not submitted" for submit in self.followups.open()]
         if (generation := self.judge.generation) > 1:  # who has not heard of it does not know what was lost
             found += [
                 f"{machine.name} has not heard of generation {generation}"

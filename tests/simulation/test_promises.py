@@ -47,7 +47,7 @@ def test_every_promise_is_kept(totals: Totals) -> None:
     [
         "dropped", "repeated", "delayed", "slow call", "no answer", "write lost", "reply lost", "late write",
         "kill -9", "SIGTERM", "stopped process", "stalled loop", "partition", "silent partition", "silenced leader",
-        "broker crash", "clock jump", "task killed its worker", "older broker", "emptied cache",
+        "broker crash", "clock jump", "task killed its worker", "older broker", "emptied cache", "lost artifact",
     ],
 )  # fmt: skip
 def test_every_kind_of_fault_occurs(totals: Totals, kind: str) -> None:
