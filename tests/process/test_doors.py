@@ -15,6 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support import model_folders
+from tests.support.model_commands import contents
+
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 
@@ -97,11 +100,23 @@ def test_up_status_publish_and_ctrl_c(tmp_path: Path) -> None:
         doctor = agent(home, "doctor")
         assert doctor.returncode == 0, doctor.stdout
         assert "as declared" in doctor.stdout
+        check_models(home)
         unknown = agent(home, "models", "pull", "nothing", "there")
         assert unknown.returncode == 6
         assert not (tmp_path / "there").exists()
     assert agent(home, "status").returncode == 4, "no scheduler is left, though the broker may linger for a moment"
     check_stored(home, topic)
+
+
+def check_models(home: Path) -> None:
+    """A folder goes in, and is no base of a topic as long as no kind trains from it."""
+    folder = model_folders.transformers_folder(home.parent / "tiny-bert")
+    pushed = agent(home, "models", "push", str(folder))
+    assert pushed.returncode == 0, pushed.stderr
+    assert len(pushed.stdout.strip()) == 64
+    refused = agent(home, "publish", "from bert", "--data", "one.csv", "--base", "tiny-bert", "--wait")
+    assert refused.returncode == 5, refused.stderr
+    assert "no executor kind of this mesh trains from a transformers folder yet" in refused.stderr
 
 
 def check_stored(home: Path, topic: str) -> None:
@@ -113,7 +128,12 @@ def check_stored(home: Path, topic: str) -> None:
     assert found["open_listed"] is False
     assert [task["executor"] for task in found["tasks"]] == ["profile"]
     assert agent(home, "graph").stdout.startswith("the graph is empty")
-    assert agent(home, "models").stdout == "no champion yet.\n"
+    models = agent(home, "models").stdout
+    assert models.startswith("no champion yet.\n")
+    assert "tiny-bert" in models
+    pulled = agent(home, "models", "pull", "tiny-bert", "out")
+    assert pulled.returncode == 0, pulled.stderr
+    assert contents(home.parent / "out") == contents(home.parent / "tiny-bert")
     assert agent(home, "verdicts").stdout == "no verdict yet.\n"
     watched = agent(home, "watch", topic)
     assert watched.returncode == 5, watched.stderr
