@@ -277,7 +277,7 @@ class Collecting:
             name, mark = item
             if now_s() - checked_at > CHECK_HOLDS_S:
                 raise Conflict("the leader was held up, another one may collect by now: nothing more is removed")
-            if await self._backend.remove(name, mark=mark):
+            if await patiently(lambda: self._backend.remove(name, mark=mark)):
                 gone.add(name)
 
         await in_window(names, one, REMOVE_WINDOW)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import partial
 
 from agents.runtime import Agent
 from agents.scheduler_history import History
@@ -154,7 +155,7 @@ class Marking:
     async def _name_told(self) -> None:
         """What records for subscribers name that can still be read."""
         stream = self._agent.stream(streams.RESULTS)
-        kept_from = (await self._agent.broker.state(stream)).first_seq
+        kept_from = (await patiently(lambda: self._agent.broker.state(stream))).first_seq
         _, read = self._notes.read_to()
         async for page in self._messages(stream, self._agent.subjects.results(), read + 1):
             for message in page:
@@ -163,10 +164,13 @@ class Marking:
             self._sieve.name(digests, Named.BY_RECORD)
             await asyncio.sleep(0)
 
+    async def _read(self, stream: str, subject: str, from_seq: int) -> list[Stored]:
+        return await self._agent.broker.read(stream, subject, from_seq=from_seq, messages_max=MESSAGES_READ)
+
     async def _messages(self, stream: str, subject: str, from_seq: int = 1) -> AsyncIterator[list[Stored]]:
         while True:
             try:
-                page = await self._agent.broker.read(stream, subject, from_seq=from_seq, messages_max=MESSAGES_READ)
+                page = await patiently(partial(self._read, stream, subject, from_seq))
             except NotFound:  # a mesh that never had it
                 return
             if not page:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,8 @@ from agents.runtime import Agent
 from agents.scheduler_collecting import Collecting
 from agents.scheduler_history import History
 from mesh import codec, coding, limits, streams
+from mesh.artifacts import ArtifactStore
+from mesh.bus import Broker
 from mesh.memory import Faults, MemoryBroker, MemoryServer
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
@@ -75,10 +77,16 @@ class CollectingStage:
 
     @contextlib.asynccontextmanager
     async def collecting(
-        self, name: str = "scheduler", history: StagedHistory | None = None, **flags: object
+        self,
+        name: str = "scheduler",
+        history: StagedHistory | None = None,
+        backend: Callable[[Broker, Path], ArtifactStore] | None = None,
+        **flags: object,
     ) -> AsyncIterator[Collecting]:
-        """A collector that runs inside the block."""
+        """A collector that runs inside the block. backend: makes its store, in another way than the settings say."""
         agent = self.agent(name, **flags)
+        if backend is not None:
+            agent._store = backend(agent.broker, self.folder / name / "cache")
         collector = Collecting(agent, cast(History, history or self.history))
         agent.broker.on_state(lambda connected: collector.disturbed() if connected else None)
         task = asyncio.create_task(collector.run())
