@@ -232,6 +232,17 @@ class Ledger:
             and found.incarnation == incarnation
         )
 
+    def before(self, names: Iterable[str]) -> set[str]:
+        """These open tasks, and all open ones for which they wait, one behind the other."""
+        found: set[str] = set()
+        waiting = [name for name in names if name in self.tasks]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting += [other for other in self.tasks[name].missing if other in self.tasks]
+        return found
+
     # -- from a snapshot ----------------------------------------------------------------------------------------------
 
     def take_over(self, task: Task) -> None:
@@ -396,12 +407,11 @@ class Ledger:
         task.missing = self._needed(task)
         self._move(task, TaskState.WAITING if task.missing else TaskState.READY)
         self._open_task(task)
-        for name in sorted(self.by_topic[event.spec.topic]):
-            other = self.tasks[name]
-            if other.state is TaskState.LEASED:
-                continue
-            if name in event.waiting or event.task in (*other.spec.after, *other.awaits):
-                self._wait(other, event.task if name in event.waiting else "")
+        waiting = set(event.waiting)
+        for name, other in self.tasks.items():  # rare enough to look at all of them
+            needs_it = event.task in other.spec.after or event.task in other.awaits
+            if (needs_it or name in waiting) and other.state is not TaskState.LEASED:
+                self._wait(other, event.task if name in waiting else "")
         return task
 
     def _wait(self, task: Task, awaits: str = "") -> None:

@@ -67,10 +67,11 @@ class Reopening:
         self._wanted.clear()
         return wanted
 
-    def maker_of(self, digest: str) -> str:
-        """The open task that makes this artifact anew; '' when none is known."""
+    def maker_of(self, digest: str, task: str) -> str:
+        """The open task that makes this artifact anew for another one; '' when none is known, or when it waits for that
+        one itself: equal bytes may have several makers, and two tasks must not wait for each other."""
         name = self._makers.get(digest, "")
-        return name if name in self._ledger.tasks else ""
+        return name if name in self._ledger.tasks and task not in self._ledger.before([name]) else ""
 
     def waiting_for(self, maker: Maker) -> tuple[str, ...]:
         """Open tasks of the topic that can not run without it and do not run."""
@@ -97,13 +98,17 @@ class Reopening:
             self._makers.popitem(last=False)
         if line is None or self.made_again(maker) or line.epoch.count >= LEASES_MAX:
             return None
+        before = self._ledger.before(maker.spec.after)
+        if any(name in (*self._ledger.tasks[one].spec.after, *self._ledger.tasks[one].awaits) for one in before):
+            return None  # it would wait for who waits for it
+        waiting = [one for one in self.waiting_for(maker) if one not in before]
         reason = f"its output {maker.digest[:16]} is not in the store any more, and is needed"
         return TaskReopened(
             task=name,
             spec=maker.spec,
             incarnation=maker.incarnation,
             reason=reason[: limits.TEXT_CHARS_MAX],
-            waiting=self.waiting_for(maker)[: limits.TASKS_PER_PLAN_MAX],
+            waiting=tuple(waiting[: limits.TASKS_PER_PLAN_MAX]),
         )
 
 

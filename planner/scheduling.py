@@ -348,7 +348,8 @@ class Scheduler:
 
     def _lacks(self, task: Task, row: FailureFound, now: float) -> None:
         """An input is not in the store. Who runs it is not to blame, and a failure is not counted."""
-        maker = next(filter(None, map(self.reopening.maker_of, row.missing)), "")
+        makers = (self.reopening.maker_of(digest, task.spec.id) for digest in row.missing)
+        maker = next(filter(None, makers), "")
         if maker:
             self._end_lease(task, Cause.INPUT, row.reason, now, key=row.key, awaits=maker)
             return
@@ -578,9 +579,8 @@ class Scheduler:
         if isinstance(event, TopicPlanned):
             waiting = [spec.id for spec in event.tasks]
         if isinstance(event, TaskReopened):
-            for other in self.ledger.by_topic[event.spec.topic]:
-                if self.ledger.tasks[other].state is TaskState.WAITING:
-                    self._matcher.removed(other)
+            for other in self.ledger.dependents.get(name, ()):
+                self._matcher.removed(other)
         if task is not None:
             is_leased = task.state is TaskState.LEASED
             if is_leased != was_leased:

@@ -15,6 +15,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskSucceeded,
 )
 from mesh.messages.tasks import TaskState
@@ -42,7 +43,8 @@ def live(seed: int) -> Stage:
             planned += 1
             after = f" after=task{chance.randrange(1, planned)}" if planned > 1 and chance.random() < 0.2 else ""
             wait = " wait=30" if chance.random() < 0.2 else ""
-            stage.run(f"plan t{planned % 3} task{planned} priority={chance.randrange(10)}{after}{wait}")
+            needs = f" input={chance.choice('abc')}" if chance.random() < 0.3 else ""
+            stage.run(f"plan t{planned % 3} task{planned} priority={chance.randrange(10)}{after}{wait}{needs}")
         elif roll < 0.45:
             stage.run(f"beat {name}")
         elif roll < 0.65:
@@ -63,7 +65,9 @@ def live(seed: int) -> Stage:
             stage.run(f"result {name} {task}")
             stage.run(f"beat {name} owed={task}")
         elif held and roll < 0.94:
-            stage.run(f"failure {name} {held[0]} class={chance.choice(['retry', 'memory', 'retry'])}")
+            missing = f" missing={chance.choice('abc')}" if chance.random() < 0.5 else ""
+            stage.run(f"failure {name} {held[0]} class={chance.choice(['retry', 'memory', 'retry'])}{missing}")
+            lose(stage, chance)
         elif held and roll < 0.96:
             stage.run(f"give-back {name} {held[0]}")
         elif planned and roll < 0.98:
@@ -75,6 +79,15 @@ def live(seed: int) -> Stage:
     return stage
 
 
+def lose(stage: Stage, chance: random.Random) -> None:
+    """The output of some ended task is found to be lost, and was perhaps made anew since."""
+    ended = sorted({event.task for event in stage.events if isinstance(event, TaskSucceeded)})
+    if ended:
+        task = chance.choice(ended)
+        result = chance.choice(["", "", " result=1"])
+        stage.run(f"found t{int(task.removeprefix('task')) % 3} {chance.choice('abc')} task={task}{result}")
+
+
 def check(stage: Stage) -> None:
     """The promises, from the events alone: a second, simple account."""
     holder: dict[str, tuple[Epoch, str]] = {}
@@ -82,6 +95,8 @@ def check(stage: Stage) -> None:
     over: set[str] = set()
     for event in stage.events:
         name = getattr(event, "task", "")
+        if isinstance(event, TaskReopened):
+            over.remove(name)  # it had succeeded
         assert name not in over, f"{event} after the end of {name}"
         match event:
             case TaskLeased():
