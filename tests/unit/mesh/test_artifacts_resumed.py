@@ -393,3 +393,14 @@ async def test_a_packed_artifact_that_is_none_is_refused(shelf: Shelf, tmp_path:
     with pytest.raises(DataRefused):
         await store(shelf, tmp_path / "c").put_packed([entry, entry], tmp_path / "p", media="checkpoint")
     assert shelf.objects == {}
+
+
+# -- coded on the way -------------------------------------------------------------------------------------------------
+
+
+async def test_what_codes_well_is_stored_coded_and_the_rest_as_it_is(shelf: Shelf, tmp_path: Path) -> None:
+    text, noise = b"".join(b"%d bottles of beer\n" % count for count in range(60_000)), BODY
+    digest = await store(shelf, tmp_path / "c").put(folder_of(tmp_path / "in", text=text, noise=noise), media="m")
+    moved = sum(map(len, shelf.objects.values()))
+    assert len(noise) < moved < len(noise) + len(text) // 4
+    assert contents(await store(shelf, tmp_path / "c2").get(digest)) == {"text": text, "noise": noise}
