@@ -34,6 +34,7 @@ from agents.worker_owed import Debts
 from agents.worker_spool import Spooled
 from agents.worker_state import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
 from agents.worker_task import LIGHT_PARALLEL, Running, Tools
+from agents.worker_wanted import WantedBack
 from executors.lane import Lane
 from executors.packer import Packer
 from executors.pool import Pool
@@ -148,6 +149,7 @@ class Worker:
         self._debts = Debts(agent.name, outbox, agent.broker, agent.subjects, agent.log)
         self._debts.sent = self._tell
         self._again = Again(outbox, self._debts, self._store, self._needed, get_log("agents.worker.again"))
+        self._wanted = WantedBack(self._store, get_log("agents.worker.wanted"))
         self._memory: SeenFile | None = None
         self._seen = Seen()
         """The newest ledger entry that this worker has heard of, in earlier lives too."""
@@ -194,9 +196,11 @@ class Worker:
             await self._deliver_left(left)
             await self._debts.all_sent(SPOOLED_S)  # the first beat ends the leases of the life before
             answers = await agent.listen(agent.subjects.answer(agent.name), self._on_answer)
+            wanted = await agent.listen(agent.subjects.wanted(), self._wanted.hear)
             agent.broker.on_state(self._on_state)
             self._help(self._tell_progress(), "progress")
             self._help(self._tidy(), "tidy")
+            self._help(self._wanted.run(), "what the mesh wants back")
             agent.health("outbox", self._outbox_full)
             self._await_notices()
             self._publish()
@@ -205,6 +209,7 @@ class Worker:
             await agent.stopping.wait()
             await self._stop()
             await answers.close()
+            await wanted.close()
         finally:
             self._memory.close()
             for running in self._running.values():
