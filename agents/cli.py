@@ -41,7 +41,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "workers": "List the workers and what they hold.",
         "tasks": "List the tasks and where they stand.",
         "graph": "Show the specializations as a tree, each with its champion.",
-        "models": "List champions and pushed models, pull one into a folder, or push a folder.",
+        "models": "List champions and pushed models, pull one into a folder, push a folder, or remove one.",
         "verdicts": "List what the gate decided, and why.",
         "doctor": "Check this machine, the broker and the streams, and say what is wrong.",
         "config": "Print the settings in effect and where each comes from.",

@@ -1,4 +1,5 @@
-"""`bin/agent models`: champions and pushed models; `models pull` takes one out of the mesh, `models push` one in."""
+"""`bin/agent models`: champions and pushed models; `models pull` takes one out of the mesh, `models push` one in, and
+`models remove` takes a pushed one's name away."""
 
 from __future__ import annotations
 
@@ -15,18 +16,20 @@ from mesh.messages.models import PushedModel
 
 EXAMPLE = """bin/agent models
 bin/agent models pull handwritten-digits-3fa1c2 ./digits-model
-bin/agent models push ./tiny-bert --name tiny-bert"""
+bin/agent models push ./tiny-bert --name tiny-bert
+bin/agent models remove tiny-bert"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """`pull NAME DIR`, `push DIR`, or nothing."""
+    """`pull NAME DIR`, `push DIR`, `remove NAME`, or nothing."""
     parser.add_argument(
-        "action", metavar="ACTION", nargs="?", choices=["pull", "push"],
-        help="pull: write a model's files into a folder; push: take a folder's files in",
+        "action", metavar="ACTION", nargs="?", choices=["pull", "push", "remove"],
+        help="pull: write a model's files into a folder; push: take a folder's files in; remove: forget a pushed model",
     )  # fmt: skip
     parser.add_argument(
         "name", metavar="NAME", nargs="?",
-        help="pull: a specialization, a pushed model, or the first digits of a model's digest; push: the folder",
+        help="pull: a specialization, a pushed model, or the first digits of a model's digest; push: the folder; "
+        "remove: a pushed model",
     )  # fmt: skip
     parser.add_argument("folder", metavar="DIR", nargs="?", help="pull: a folder that is empty or not there yet")
     parser.add_argument(
@@ -49,7 +52,7 @@ def run(given: argparse.Namespace) -> int:
         return loop.run_simply(models_pull.pull(given))
     if given.action == "push":
         return loop.run_simply(models_push.push(given, models_push.look(Path(given.name))))
-    return loop.run_simply(_list(given))
+    return loop.run_simply(models_push.remove(given) if given.action == "remove" else _list(given))
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -58,6 +61,8 @@ def _check(given: argparse.Namespace) -> None:
         raise NotFound("models pull expects a NAME and a DIR; `bin/agent models` lists the names.")
     if given.action == "push" and (not given.name or given.folder):
         raise SettingsInvalid("models push expects one DIR: bin/agent models push DIR --name NAME.")
+    if given.action == "remove" and (not given.name or given.folder):
+        raise SettingsInvalid("models remove expects one NAME; `bin/agent models` lists them.")
     if given.called is not None and given.action != "push":
         raise SettingsInvalid("--name belongs to models push; models pull takes the name as its first word.")
     if given.replace and given.action != "pull":

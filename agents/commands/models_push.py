@@ -1,10 +1,11 @@
-"""`bin/agent models push`: a folder with a model comes into the mesh, as an artifact with a name.
+"""`bin/agent models push` and `remove`: a folder with a model comes into the mesh under a name, and loses it again.
 
     look (nothing is loaded, no broker is asked) -> objects, put if absent -> manifest -> name, by compare-and-set
 
 Sent again after whatever interrupted it, only what is missing travels. The name is written last: until then nothing
 names the artifact. A push under a name of another model becomes that name's next version; the very same model changes
-nothing. What may not travel (pickles, code) is said file by file.
+nothing. What may not travel (pickles, code) is said file by file. Removing a name forgets all of its versions; their
+objects are collected with the garbage, once no topic names them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import hashlib
 import time
 from pathlib import Path
 
-from agents.commands import flags, output, publishing
+from agents.commands import flags, known_models, output, publishing
 from agents.commands.reach import Reach, reach_stored
 from agents.commands.transfer import Transfer
 from executors.modelfolder import ModelFolder
-from mesh import codec
-from mesh.errors import BusUnavailable, Conflict, EnvironmentUnfit, NotFound, SettingsInvalid
+from mesh import chunks, codec, limits
+from mesh.artifact_putting import OBJECTS_MAX
+from mesh.errors import BusUnavailable, Conflict, EnvironmentUnfit, ModelRefused, NotFound, SettingsInvalid
+from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel, ModelFormat, PushedModel
 from planner.graph import slug
 from planner.profile import form_of
@@ -33,9 +36,19 @@ LEFT_OUT_SHOWN_MAX = 10
 
 def look(folder: Path) -> ModelFolder:
     """What the folder holds. ModelRefused with a sentence."""
-    from executors import modelfolder  # reads no broker and loads no tensor
+    from executors import modelfolder
 
-    return modelfolder.look(folder.expanduser())
+    found = modelfolder.look(folder.expanduser())
+    pieces = 0
+    for name in found.files:
+        path = folder.expanduser() / name
+        pieces += len(chunks.cut(path, path.stat().st_size))
+    if pieces > OBJECTS_MAX:
+        raise ModelRefused(
+            f"{str(folder)!r} has {output.size(found.size_bytes)}, and a model of this mesh may have some "
+            f"{output.size(OBJECTS_MAX * limits.CHUNK_BYTES)}: push a smaller one, or one in fewer bits."
+        )
+    return found
 
 
 async def push(given: argparse.Namespace, found: ModelFolder) -> int:
@@ -108,6 +121,23 @@ def _record(name: str, digest: str, found: ModelFolder) -> PushedModel:
         size_bytes=found.size_bytes, files=len(found.files), adapts=found.adapts, pushed_by=publishing.publisher(),
         pushed_at_ms=int(time.time() * 1_000),
     )  # fmt: skip
+
+
+async def remove(given: argparse.Namespace) -> int:
+    """Forget a pushed model. NotFound when there is none of that name."""
+    async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
+        models = await known_models.known(there)
+        if given.name not in models.pushed:
+            found = models.choose(given.name)
+            what = "a champion" if isinstance(found, Champion) else f"the pushed model {found.name!r}"
+            raise NotFound(f"{given.name!r} is no name of a pushed model ({what} is called so): nothing was removed.")
+        bucket, key = there.subjects.bucket("models"), there.subjects.key("models", given.name)
+        versions = await there.broker.purge(bucket, subject=key)
+    if given.json:
+        output.write_json(given.json, {"name": given.name, "versions": versions, "removed": models.pushed[given.name]})
+    if given.json != "-":
+        output.say(f"{given.name} is removed ({versions} version{'s' if versions != 1 else ''})")
+    return 0
 
 
 async def _check_name(there: Reach, name: str) -> None:

@@ -43,6 +43,8 @@ async def command(*words: str) -> int:
         return await models_pull.pull(given)
     if given.action == "push":
         return await models_push.push(given, models_push.look(Path(given.name)))
+    if given.action == "remove":
+        return await models_push.remove(given)
     return await models._list(given)
 
 

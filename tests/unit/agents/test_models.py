@@ -194,6 +194,34 @@ async def test_the_list_shows_both(mesh: MemoryMesh, tmp_path: Path, capsys: pyt
     assert [(one["name"], one["adapts"]) for one in document["pushed"]] == [("lora", "bert-base-uncased")]
 
 
+async def test_a_removed_model_is_forgotten_and_its_name_is_free(
+    mesh: MemoryMesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = model_folders.transformers_folder(tmp_path / "bert")
+    await command("push", str(folder))
+    (folder / "vocab.txt").write_text("another\n")
+    await command("push", str(folder))
+    digest = capsys.readouterr().out.split()[-1]
+    assert "is no name of a pushed model" in await refusal(NotFound, "remove", digest[:8])
+    assert await command("remove", "bert") == 0
+    assert capsys.readouterr().out == "bert is removed (2 versions)\n"
+    assert "no model is called" in await refusal(NotFound, "pull", "bert", str(tmp_path / "out"))
+    assert "no model is called" in await refusal(NotFound, "remove", "bert")
+    await command("push", str(folder))
+    assert "bert v1;" in (said := capsys.readouterr().err) or "bert v1:" in said
+    await champion(mesh, folder)
+    assert "a champion is called so" in await refusal(NotFound, "remove", NODE)
+
+
+async def test_a_model_beyond_what_an_artifact_holds_is_refused_before_anything_is_sent(
+    mesh: MemoryMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models_push, "OBJECTS_MAX", 5)
+    said = await refusal(ModelRefused, "push", str(model_folders.transformers_folder(tmp_path / "bert")))
+    assert "a smaller one" in said
+    assert await mesh.all(mesh.subjects.stream("ARTIFACTS"), mesh.subjects.artifacts()) == []
+
+
 # -- champions leave with a card --------------------------------------------------------------------------------------
 
 
@@ -374,6 +402,7 @@ async def test_a_mesh_of_an_older_program_takes_no_models(tmp_path: Path, monkey
     [
         (["push"], SettingsInvalid, "models push expects one DIR"),
         (["push", "a", "b"], SettingsInvalid, "models push expects one DIR"),
+        (["remove"], SettingsInvalid, "models remove expects one NAME"),
         (["pull", "a"], NotFound, "a NAME and a DIR"),
         (["pull", "a", "b", "--name", "c"], SettingsInvalid, "--name belongs to models push"),
         (["push", "a", "--replace"], SettingsInvalid, "--replace belongs to models pull"),
