@@ -6,9 +6,11 @@
     on request    ┘   '── free and affordable ──> taken: the newest state, at the next step that may
 
 What a checkpoint costs is measured: the seconds for which the loop stood still, and the seconds by which its steps were
-slower while another process packed the last one, if they were slower beyond chance. Checkpoints are at least
-cost / overhead apart, so that the run spends no more than that share on them; a request and the last one of a run do
-not wait for that. What takes longer than the next one needs makes way: nothing is ever waited for.
+slower while another process packed the last one, if they were slower beyond chance. The next one is affordable when all
+of them, with it, are at most that share of the time since the run began; what was spent too early, before its price was
+known, is paid back. A request and the last one of a run do not wait for that, and nothing waits longer than LATEST_S:
+time lost with the machine counts, too. Making the memory, once, and waiting for the last one to be taken over are told
+apart. What takes longer than the next one needs makes way: nothing is ever waited for.
 
 Pure: the clock is the caller's. Not covered: that packing slows other tasks of the machine.
 """
@@ -22,6 +24,9 @@ BEST_GAP_S = 5.0
 
 OVERHEAD = 0.01
 """Share of a run's time for checkpoints, unless the task says otherwise."""
+
+LATEST_S = 900.0
+"""A checkpoint that is due is taken after so long whatever it costs: nobody wants to lose hours to save a percent."""
 
 SAMPLES_LEAST = 20
 """Steps of each sort before their means are compared."""
@@ -47,11 +52,13 @@ class Cadence:
         self.taken = 0
         self.stopped_s = 0.0
         """Seconds for which the loop stood still for snapshots."""
+        self.once_s = 0.0
+        """Seconds for what comes once: making the memory, waiting at the end."""
         self.slowed_s = 0.0
         """Seconds by which its steps were slower meanwhile, as far as that is certain."""
         self._every_steps, self._every_s, self._overhead = every_steps, every_s, overhead
         self._due = ""
-        self._taken_at = self._fired_at = now
+        self._began = self._taken_at = self._fired_at = now
         self._step = step
         self._copy_s = 0.0
         self._quiet, self._packing = Steps(), Steps()
@@ -64,9 +71,15 @@ class Cadence:
         return self._copy_s + self._slower_s * per_checkpoint
 
     @property
-    def gap_s(self) -> float:
-        """Least time between two checkpoints."""
-        return self.cost_s / self._overhead if self._overhead < 1.0 else 0.0
+    def spent_s(self) -> float:
+        """What all of them have cost the loop so far."""
+        return self.stopped_s + self.slowed_s
+
+    def affordable(self, now: float) -> bool:
+        """True when one more stays within the share."""
+        if self._overhead >= 1.0 or not self.taken or now - self._taken_at >= LATEST_S:
+            return True
+        return (now - self._began) * self._overhead >= self.spent_s + self.cost_s
 
     def stepped(self, seconds: float, *, packing: bool) -> None:
         """A step took so long; packing: another process was at the last snapshot meanwhile."""
@@ -82,22 +95,22 @@ class Cadence:
             self._due = ASKED if ASKED in (fired, self._due) else self._due or fired
         if not self._due:
             return ""
-        soon = self._due != ASKED and now - self._taken_at < self.gap_s
-        if free and not soon:
+        if free and (self._due == ASKED or self.affordable(now)):
             return self._due
         if fired:
             self.skipped += not free
             self.postponed += free
         return ""
 
-    def took(self, now: float, step: int, seconds: float, *, first: bool = False) -> None:
-        """A checkpoint was taken, the loop stood still for `seconds`. first: its memory was made, which does not come
-        again and does not count for the next ones."""
+    def took(self, now: float, step: int, seconds: float, *, once: bool = False) -> None:
+        """A checkpoint was taken, the loop stood still for `seconds`. once: for something that does not come again."""
         self.taken += 1
-        self.stopped_s += seconds
         self._taken_at = self._fired_at = now
         self._step, self._due = step, ""
-        if not first:
+        if once:
+            self.once_s += seconds
+        else:
+            self.stopped_s += seconds
             self._copy_s = SMOOTH * seconds + (1 - SMOOTH) * (self._copy_s or seconds)
 
     def _fired(self, now: float, step: int, improved: bool, asked: bool) -> str:

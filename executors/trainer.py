@@ -124,7 +124,8 @@ class Finished:
     """SHA-256 of weights, moments, best weights and generators after the last step."""
     examples_per_s: float
     checkpoints: Mapping[str, float]
-    """Of this attempt: taken, skipped, postponed, lost; what one cost, and all of them as a share of the time."""
+    """Of this attempt: taken, skipped, postponed, lost; what one cost, all of them as a share of the time, and what
+    came once."""
 
 
 class StopAsked(Exception):
@@ -351,7 +352,7 @@ class Trainer:
             first = self._saver.empty()
             self._saver.take(self.snapshot(), self._moving.still(), self._mark())
             ended = time.monotonic()
-            self._cadence.took(ended, step, ended - now, first=first)
+            self._cadence.took(ended, step, ended - now, once=first)
 
     def _last_checkpoint(self) -> None:
         """Hand over the state at the end of a run, and see it taken."""
@@ -359,7 +360,7 @@ class Trainer:
         self._saver.take_last(
             self.snapshot, self._moving.still(), self._mark(), lambda: self._report(phase="checkpoint")
         )
-        self._cadence.took(time.monotonic(), self.state.step, time.monotonic() - began, first=True)
+        self._cadence.took(time.monotonic(), self.state.step, time.monotonic() - began, once=True)
 
     def _mark(self) -> Mark:
         state, skipped = self.state, self._cadence.skipped
@@ -387,7 +388,8 @@ class Trainer:
             "postponed": kept.postponed,
             "lost": self._saver.lost,
             "cost_s": round(kept.cost_s, 6),
-            "share": round((kept.stopped_s + kept.slowed_s) / run_s, 6),
+            "share": round(kept.spent_s / run_s, 6),
+            "once_s": round(kept.once_s, 6),
         }
 
     def snapshot(self) -> Snapshot:

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from executors.cadence import BEST_GAP_S, SAMPLES_LEAST, Cadence, Steps
+from executors.cadence import BEST_GAP_S, LATEST_S, SAMPLES_LEAST, Cadence, Steps
 
 
 class Clock:
@@ -84,13 +84,33 @@ def test_a_request_waits_for_the_buffer_and_for_nothing_else() -> None:
 
 
 def test_the_interval_stretches_to_the_budget() -> None:
-    """A copy of 0.3 s every second would be 30 %: within 1 % it is taken every 30 seconds."""
+    """A copy of 0.3 s every second would be 30 %: within 1 % it is taken every 30 seconds, and the first one, for which
+    nothing was saved up, is paid back."""
     run = Clock(every_steps=1, overhead=0.01)
     run.cost_s = 0.3
-    assert run.steps(100) == ["1 steps", "31 steps", "61 steps", "91 steps"]
-    assert run.cadence.skipped == 0
-    assert run.cadence.postponed == 96
-    assert run.cadence.stopped_s / run.now <= 0.013
+    assert run.steps(125) == ["1 steps", "60 steps", "90 steps", "120 steps"]
+    assert (run.cadence.skipped, run.cadence.postponed) == (0, 121)
+    assert run.cadence.spent_s / run.now <= 0.01
+
+
+def test_a_price_that_is_known_late_is_paid_back() -> None:
+    run = Clock(every_steps=1, overhead=0.01)
+    run.cost_s = 0.01
+    assert len(run.steps(10)) == 9
+    run.cost_s = 1.0
+    assert run.steps(1) == ["11 steps"]
+    assert run.steps(148) == []
+    assert run.steps(1) == ["160 steps"]
+    assert run.steps(124) == []
+    assert run.steps(1_000)
+    assert run.cadence.spent_s <= 0.01 * run.now
+
+
+def test_what_is_due_is_not_postponed_for_ever() -> None:
+    run = Clock(every_steps=1, overhead=0.01)
+    run.cost_s = 1_000.0
+    latest = int(LATEST_S)
+    assert run.steps(2 * latest + 1) == ["1 steps", f"{latest + 1} steps", f"{2 * latest + 1} steps"]
 
 
 def test_without_a_bound_every_trigger_counts() -> None:
@@ -101,9 +121,9 @@ def test_without_a_bound_every_trigger_counts() -> None:
 
 def test_the_first_one_makes_the_memory_and_does_not_count_as_the_price() -> None:
     run = Clock(every_steps=1, overhead=0.01)
-    run.cadence.took(0.0, 0, 50.0, first=True)
-    assert run.cadence.gap_s == 0.0
-    assert run.cadence.stopped_s == 50.0
+    run.cadence.took(0.0, 0, 50.0, once=True)
+    assert (run.cadence.cost_s, run.cadence.spent_s, run.cadence.once_s) == (0.0, 0.0, 50.0)
+    assert run.cadence.affordable(0.0)
 
 
 def test_slower_steps_count_when_they_are_slower_beyond_chance() -> None:
@@ -120,7 +140,7 @@ def test_slower_steps_count_when_they_are_slower_beyond_chance() -> None:
     packed = SAMPLES_LEAST - 1 + 30
     assert run.cost_s == pytest.approx(0.01 + 0.1 * packed, rel=0.05)
     assert run.slowed_s == pytest.approx(0.1 * packed, rel=0.05)
-    assert run.gap_s == pytest.approx(100 * run.cost_s)
+    assert run.spent_s == pytest.approx(run.slowed_s + 0.01)
 
 
 def test_noise_is_no_price() -> None:
