@@ -76,6 +76,16 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(tmp_path):
 
 
 @pytest.mark.timeout(180)
+def test_checkpoints_are_smaller_than_the_state_and_are_stored(tmp_path):
+    document = quick(tmp_path, "checkpoints")
+    assert [row["why"] for row in document["rows"] if row["skipped"]] == []
+    values = {(row["who"], row["metric"]): row["value"] for row in document["rows"]}
+    assert values["float32, weights and moments", "next, 1 step apart"] < 0.8
+    assert values["LoRA with its moments, on a frozen network", "next, 1 step apart"] < 0.05
+    assert values["training loop", "checkpoints stored"] >= 1
+
+
+@pytest.mark.timeout(180)
 def test_a_file_is_moved_in_every_way_and_comes_back(tmp_path):
     document = quick(tmp_path, "artifacts")
     assert [row["why"] for row in document["rows"] if row["skipped"]] == []
