@@ -10,15 +10,13 @@ cached artifact, an earlier checkpoint of the same training; if nobody has it, t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
-from mesh import codec, coding, limits
+from mesh import cached_objects, codec, coding, limits
 from mesh.artifact_getting import Getting
 from mesh.artifact_putting import parts_of
 from mesh.cache import LocalCache, disk_errors
-from mesh.errors import ArtifactMissing, Malformed
+from mesh.cached_objects import Place
+from mesh.errors import ArtifactMissing
 from mesh.messages import object_names
 from mesh.messages.artifacts import Manifest
 from mesh.messages.object_names import ObjectName
@@ -27,14 +25,6 @@ from mesh.windows import in_window, patiently
 
 ENTRIES_MAX = 1_000
 """Cached artifacts that are looked through for the bases of deltas, used last first."""
-
-
-class Place(NamedTuple):
-    """Where the decoded bytes of an object lie."""
-
-    file: Path
-    offset: int
-    size: int
 
 
 class Again:
@@ -72,19 +62,19 @@ class Again:
             manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
             needed = _needed(manifest)
             absent = await self._traffic.absent(needed)
-            places = await asyncio.to_thread(self._places, digest, {name.digest for name in absent})
+            places = await asyncio.to_thread(self._find, digest, {name.digest for name in absent})
             bases = {name for name in absent if name.digest not in places}
             alone = _on_top_of(needed, bases)
 
             async def put(name: ObjectName, over: bool = False) -> None:
                 if name.digest not in places:  # it was there a moment ago
-                    places.update(await asyncio.to_thread(self._places, digest, {name.digest}))
+                    places.update(await asyncio.to_thread(self._find, digest, {name.digest}))
                 if name.digest not in places:
                     if over and await self._traffic.renew(name):
                         return
                     raise ArtifactMissing(f"The object {name.digest[:16]} is not in the cache.", digest=name.digest)
                 with disk_errors("A cached artifact's file", places[name.digest].file):
-                    body = await asyncio.to_thread(_read, places[name.digest])
+                    body = await asyncio.to_thread(cached_objects.read, places[name.digest])
                 if codec.digest(body) != name.digest:
                     raise ArtifactMissing(f"The cached object {name.digest[:16]} is damaged.", digest=name.digest)
                 await self._traffic.send(name, coding.RAW_HEADER + body, over=over)
@@ -97,21 +87,9 @@ class Again:
                 return False
         return True
 
-    def _places(self, digest: str, wanted: set[str]) -> dict[str, Place]:
-        """Where these objects lie, by their digests: in the artifact itself, else in another entry of the cache."""
-        found: dict[str, Place] = {}
-        for entry in (digest, *self._cache.newest(ENTRIES_MAX)):
-            data = self._cache.manifest(entry) if len(found) < len(wanted) else None
-            if data is None:
-                continue
-            try:
-                manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
-            except Malformed:
-                continue
-            for name, place in _placed(manifest, self._cache.files(entry)):
-                if name in wanted:
-                    found.setdefault(name, place)
-        return found
+    def _find(self, digest: str, wanted: set[str]) -> dict[str, Place]:
+        """Where these objects lie: in the artifact itself, else in another entry of the cache."""
+        return cached_objects.find(self._cache, wanted, entries_max=ENTRIES_MAX, first=digest)
 
 
 def _needed(manifest: Manifest) -> set[ObjectName]:
@@ -128,17 +106,3 @@ def _parts(manifest: Manifest) -> set[ObjectName]:
 def _on_top_of(names: set[ObjectName], absent: set[ObjectName]) -> set[ObjectName]:
     """The deltas whose base is absent."""
     return {name for name in names if name.base and object_names.whole(name.base) in absent}
-
-
-def _placed(manifest: Manifest, files: Path) -> Iterator[tuple[str, Place]]:
-    for entry in manifest.files:
-        offset = 0
-        for name, size in parts_of(entry):
-            yield name.digest, Place(files / entry.path, offset, size)
-            offset += size
-
-
-def _read(place: Place) -> bytes:
-    with place.file.open("rb") as source:
-        source.seek(place.offset)
-        return source.read(place.size)

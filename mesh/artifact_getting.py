@@ -1,7 +1,7 @@
 """Getting artifacts: from the local cache, else from the store into the cache, checked object by object.
 
-    get    cached and whole? -> done.  else: a part folder -> objects in a window -> each checked, written in place
-           -> rename into the cache
+    get    cached and whole? -> done.  else: a part folder -> objects in a window, from other artifacts in the cache or
+           from the store -> each checked, written in place -> rename into the cache
 
 A get that was cut off leaves its part behind; the next one, in this process or a later one, takes it over: what stands
 in it is checked object by object, and only what is not right is fetched. So it is safe whatever a crash left there.
@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mesh import codec, limits
+from mesh import cached_objects, codec, limits, metrics
 from mesh.artifact_putting import Progress, Tracker, parts_of
 from mesh.cache import LocalCache, disk_errors, remove_folder, size_on_disk
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, DataRefused, DiskFull
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.object_traffic import Bytes, Traffic
 from mesh.windows import in_window
+
+ENTRIES_MAX = 32
+"""Cached artifacts that are looked through for objects of another: a millisecond each."""
 
 
 class Place(NamedTuple):
@@ -95,9 +98,15 @@ class Getting:
 
     async def _fill(self, files: Path, manifest: Manifest, begun: bool, tracker: Tracker) -> None:
         await asyncio.to_thread(_lay_out, files, manifest)
+        wanted = {digest for entry in manifest.files for digest in entry.objects}
+        here = await asyncio.to_thread(cached_objects.find, self._cache, wanted, entries_max=ENTRIES_MAX)
 
         async def one(place: Place) -> None:
-            if not (begun and await asyncio.to_thread(_stands, place)):
+            stands = begun and await asyncio.to_thread(_stands, place)
+            near = None if stands else here.get(place.digest)
+            if near is not None and (stands := await asyncio.to_thread(_copied, near, place)):
+                metrics.count("mesh_artifact_chunks_total", outcome="here")
+            if not stands:
                 await self._traffic.fetch(place.digest, place.base, place.size, _writer(place))
             tracker.add(place.size)
 
@@ -130,6 +139,18 @@ def _writer(place: Place) -> Callable[[Bytes], None]:
                 written += target.write(memoryview(body)[written:])
 
     return write
+
+
+def _copied(near: cached_objects.Place, place: Place) -> bool:
+    """Take the right bytes from another artifact, if they are there."""
+    try:
+        body = cached_objects.read(near)
+    except OSError:  # evicted meanwhile
+        return False
+    if len(body) != place.size or codec.digest(body) != place.digest:
+        return False
+    _writer(place)(body)
+    return True
 
 
 def _stands(place: Place) -> bool:

@@ -40,8 +40,8 @@ SAMPLE_BYTES = 16 * 1024
 """Of each piece, to see whether coding it pays: a thirtieth of the time of coding a piece that turns out not to."""
 
 PAYS = 0.5
-"""Share of a sample to which coding has to bring it. Texts and tables come to 0.1 to 0.4, and are fetched faster for it;
-weights in bfloat16 (0.70) or float32 (0.85) would take twice the processor time of a put, and of a get."""
+"""Share of a sample to which coding has to bring it. Texts and tables come to 0.1 to 0.4, and are fetched faster for
+it; weights in bfloat16 (0.70) or float32 (0.85) would take twice the processor time of a put, and of a get."""
 
 
 class Tracker:

@@ -72,6 +72,13 @@ class LocalCache:
             return None
         return data
 
+    def peek(self, digest: str) -> bytes | None:
+        """The manifest's bytes of an entry, None when it is not here; it does not count as used."""
+        try:
+            return (self.folder / digest / "manifest").read_bytes()
+        except OSError:
+            return None
+
     def new_part(self) -> Path:
         """An empty folder in which an entry's files are put together."""
         part = self._part_path()

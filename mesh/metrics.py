@@ -111,7 +111,7 @@ TABLE: tuple[Declared, ...] = (
     _histogram("mesh_child_start_seconds", "From the start of a child to its first frame."),
     # artifacts
     _counter("mesh_artifact_bytes_total", "Bytes of chunks moved to (out) and from (in) the store.", "direction"),
-    _counter("mesh_artifact_chunks_total", "Chunks: moved out or in, or already there.", "outcome"),
+    _counter("mesh_artifact_chunks_total", "Chunks: moved out or in, already there, or here.", "outcome"),
     _counter("mesh_artifact_corrupt_total", "Chunks whose bytes did not match their digest."),
     _gauge("mesh_cache_bytes", "Bytes in the local cache of artifacts."),
     # the gate

@@ -404,3 +404,19 @@ async def test_what_codes_well_is_stored_coded_and_the_rest_as_it_is(shelf: Shel
     moved = sum(map(len, shelf.objects.values()))
     assert len(noise) < moved < len(noise) + len(text) // 4
     assert contents(await store(shelf, tmp_path / "c2").get(digest)) == {"text": text, "noise": noise}
+
+
+# -- objects of other artifacts ---------------------------------------------------------------------------------------
+
+
+async def test_what_another_artifact_in_the_cache_has_is_not_fetched(shelf: Shelf, tmp_path: Path) -> None:
+    writer, reader = store(shelf, tmp_path / "c1"), store(shelf, tmp_path / "c2")
+    first = await writer.put(folder_of(tmp_path / "one", frozen=BODY, head=b"1"), media="checkpoint")
+    second = await writer.put(folder_of(tmp_path / "two", weights=BODY, head=b"2"), media="checkpoint")
+    got = await reader.get(first)
+    (got / "frozen").chmod(0o644)
+    with (got / "frozen").open("r+b") as file:
+        file.write(b"one chunk is no longer what it was")
+    count = len(shelf.fetched)
+    assert contents(await reader.get(second)) == {"weights": BODY, "head": b"2"}
+    assert len(shelf.fetched) == count + 2
