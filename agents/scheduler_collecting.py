@@ -130,7 +130,8 @@ class Collecting:
 
     async def _look_at_use(self) -> None:
         self._state = await self._agent.broker.state(self._agent.stream(streams.ARTIFACTS))
-        size, limit = self._state.size_bytes, self._state.limit_bytes
+        in_broker = self._agent.settings.artifacts.backend == "broker"
+        size, limit = (self._state.size_bytes, self._state.limit_bytes) if in_broker else (-1, -1)
         self._use = self._use.evolve(where=self._backend.where, size_bytes=size, limit_bytes=limit)
         self._agent.metrics.set("mesh_store_bytes", size)
         self._agent.metrics.set("mesh_store_limit_bytes", limit)

@@ -13,7 +13,7 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator
 
-from agents.commands import flags, loop, losses, output
+from agents.commands import flags, loop, losses, output, store_use
 from agents.commands.asking import ask_if_any
 from agents.commands.reach import Reach, found, reach
 from mesh import platform, server, streams
@@ -119,7 +119,8 @@ async def broker(settings: Settings, selected: Settings) -> list[Finding]:
             status = await ask_if_any(there, "status")
             leader = Finding("leader", "ok", status.leader) if status else Finding("leader", "note", "none answers")
             answers = Finding("broker", "ok", f"answers at {there.where}")
-            return [answers, leader, *await differences(there), *await history(there, status)]
+            store = [Finding(one.what, one.state, one.sentence) for one in await store_use.find(there)]
+            return [answers, leader, *await differences(there), *store, *await history(there, status)]
     except RamifyError as error:
         return [Finding("broker", "wrong", str(error))]
 
