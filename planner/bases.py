@@ -13,8 +13,13 @@ hundred, and whether the model's files are what its record says; the kind looks 
 from __future__ import annotations
 
 from mesh.messages.models import BaseModel, ModelFormat
+from mesh.messages.tasks import Needs
 from planner import proposals
 from planner.profile import Profile
+
+PER_BYTE = {"train": (9, 5), "evaluate": (3, 1)}
+"""Memory and disk that a byte of the base model takes beside what the data asks for. To train: weights, gradients, two
+moments, the best weights, the model as it came, copies for a snapshot; its files and three checkpoints."""
 
 _FORM_WORDS = {
     ModelFormat.RAMIFY: "a model of Ramify",
@@ -37,6 +42,22 @@ def why_never(base: BaseModel, task: str | None) -> str:
     if task is not None and task != base.task:
         return f"it is a model of the kind {base.task!r}, and the topic asks for {task!r}."
     return ""
+
+
+def needs(base: BaseModel | None, of_data: Needs, purpose: str) -> Needs:
+    """What a task takes where the model came from this one: the data's estimate is made for a model of usual size.
+    `purpose`: a key of PER_BYTE."""
+    if base is None:
+        return of_data
+    memory, disk = PER_BYTE[purpose]
+    return Needs(
+        cores=of_data.cores,
+        memory_bytes=of_data.memory_bytes + memory * base.size_bytes,
+        gpus=of_data.gpus,
+        gpu_memory_bytes=of_data.gpu_memory_bytes,
+        disk_bytes=of_data.disk_bytes + disk * base.size_bytes,
+        labels=of_data.labels,
+    )
 
 
 def words(base: BaseModel) -> str:

@@ -210,7 +210,8 @@ class _Shaped:
             inputs["base"] = self.base.model
         elif self.continued is not None:
             inputs["champion"] = self.continued.model
-        return self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
+        task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
+        return task.evolve(needs=bases.needs(self.base, task.needs, "train"))
 
     def reinventor(self) -> TaskSpec:
         """Starts from zero with drawn settings."""
@@ -241,7 +242,7 @@ class _Shaped:
             "fits": self.profile.fits,
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
-            "needs": {kind: _plain(needs) for kind, needs in self.profile.needs.items()},
+            "needs": {kind: _plain(self._needs(kind)) for kind in self.profile.needs},
             "budget_s": topic.budget_s,
             "changed": {
                 Line.EVOLVER.value: self._evolved().changed,
@@ -269,6 +270,11 @@ class _Shaped:
 
     def _id(self, line: Line) -> str:
         return derived_id(self.topic.id, line.value)
+
+    def _needs(self, kind: str) -> Needs:
+        """What a task of this kind takes after the lines have ended."""
+        needs = self.profile.needs_of(kind)
+        return bases.needs(self.base, needs, kind) if kind in bases.PER_BYTE else needs
 
     def _inputs(self) -> dict[str, str]:
         return {name: self.splits[name] for name in ("train", "validation")}

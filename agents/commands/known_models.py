@@ -86,6 +86,7 @@ async def base_of(there: Reach, name: str) -> BaseModel:
         fits=found.fits,
         labels=node.labels if node is not None else 0,
         settings=found.settings,
+        size_bytes=int(found.kpis.get("size_bytes", 0)),
     )
 
 

@@ -115,7 +115,7 @@ def pushed_picture(pushed: Mapping[str, PushedModel], *, now_ms: float) -> str:
             one.base.format.value,
             one.architecture or None,
             one.parameters,
-            output.size(one.size_bytes),
+            output.size(one.base.size_bytes),
             one.model[:12],
             one.base.license or None,
             output.age(max(0.0, (now_ms - one.pushed_at_ms) / 1_000)),

@@ -115,10 +115,11 @@ def _record(name: str, digest: str, found: ModelFolder) -> PushedModel:
     base = BaseModel(
         model=digest, name=name, format=found.format, task=found.task, fits=fits, labels=len(found.labels),
         label_names=found.label_names, settings=found.settings, license=found.license,
+        size_bytes=found.size_bytes,
     )  # fmt: skip
     return PushedModel(
         name=name, version_number=1, base=base, architecture=found.architecture, parameters=found.parameters,
-        size_bytes=found.size_bytes, files=len(found.files), adapts=found.adapts, pushed_by=publishing.publisher(),
+        files=len(found.files), adapts=found.adapts, pushed_by=publishing.publisher(),
         pushed_at_ms=int(time.time() * 1_000),
     )  # fmt: skip
 

@@ -41,6 +41,8 @@ class BaseModel(Part, frozen=True, kw_only=True):
     """Settings of the kind with which it was trained."""
     license: str = ""
     """As its card says it; empty when it says none."""
+    size_bytes: int = 0
+    """Of all of its files: who trains it needs room for it; 0 when it is not known."""
 
     def __post_init__(self) -> None:
         check_digest(self.model, "a base model")
@@ -63,7 +65,6 @@ class PushedModel(Record, frozen=True, kw_only=True):
     """`model_type` of its config, or this program's architecture; for an adapter its `peft_type`."""
     parameters: int = 0
     """Numbers in all of its tensors."""
-    size_bytes: int = 0
     files: int = 0
     adapts: str = ""
     """For an adapter, the model that it is put on, as adapter_config.json names it."""

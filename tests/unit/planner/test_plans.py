@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mesh import codec, limits
 from mesh.messages.base import Facts
 from mesh.messages.commands import Refuse, Submit
@@ -230,6 +232,17 @@ def test_the_evolver_starts_from_the_base_model_and_nobody_else_does() -> None:
     changed = submit.facts["changed"]["evolver"]
     assert changed.startswith("starts from the base model digits-net (bbbbbbbbbbbb); learning_rate ")
     assert planned().facts["base"] == ""
+
+
+def test_a_large_base_model_asks_for_room_where_it_is_trained_and_evaluated() -> None:
+    facts = {**FACTS, "needs": {kind: {"memory_bytes": 1_000_000_000} for kind in ("classify", "baseline", "evaluate")}}
+    topic = TOPIC.evolve(base=msgspec.structs.replace(BASE, size_bytes=10**9))
+    plan = plans.plan(topic, SOURCE, Outcome(outputs=SPLITS, facts=facts), {}, None, 0)
+    assert isinstance(plan, plans.Plan)
+    needs = {line: task.needs.memory_bytes for line, task in by_line(plan.submit).items()}
+    assert needs == {Line.EVOLVER: 10**10, Line.REINVENTOR: 10**9, Line.BASELINE: 10**9}
+    assert plan.submit.facts["needs"]["evaluate"]["memory_bytes"] == 4 * 10**9
+    assert plan.submit.facts["needs"]["classify"]["memory_bytes"] == 10**9
 
 
 def test_a_base_model_stands_before_the_champion_which_is_still_compared_with() -> None:
