@@ -159,19 +159,27 @@ def _why_not(folder: Path, name: str, file: Path) -> str:
         return "a link to a file elsewhere"
     if not file.is_file():
         return "no regular file"
-    if suffix in PICKLES:
-        return "a pickle or the like: loading it could run code"
-    if suffix in CODE:
-        return "code: no code travels"
+    if why := danger(file):
+        return why
     if suffix == ".safetensors":
         return ""
     if suffix not in TEXTS and not plain.startswith(NAMES):
         return "no file that loading a model needs"
     if file.stat().st_size > TEXT_BYTES_MAX:
         return f"larger than {TEXT_BYTES_MAX // 2**20} MiB, and no weights"
+    return ""
+
+
+def danger(file: Path) -> str:
+    """Why a file of a model travels neither in nor out, for it could run somewhere; '' when it is only data."""
+    suffix = file.suffix.lower()
+    if suffix in PICKLES:
+        return "a pickle or the like: loading it could run code"
+    if suffix in CODE:
+        return "code: no code travels"
     with file.open("rb") as opened:
         start = opened.read(6)
-    if start.startswith(PICKLE_STARTS):
+    if suffix != ".safetensors" and start.startswith(PICKLE_STARTS):
         return f"a pickle, an archive or a program, whatever {suffix or 'its name'} says"
     return ""
 
@@ -274,8 +282,8 @@ def _adapter(folder: Path, kept: dict[str, Path], left_out: dict[str, str]) -> M
     notes = []
     if adapts.startswith(("/", "~", "\\", ".")) or re.match(r"[A-Za-z]:[\\/]", adapts):
         notes.append(
-            f"adapter_config.json names its base model by a path of this machine ({adapts[:120]}), which travels with "
-            "it: write the model's public name there before you push"
+            f"{ADAPTER_CONFIG} names its base model by a path of this machine ({adapts[:120]}), which travels with it, "
+            f"as in peft's README.md: write the model's public name in its place before you push"
         )
     for name in [
         name for name in kept if name.endswith(".safetensors") and "/" not in name and name != ADAPTER_WEIGHTS

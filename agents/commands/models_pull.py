@@ -16,6 +16,7 @@ from agents.commands import flags, known_models, output, take_out
 from agents.commands.known_models import Models
 from agents.commands.reach import Reach, reach_stored
 from agents.commands.stored import records
+from agents.commands.take_out import TakenOut
 from mesh import codec
 from mesh.errors import Malformed, NotFound
 from mesh.messages.judgement import Champion, Verdict
@@ -31,15 +32,19 @@ async def pull(given: argparse.Namespace) -> int:
     async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
         models, found = await known_models.find(there, given.name)
         await known_models.check_there(there, found.model)
-        aside = await _fetched(there, models, found, target)
+        taken = await _fetched(there, models, found, target)
     name, version = _title(found)
+    aside = str(taken.aside) if taken.aside is not None else None
+    left_out = [{"path": path, "why": why} for path, why in taken.left_out]
     if given.json:
         document = {"model": found.model, "folder": str(target.resolve()), "version": version, "name": name}
         kind = "champion" if isinstance(found, Champion) else "pushed"
         more = {"specialization": name} if isinstance(found, Champion) else {}
-        output.write_json(given.json, {**document, **more, kind: found, "moved_aside": str(aside) if aside else None})
+        output.write_json(given.json, {**document, **more, kind: found, "moved_aside": aside, "left_out": left_out})
     if given.json != "-":
         output.say(f"{name} v{version} ({found.model[:12]}) is in {target}")
+    for path, why in taken.left_out:
+        output.note(f"left out: {output.plain(path)} ({why}); no program that writes models by the rules puts it there")
     if aside is not None:
         output.note(f"what {target} held before is in {aside}")
     return 0
@@ -50,18 +55,20 @@ def _title(found: Champion | PushedModel) -> tuple[str, int]:
     return name, found.version_number
 
 
-async def _fetched(there: Reach, models: Models, found: Champion | PushedModel, target: Path) -> Path | None:
-    """The model's files in `target`; where its earlier content went, if it had any."""
+async def _fetched(there: Reach, models: Models, found: Champion | PushedModel, target: Path) -> TakenOut:
+    """The model's files in `target`, without pickles and code: whoever may write artifacts may have written some."""
+    from executors.modelfolder import danger
+
     manifest = await there.store().manifest(found.model)
     if manifest.media != "model":
         raise NotFound(f"the artifact {found.model[:12]} is a {manifest.media}, where a model was expected.")
     if isinstance(found, PushedModel):
-        return await take_out.fetch(there, found.model, target)
+        return await take_out.fetch(there, found.model, target, why_not=danger)
 
     async def card(source: Path) -> dict[str, str]:
         return {CARD: await _card(there, models, found, source)}
 
-    return await take_out.fetch(there, found.model, target, card)
+    return await take_out.fetch(there, found.model, target, card, danger)
 
 
 # -- the card ---------------------------------------------------------------------------------------------------------

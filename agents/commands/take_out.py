@@ -9,6 +9,7 @@ folder that holds files is refused, or moved aside where the person asked for it
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 import shutil
@@ -28,6 +29,24 @@ SPARE_BYTES = 16 * 1024 * 1024
 
 More = Callable[[Path], Awaitable[dict[str, str]]]
 """From the folder with the artifact's files to texts that take the place of files or join them, by name."""
+
+WhyNot = Callable[[Path], str]
+"""Why a file is not copied; '' when it is."""
+
+
+def _all(_: Path) -> str:
+    """Nothing speaks against any file."""
+    return ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TakenOut:
+    """What was done beside the copying."""
+
+    aside: Path | None
+    """Where the folder's earlier content went, if it had any."""
+    left_out: tuple[tuple[str, str], ...] = ()
+    """(path, why) of files that were not copied."""
 
 
 def check_folder(target: Path, command: str, *, replace: bool | None = None) -> None:
@@ -53,9 +72,8 @@ def check_folder(target: Path, command: str, *, replace: bool | None = None) -> 
         raise EnvironmentUnfit(f"{command} expects an empty or new DIR, and {str(target)!r} {what}: {way}.")
 
 
-async def fetch(there: Reach, digest: str, target: Path, more: More | None = None) -> Path | None:
-    """The artifact's files in `target`; where its earlier content went, if it had any. ArtifactMissing, DiskFull,
-    EnvironmentUnfit, BusUnavailable."""
+async def fetch(there: Reach, digest: str, target: Path, more: More | None = None, why_not: WhyNot = _all) -> TakenOut:
+    """The artifact's files in `target`. ArtifactMissing, DiskFull, EnvironmentUnfit, BusUnavailable."""
     store = there.store()
     size_bytes = (await store.manifest(digest)).size_bytes
     free = shutil.disk_usage(target.resolve().parent).free
@@ -70,13 +88,21 @@ async def fetch(there: Reach, digest: str, target: Path, more: More | None = Non
         texts = await more(source) if more is not None else {}
         with Transfer("writing") as transfer:
             try:
-                return await asyncio.to_thread(_put_in_place, source, target, texts, size_bytes, transfer)
+                files = await asyncio.to_thread(_sorted_out, source, why_not)
+                aside = await asyncio.to_thread(_put_in_place, source, files, target, texts, size_bytes, transfer)
+                return TakenOut(aside, tuple((name, why) for name, why in files.items() if why))
             except OSError as error:
                 raise output.unwritten(repr(str(target)), error) from None
 
 
+def _sorted_out(source: Path, why_not: WhyNot) -> dict[str, str]:
+    """Every file below the folder, by its path, and why it is not copied."""
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    return {path.relative_to(source).as_posix(): why_not(path) for path in files}
+
+
 def _put_in_place(
-    source: Path, target: Path, texts: dict[str, str], size_bytes: int, progress: Progress
+    source: Path, files: dict[str, str], target: Path, texts: dict[str, str], size_bytes: int, progress: Progress
 ) -> Path | None:
     """Copy beside the target, sync, rename."""
     target = target.resolve()
@@ -84,7 +110,7 @@ def _put_in_place(
     temporary = target.parent / f".{target.name}.pull-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         temporary.mkdir()
-        _copy(source, temporary, size_bytes, progress)
+        _copy(source, [name for name, why in files.items() if not why], temporary, size_bytes, progress)
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
         _sync(temporary)
@@ -105,16 +131,15 @@ def _put_in_place(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy(source: Path, folder: Path, size_bytes: int, progress: Progress) -> None:
+def _copy(source: Path, files: list[str], folder: Path, size_bytes: int, progress: Progress) -> None:
+    """The cache's copies are read-only, these are not."""
     done = 0
-    for path in sorted(source.rglob("*")):  # parents first; the cache's copies are read-only, these are not
-        copy = folder / path.relative_to(source)
-        if path.is_dir():
-            copy.mkdir()
-        else:
-            shutil.copyfile(path, copy)
-            done += copy.stat().st_size
-            progress(done, size_bytes)
+    for name in files:
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, copy)
+        done += copy.stat().st_size
+        progress(done, size_bytes)
 
 
 def _sync(folder: Path) -> None:

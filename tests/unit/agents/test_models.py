@@ -379,6 +379,20 @@ async def test_a_pull_that_was_killed_is_swept_and_the_cache_spares_the_way(
     assert contents(tmp_path / "second") == contents(folder)
 
 
+async def test_code_that_somebody_slipped_in_does_not_come_out(
+    mesh: MemoryMesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker or another program may write any artifact and call it a model: the rule holds at the way out, too."""
+    folder = model_folders.ramify_folder(tmp_path / "line")
+    model_folders.write(folder, {"load.py": "evil", "deep/vocab.txt": b"\x80\x04 a pickle", "notes.onnx": "no harm"})
+    await champion(mesh, folder)
+    assert await command("pull", NODE, str(tmp_path / "out")) == 0
+    assert set(contents(tmp_path / "out")) == {"README.md", "config.json", "model.safetensors", "notes.onnx"}
+    said = capsys.readouterr().err
+    assert "left out: load.py (code: no code travels)" in said
+    assert "left out: deep/vocab.txt (a pickle" in said
+
+
 async def test_a_model_that_was_collected_is_a_sentence(mesh: MemoryMesh, tmp_path: Path) -> None:
     await command("push", str(model_folders.transformers_folder(tmp_path / "bert")))
     await mesh.leader.purge(mesh.subjects.stream("ARTIFACTS"))
