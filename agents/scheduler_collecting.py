@@ -38,12 +38,13 @@ from planner.collecting import Pace, Rules, portions
 LOOK_S = 30.0
 """How often the store's use is looked at."""
 
-KEEP_LISTS_S = 6 * 3_600.0
+KEEP_LISTS_S = 2 * 3_600.0
 """How long a list stays after its round: longer than any leader is held up between its last check and a removal, and
-than most uploads last. An upload that lasts longer asks for each of its objects again."""
+than anything is believed to be stored (limits.BELIEF_S)."""
 
-LISTS_MAX = 256
-"""Lists in the stream above which no round begins: each holds up to 6,600 names."""
+LISTS_MAX = 64
+"""Lists in the stream above which no round begins: each holds up to 6,600 names, and everybody who uploads has all of
+them in memory. So 200 GB of garbage go in KEEP_LISTS_S, or more in smaller ones."""
 
 LISTS_PER_ROUND_MAX = 16
 """Some 100,000 names; what is beyond is condemned in the next round."""

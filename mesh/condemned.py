@@ -3,9 +3,10 @@
     doomed    read the new lists  ->  which of these names stand on one, and were not stored again here since?
     renewed   this process has stored it: no list that had been read before that speaks of this version
 
-Each list is read once; only a bounded number stands in the stream, and so in memory. Lists are removed from the front,
-long after what they name is gone, and the newest one always stays. A reader that was away so long that it missed some,
-or whose stream is another one now, can trust nothing that it believed to be stored: `on_gap` is called.
+Each list is read once, and forgotten when the collector has removed it: long after its round, and later than anything
+is believed to be stored without being asked for again. The collector keeps a bounded number (some 400,000 names, 14 MB
+here). It removes them from the front, and the newest one stays. A reader that was away so long that it missed some, or
+whose stream is another one now, can trust nothing that it believed to be stored: `on_gap` is called.
 """
 
 from __future__ import annotations
@@ -22,8 +23,22 @@ from mesh.subjects import Subjects
 LISTS_READ_MAX = 16
 """Lists read at once: up to 3.5 MiB."""
 
-LISTS_KEPT_MAX = 512
-"""Lists kept in memory; the collector stops at less. More is not the collector's doing: they count as missed."""
+_PREFIXES = 1 << 16
+"""First two bytes of digests, a bit each: most names are on no list, and are known not to be without a search."""
+
+
+class _Kept:
+    """One list, quick to say no."""
+
+    def __init__(self, listed: Condemned) -> None:
+        self._listed = listed
+        self._bits = bytearray(_PREFIXES // 8)
+        for name in listed.names():
+            prefix = int(name.digest[:4], 16)
+            self._bits[prefix >> 3] |= 1 << (prefix & 7)
+
+    def holds(self, name: ObjectName, prefix: int) -> bool:
+        return bool(self._bits[prefix >> 3] & (1 << (prefix & 7))) and self._listed.holds(name)
 
 
 class CondemnedLists:
@@ -33,7 +48,7 @@ class CondemnedLists:
         self.on_gap: Callable[[], None] = lambda: None
         """Lists may have been missed: called before `doomed` answers."""
         self._log, self._stream, self._subject = log, subjects.stream("CONDEMNED"), subjects.condemned()
-        self._lists: dict[int, Condemned] = {}
+        self._lists: dict[int, _Kept] = {}
         """By number, ascending."""
         self._read = 0
         """Number of the newest list that was read."""
@@ -62,7 +77,8 @@ class CondemnedLists:
 
     def _newest(self, name: ObjectName) -> int:
         """Number of the newest list that names it; 0 for none."""
-        return next((number for number in reversed(self._lists) if self._lists[number].holds(name)), 0)
+        prefix = int(name.digest[:4], 16)
+        return next((number for number, kept in reversed(self._lists.items()) if kept.holds(name, prefix)), 0)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -72,8 +88,7 @@ class CondemnedLists:
             while batch := await self._following():
                 for stored in batch:
                     self._take(stored)
-                if len(batch) < LISTS_READ_MAX - 1:
-                    break
+                self._forget((await self._log.state(self._stream)).first_seq)
         except NotFound:  # no such stream: nobody has ever condemned anything
             self._start_anew()
 
@@ -92,16 +107,19 @@ class CondemnedLists:
         return await self._log.read(self._stream, self._subject, messages_max=LISTS_READ_MAX)
 
     def _take(self, stored: Stored) -> None:
-        self._read, self._digest = stored.seq, codec.digest(stored.data)
         try:
-            self._lists[stored.seq] = codec.decode(stored.data, Condemned)
-        except Malformed:  # of a newer program: what it names is unknown
-            self.on_gap()
-        while len(self._lists) > LISTS_KEPT_MAX:
-            oldest = next(iter(self._lists))
-            del self._lists[oldest]
-            self._renewed = {name: number for name, number in self._renewed.items() if number > oldest}
-            self.on_gap()
+            self._lists[stored.seq] = _Kept(codec.decode(stored.data, Condemned))
+        except Malformed as error:
+            raise Malformed(
+                f"A list of what may be removed from the artifact store can not be read ({error}): update this program."
+            ) from None
+        self._read, self._digest = stored.seq, codec.digest(stored.data)
+
+    def _forget(self, first: int) -> None:
+        """Lists before this one are over."""
+        for number in [number for number in self._lists if number < first]:
+            del self._lists[number]
+        self._renewed = {name: number for name, number in self._renewed.items() if number >= first}
 
     def _start_anew(self) -> None:
         if self._read:

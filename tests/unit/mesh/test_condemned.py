@@ -123,6 +123,25 @@ async def test_lists_that_end_behind_the_reader_are_no_gap() -> None:
     assert stage.gaps == 0
 
 
+async def test_lists_that_are_over_are_forgotten() -> None:
+    stage = await Stage().start()
+    await stage.publish(WHOLES[0])
+    await stage.publish(WHOLES[1])
+    assert await stage.lists.doomed(NAMES) == set(WHOLES[:2])
+    await stage.leader.purge(STREAM, below_seq=2)
+    await stage.publish(WHOLES[2])
+    assert await stage.lists.doomed(NAMES) == set(WHOLES[1:3])
+    assert stage.gaps == 0
+
+
+async def test_a_list_of_a_newer_program_stops_the_upload() -> None:
+    stage = await Stage().start()
+    await stage.leader.append(SUBJECTS.condemned(), b"\x82\xa4kind\xa9condemned\xa1v\x63")
+    for _ in range(2):
+        with pytest.raises(Malformed, match="update this program"):
+            await stage.lists.doomed(NAMES)
+
+
 async def test_lists_that_were_removed_unread_are_a_gap() -> None:
     stage = await Stage().start()
     await stage.publish(WHOLES[0])
