@@ -47,6 +47,9 @@ class History:
         self.lost: Seen | None = None
         """An entry that is not in this history, of the present generation or a later one."""
         self._stranger = False
+        self.listen_until = 0.0
+        """No lease before this time (as `now_s` tells it), in whatever term: others may have led without us, and the
+        store may have come back from before they did."""
 
     def beside(self, name: str) -> Path:
         """A file of this scheduler's own, beside its index."""
