@@ -1,7 +1,8 @@
 """What waits for the scheduler's next turn: commands, beats, reports and questions, in one bounded queue.
 
-Commands are never dropped: their reader waits while the queue is full (the stream keeps them). Beats and questions are
-repeated by their senders, so the queue refuses new ones when it is full, and counts them.
+Commands are never dropped: their reader waits while the queue is full (the stream keeps them), and a turn takes no more
+of them than fit into an entry of the ledger. Beats and questions are repeated by their senders, so the queue refuses
+new ones when it is full, and counts them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from mesh.messages.leases import Beat, Gone
 from mesh.messages.services import OwedQuestion
 from planner.reopening import Maker
 
+TURN_BYTES = limits.LEDGER_ENTRY_BYTES_MAX // 2
+"""Commands of one turn, about: their events fit into one entry, and workers run the first of a thousand tasks while the
+last are still planned."""
+
+WAITING_BYTES_MAX = 4 * TURN_BYTES
+"""Commands that wait: more would keep the beats behind them waiting."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HeardCommand:
@@ -32,6 +40,7 @@ class HeardCommand:
     seq: int
     writer: str
     records: tuple[Record | None, ...]
+    size_bytes: int
 
 
 def heard(stored: Stored, writer: str, complain: Callable[[Malformed], None]) -> HeardCommand:
@@ -45,10 +54,10 @@ def heard(stored: Stored, writer: str, complain: Callable[[Malformed], None]) ->
             return None
 
     try:
-        return HeardCommand(stored.seq, writer, tuple(map(read, codec.rows(stored.data))))
+        return HeardCommand(stored.seq, writer, tuple(map(read, codec.rows(stored.data))), len(stored.data))
     except Malformed as error:
         complain(error)
-        return HeardCommand(stored.seq, writer, (None,))
+        return HeardCommand(stored.seq, writer, (None,), len(stored.data))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class Inputs:
         self._waiting: deque[Input] = deque()
         self._arrived = asyncio.Event()
         self._taken = asyncio.Event()
+        self._waiting_bytes = 0
+        """Of commands."""
         self.dropped = 0
 
     def offer(self, item: Input) -> None:
@@ -86,12 +97,13 @@ class Inputs:
         self._waiting.append(item)
         self._arrived.set()
 
-    async def put(self, item: Input) -> None:
+    async def put(self, item: HeardCommand) -> None:
         """Add a command; waits while the queue is full."""
-        while len(self._waiting) >= limits.INPUTS_PENDING_MAX:
+        while len(self._waiting) >= limits.INPUTS_PENDING_MAX or self._waiting_bytes >= WAITING_BYTES_MAX:
             self._taken.clear()
             await self._taken.wait()
         self._waiting.append(item)
+        self._waiting_bytes += item.size_bytes
         self._arrived.set()
 
     async def wait(self, timeout_s: float) -> None:
@@ -99,10 +111,15 @@ class Inputs:
         await within(timeout_s, self._arrived)
 
     def drain(self) -> list[Input]:
-        """Everything that waits, in the order of arrival."""
-        items = list(self._waiting)
-        self._waiting.clear()
-        self._arrived.clear()
+        """What waits, in the order of arrival, but commands for one turn only: the rest is for the next ones."""
+        items, size_bytes = list[Input](), 0
+        while self._waiting and size_bytes < TURN_BYTES:
+            item = self._waiting.popleft()
+            items.append(item)
+            size_bytes += item.size_bytes if isinstance(item, HeardCommand) else 0
+        self._waiting_bytes -= size_bytes
+        if not self._waiting:
+            self._arrived.clear()
         self._taken.set()
         return items
 

@@ -1,0 +1,48 @@
+"""What waits for the next turn of a scheduler: its share of commands, and a reader that waits while there are many."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agents.scheduler_inputs import TURN_BYTES, WAITING_BYTES_MAX, Closed, HeardCommand, Inputs
+
+
+def command(seq: int, size_bytes: int = TURN_BYTES // 2) -> HeardCommand:
+    return HeardCommand(seq, "w1", (None,), size_bytes)
+
+
+def seqs(items: list[object]) -> list[int]:
+    return [item.seq for item in items if isinstance(item, HeardCommand)]
+
+
+async def test_a_turn_takes_commands_for_one_entry_and_the_next_one_follows_at_once() -> None:
+    inputs = Inputs()
+    for seq in range(1, 6):
+        await inputs.put(command(seq))
+    inputs.offer(Closed("w1.a"))
+    assert seqs([*inputs.drain()]) == [1, 2]
+    async with asyncio.timeout(1):
+        await inputs.wait(60.0)
+    assert seqs([*inputs.drain()]) == [3, 4]
+    assert [type(item) for item in inputs.drain()] == [HeardCommand, Closed]
+    assert inputs.drain() == []
+
+
+async def test_a_command_that_is_larger_than_a_turn_is_a_turn() -> None:
+    inputs = Inputs()
+    await inputs.put(command(1, 3 * TURN_BYTES))
+    await inputs.put(command(2))
+    assert seqs([*inputs.drain()]) == [1]
+    assert seqs([*inputs.drain()]) == [2]
+
+
+async def test_the_reader_of_commands_waits_while_many_bytes_do() -> None:
+    inputs = Inputs()
+    await inputs.put(command(1, WAITING_BYTES_MAX))
+    reader = asyncio.create_task(inputs.put(command(2)))
+    await asyncio.sleep(0)
+    assert not reader.done()
+    assert seqs([*inputs.drain()]) == [1]
+    async with asyncio.timeout(1):
+        await reader
+    assert seqs([*inputs.drain()]) == [2]
