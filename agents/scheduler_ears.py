@@ -48,6 +48,8 @@ class Ears:
         """The newest beat of another scheduler that leads."""
         self.leader_at = now_s()
         """When it was heard, or when we began to listen."""
+        self.echo_at = now_s()
+        """When our own beat as a leader came back last, or our term began: since then nobody may have heard us."""
         self.on_leader: Callable[[LeaderBeat], None] = lambda _: None
         self.on_connected: Callable[[], None] = lambda: None
         self._cut_off_at: float | None = None
@@ -150,6 +152,7 @@ class Ears:
             self._agent.failed("malformed", f"{message.subject} is no leader's beat: {error}")
             return
         if beat.name == self._agent.incarnation:
+            self.echo_at = now_s()
             return
         if self.leader is None or beat.term >= self.leader.term:
             self.leader, self.leader_at = beat, now_s()

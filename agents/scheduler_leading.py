@@ -12,6 +12,7 @@ not speak for a mesh that has another one by now.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterable
@@ -96,6 +97,8 @@ class Leader:
         """When the metrics were set that cost a look at all workers."""
         self._doubtful = False
         """The ledger may have gone on without us: look before anything is decided."""
+        self._begin_s = 0.0
+        """How long the term's first entry waited for the broker."""
         self._doubted: Beat | None = None
         self._heard = self._history.covered
         """COMMANDS sequence up to which this term has read."""
@@ -123,7 +126,9 @@ class Leader:
                 "the broker's store is older than what was seen: generation %d begins behind entry %d",
                 generation, self._log.seq,
             )  # fmt: skip
+        began = now_s()
         self._committed(decided, await self._append(decided))
+        self._begin_s = now_s() - began
         history.note()
         self._agent.log.info(
             "leads term %d after %d ledger entries with %d open tasks", ledger.term, history.entries, len(ledger.tasks)
@@ -140,6 +145,9 @@ class Leader:
             self._mind.leases_from = self._ears.opened_at + LISTEN_BEATS * settings.beat_s
         if self._restored:
             self._mind.leases_from = now + RESTORED_BEATS * settings.beat_s
+        self._mind.leases_from = max(self._mind.leases_from, self._history.listen_until)
+        self._ears.echo_at = now
+        self._listen_after(self._begin_s)
         for beat in self._ears.standing(settings.beat_s * settings.suspect_beats):
             self._hear(beat, now)
         for gone in self._ears.reports():
@@ -216,12 +224,13 @@ class Leader:
             await self._read_again(question)
         if self._doubted is not None:
             await self._history.doubt(self._doubted)
+        self._listen_after(now - self._ears.echo_at)  # cut off without a notice, nobody hears us any more
         self._mind.tick(now)
         decided = self._mind.take()
         committed = bool(decided) or self._ledger.commands_seq >= self._history.covered + COVER_EVERY
         if committed:
             began = time.perf_counter()
-            entries = await self._append(decided)
+            entries = await self._append(decided, until=now_s() + self._agent.settings.scheduler.leader_lost_s)
             self._history.note()  # before anybody is told: who is told of an entry must not be its only witness
             self._agent.metrics.observe("mesh_ledger_append_seconds", time.perf_counter() - began)
         await self._answer(questions, sure=committed)
@@ -272,7 +281,7 @@ class Leader:
             self._doubted = beat
         self._mind.beat(beat, now)
 
-    async def _append(self, decided: list[Decided]) -> int:
+    async def _append(self, decided: list[Decided], *, until: float = math.inf) -> int:
         """Commit folded events, in as few entries as their size allows, and queue their projection; how many entries.
         Workers wait for the answers that follow: whatever nobody waits for is done in `_committed`."""
         at_ms, entries = time.time_ns() // 1_000_000, 0
@@ -290,7 +299,7 @@ class Leader:
                 snapshot=self._history.snapshots.newest,
             )
             try:
-                seq = await self._log.append(entry)
+                seq = await self._log.append(entry, until=until)
             except Malformed:
                 if len(part) == 1:
                     raise
@@ -446,7 +455,8 @@ class Leader:
         looks like ours: hear first who has seen more."""
         settings = self._agent.settings.scheduler
         if away_s > settings.leader_lost_s:
-            self._mind.leases_from = now_s() + LISTEN_BEATS * settings.beat_s
+            self._history.listen_until = now_s() + LISTEN_BEATS * settings.beat_s
+            self._mind.leases_from = max(self._mind.leases_from, self._history.listen_until)
 
     def _on_leader(self, beat: LeaderBeat) -> None:
         """Another scheduler says that it leads."""

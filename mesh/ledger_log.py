@@ -6,13 +6,15 @@
     check    is the last entry that we know still there, and the last one?
 
 After a failed or unanswered append the tail is read: our own entry there means stored; nothing new means that it was
-not (it is sent again, the same bytes); anybody else's entry means that another scheduler leads (Deposed). When the last
-entry that we know is gone or another one, the store has come back older or anew (Conflict): read it from the start.
+not (the same bytes are sent again, for a while); anybody else's entry means that another scheduler leads (Deposed).
+When the last entry that we know is gone or another one, the store has come back older or anew (Conflict): read it from
+the start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 
@@ -113,15 +115,23 @@ class LedgerLog:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def append(self, entry: Entry) -> int:
+    async def append(self, entry: Entry, *, until: float = math.inf) -> int:
         """Store the next entry; its sequence. Waits while the broker is away.
 
-        Deposed when somebody else wrote first, Conflict when the store has another history, Malformed when the entry is
-        too large for one message, NotFound when there is no such stream.
+        until: after this time of the running loop it is not sent any more. Others may have led meanwhile, and if the
+        store has come back from before their term, nothing there tells that what the entry decides was decided anew.
+
+        Deposed when somebody else wrote first or the time is over, Conflict when the store has another history,
+        Malformed when the entry is too large for one message, NotFound when there is no such stream.
         """
         data = codec.encode(entry)
         digest = codec.digest(data)
         while True:
+            if asyncio.get_running_loop().time() > until:
+                raise Deposed(
+                    f"The entry behind {self.seq} could not be stored for so long that another scheduler may lead: "
+                    "this one listens before it leads again."
+                )
             try:
                 seq = await self._log.append(self._subject, data, stream_seq=self.seq)
                 self._advance(seq, digest)

@@ -136,8 +136,11 @@ class MemoryBroker:
         latency_s = math.inf if self.cut_silently else self._server.faults.latency_s(self.name, what)
         if latency_s > timeout_s:
             await self._in_vain(what, timeout_s)
+        life = self._server.crashes
         await asyncio.sleep(latency_s)
         self._check_connected()
+        if self._server.crashes != life:
+            raise BusUnavailable(f"the broker in memory was away while {what} was on its way: try again")
 
     async def _in_vain(self, what: str, timeout_s: float) -> None:
         await asyncio.sleep(timeout_s)

@@ -120,7 +120,9 @@ class ServerCore:
         self.brokers: dict[Connection, None] = {}
         self.on_disconnect: dict[Callable[[str], None], None] = {}
         self._turns: dict[tuple[str, str], int] = {}
-        self._made = self._crashes = 0
+        self._made = 0
+        self.crashes = 0
+        """How often it has stopped: what was on its way then is lost."""
 
     def now(self) -> float:
         """The server's clock."""
@@ -131,7 +133,7 @@ class ServerCore:
     def crash(self) -> None:
         """Stop at once: every connection is lost, what is stored stays."""
         self.up = False
-        self._crashes += 1
+        self.crashes += 1
         self._tell()
 
     def copy(self) -> dict[str, MemoryStream]:
@@ -225,10 +227,10 @@ class ServerCore:
 
     def write_late(self, late_s: float, write: Callable[[], object]) -> None:
         """Carry a write out later, unless this life of the server is over by then; nobody hears what comes of it."""
-        life = self._crashes
+        life = self.crashes
 
         def carry_out() -> None:
-            if self._crashes == life:
+            if self.crashes == life:
                 with contextlib.suppress(Conflict, DiskFull, Malformed, NotFound):
                     write()
                 self.bell.ring()

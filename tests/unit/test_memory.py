@@ -89,6 +89,20 @@ def test_a_late_write_is_stored_when_nobody_waits_for_it_any_more(crashes: bool)
     assert virtual_time.run(case()) == (0, 0 if crashes else 1)
 
 
+def test_a_call_that_is_on_its_way_when_the_server_stops_is_lost_although_it_comes_back_first() -> None:
+    async def case() -> float:
+        server, broker = await _server(_Scripted(latency_s=2.0))
+        reading = asyncio.create_task(broker.read("S", "s.>"))
+        await asyncio.sleep(1.0)
+        server.crash()
+        server.restart()
+        with pytest.raises(BusUnavailable, match="on its way"):
+            await reading
+        return _now()
+
+    assert virtual_time.run(case()) == 2.0
+
+
 def test_a_late_write_is_held_to_its_condition() -> None:
     async def case() -> list[bytes]:
         faults = _Scripted(fate=Fate.LATE)

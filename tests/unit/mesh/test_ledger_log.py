@@ -57,6 +57,27 @@ def test_a_write_without_an_answer_stands_once(fate: Fate) -> None:
     virtual_time.run(case())
 
 
+@pytest.mark.parametrize(("until", "stands"), [(4.0, [1]), (60.0, [1, 2])])
+def test_an_entry_that_could_not_be_stored_in_its_time_is_not_sent_any_more(until: float, stands: list[int]) -> None:
+    async def case() -> None:
+        faults = Once()
+        server, log = await mesh(faults)
+        await log.append(entry(1, log))
+        older = server.copy()
+        faults.next = Fate.LOST  # 5 s until it is known
+        waiting = asyncio.create_task(log.append(entry(2, log), until=until))
+        await asyncio.sleep(1.0)
+        server.restart(older)  # another one has led meanwhile, and nothing is left of it
+        if stands == [1]:
+            with pytest.raises(Deposed, match="listens before"):
+                await waiting
+        else:
+            assert await waiting == 2
+        assert await read_all(LedgerLog(server.connect("reader"), SUBJECTS)) == stands
+
+    virtual_time.run(case())
+
+
 @pytest.mark.parametrize("fate", [Fate.STORED, Fate.LOST])
 def test_who_comes_second_is_deposed(fate: Fate) -> None:
     async def case() -> None:
