@@ -18,7 +18,7 @@ from mesh import codec
 from mesh.artifacts import ArtifactStore
 from mesh.errors import ArtifactMissing
 from mesh.messages import object_names
-from mesh.messages.ledger import AnyEvent, Entry, Restored, TaskLeased, TaskReopened, TaskSucceeded
+from mesh.messages.ledger import AnyEvent, CheckpointRecorded, Entry, Restored, TaskLeased, TaskReopened, TaskSucceeded
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import TaskState
 from tests.support.agent_process import DEADLINE_S
@@ -33,6 +33,10 @@ PAYLOAD = {"payload_bytes": 1_500_000}
 async def events(mesh: Fleet) -> list[AnyEvent]:
     stored = await mesh.broker.read("MESH_LEDGER", SUBJECTS.ledger())
     return [event for one in stored for event in codec.decode(one.data, Entry).events]
+
+
+async def checkpoints(mesh: Fleet) -> list[CheckpointRecorded]:
+    return [event for event in await events(mesh) if isinstance(event, CheckpointRecorded)]
 
 
 async def recorded(mesh: Fleet, *tasks: str) -> list[TaskSucceeded]:
@@ -134,3 +138,26 @@ async def test_an_output_that_nobody_has_any_more_is_made_anew_for_who_needs_it(
         results = Counter(event.task for event in await events(mesh) if isinstance(event, TaskSucceeded))
         assert results == {"make": 2, "use": 1}
         assert len(await fetched(mesh, digest, tmp_path / "fetched")) == PAYLOAD["payload_bytes"]
+
+
+async def test_a_task_goes_on_from_an_older_checkpoint_when_the_newest_is_torn(tmp_path: Path) -> None:
+    async with fleet(tmp_path) as mesh:
+        worker = await mesh.start_worker("w1")
+        await mesh.submit("t", {"seconds": 6.0, "checkpoint_s": 0.3})
+        async with asyncio.timeout(DEADLINE_S):
+            while len(await checkpoints(mesh)) < 3:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        await worker.stop()  # with a last checkpoint
+        made = await checkpoints(mesh)
+        lost = made[-1]
+        name = object_names.manifest(lost.manifest)
+        assert await mesh.broker.purge("MESH_ARTIFACTS", subject=SUBJECTS.stored(name)) == 1
+        await mesh.start_worker("w2")
+        ended = await mesh.ended("t")
+        assert ended.outcome is not None
+        assert (ended.state, ended.attempts) == (TaskState.SUCCEEDED, 2)
+        (said,) = ended.outcome.facts["passed_over"]
+        assert said.startswith(f"checkpoint {lost.number}: ")
+        assert ended.outcome.kpis["attempts"] == 2.0, "from the beginning it would be the first"
+        numbers = [one.number for one in await checkpoints(mesh)]
+        assert numbers == sorted(set(numbers))
