@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import filecmp
+import functools
 import json
 import os
 import shutil
@@ -65,7 +66,7 @@ def run(frame: Frame) -> None:
         found: dict[str, list[Moved]] = {who: [] for who in WAYS}
         for number in range(frame.runs(ROUNDS)):
             for who, way in WAYS.items():
-                attempt(frame, who, lambda way=way, number=number: way(home, source, number), found[who])  # type: ignore[misc]
+                attempt(frame, who, functools.partial(way, home, source, number), found[who])
         for who, rounds in found.items():
             rates(frame, who, rounds, mib)
         peaks = [peak(moved) for moved in found[RAMIFY]]

@@ -11,14 +11,30 @@ from __future__ import annotations
 
 from typing import Any
 
+import nats.aio.client
 from nats.aio.client import Client
 
+from mesh.broker_parser import BlockParser, headers_of
 from mesh.bus import Message
+
+READ_BYTES = 1 << 20
+"""Most bytes taken from the socket's buffer at once. The library's 32 KiB make a chunk of an artifact sixteen turns,
+and have the socket paused and resumed for each."""
+
+nats.aio.client.DEFAULT_BUFFER_SIZE = READ_BYTES
 
 
 class DirectClient(Client):
     """All its subscriptions are ears (mesh/broker_link.py): their `hear` takes a Message, waits for nothing and never
     raises, for an exception here would end the library's reader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = BlockParser(self)
+
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        found = headers_of(headers) if headers else None
+        return await super()._process_headers(headers) if found is None else found
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         found: Any = self._subs.get(sid)

@@ -69,7 +69,13 @@ UNPICKLERS = frozenset({"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "
 
 # The adapters: who may import which client library.
 ALLOWED_IMPORTERS = {
-    "nats": {"mesh/broker.py", "mesh/broker_client.py", "mesh/broker_dial.py", "mesh/broker_link.py"},
+    "nats": {
+        "mesh/broker.py",
+        "mesh/broker_client.py",
+        "mesh/broker_dial.py",
+        "mesh/broker_link.py",
+        "mesh/broker_parser.py",
+    },
     "nkeys": {"mesh/broker.py", "mesh/identity.py"},
     "msgpack": {"mesh/codec.py"},
     "obstore": {"mesh/objects_s3.py"},
