@@ -1,8 +1,8 @@
 """Tiny random models of transformers and peft, made and loaded by these libraries; run as a program of its own.
 
     python -m tests.support.foreign_models make FOLDER     encoder/, sharded/, adapter/; answers.json: what they answer
-    python -m tests.support.foreign_models check FOLDER    loads encoder/, sharded/, adapter/ and prints what differs
-    python -m tests.support.foreign_models cards FILE …    reads cards as a model hub does
+    python -m tests.support.foreign_models check FOLDER    which of the three answer otherwise now; what AutoModel says
+                                                           of champion/; the cards in cards/ as a model hub reads them
 
 Both libraries take seconds to import: no test imports them into its own process. Nothing is downloaded.
 """
@@ -52,26 +52,37 @@ def make(folder: Path) -> None:
     (folder / "answers.json").write_text(json.dumps(_answers(folder)))
 
 
-def check(folder: Path) -> list[str]:
-    """What answers otherwise than when it was made, or does not load."""
+def check(folder: Path) -> dict[str, Any]:
+    """What is wrong with the three folders, and what these libraries make of ours."""
     wanted = json.loads((folder / "answers.json").read_text())
     found = _answers(folder)
-    return [name for name in wanted if found.get(name) != wanted[name]]
+    return {
+        "differ": [name for name in wanted if found.get(name) != wanted[name]],
+        "refused": _refused(folder / "champion"),
+        "cards": {path.name: _card(path) for path in sorted((folder / "cards").iterdir())},
+    }
 
 
-def cards(paths: list[Path]) -> list[dict[str, Any]]:
-    """The metadata of cards, with the results as a hub reads them."""
+def _refused(folder: Path) -> str:
+    import transformers
+
+    try:
+        transformers.AutoModel.from_pretrained(folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _card(path: Path) -> dict[str, Any]:
+    """A card's metadata and its results."""
     from huggingface_hub import ModelCard
 
-    found = []
-    for path in paths:
-        data = ModelCard.load(path).data
-        results = [
-            [one.task_type, one.dataset_name, one.dataset_split, one.metric_type, one.metric_value]
-            for one in data.eval_results or []
-        ]
-        found.append({"data": {**data.to_dict(), "model-index": None}, "results": results})
-    return found
+    data = ModelCard.load(path).data
+    results = [
+        [one.task_type, one.dataset_name, one.dataset_split, one.metric_type, one.metric_value]
+        for one in data.eval_results or []
+    ]
+    return {**{name: value for name, value in data.to_dict().items() if name != "model-index"}, "results": results}
 
 
 def _answers(folder: Path) -> dict[str, Any]:
@@ -100,10 +111,8 @@ def _answers(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    action, *words = sys.argv[1:]
+    action, folder = sys.argv[1], Path(sys.argv[2])
     if action == "make":
-        make(Path(words[0]))
-    elif action == "check":
-        print(json.dumps(check(Path(words[0]))))
+        make(folder)
     else:
-        print(json.dumps(cards([Path(word) for word in words]), default=str))
+        print(json.dumps(check(folder), default=str))

@@ -349,6 +349,9 @@ async def test_a_full_disk_and_a_lost_right_leave_nothing_behind(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: usage)
         assert "make some room" in await refusal(DiskFull, "pull", "bert", str(out))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)
+        assert "is not writable; name another" in await refusal(EnvironmentUnfit, "pull", "bert", str(out))
     for number, kind in ((errno.ENOSPC, DiskFull), (errno.EACCES, EnvironmentUnfit)):
 
         def failing(*_: object, number: int = number) -> None:
