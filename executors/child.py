@@ -71,6 +71,7 @@ class Channel:
         self._unwritten: list[bytes] = []
         self._halts: dict[int, str] = {}
         self._released: dict[int, int] = {}
+        self._unreadable: set[int] = set()
         self._saves: Counter[int] = Counter()
         self._news = threading.Condition()
         self.tasks: queue.Queue[Start | None] = queue.Queue()
@@ -106,6 +107,10 @@ class Channel:
         with self._news:
             return self._news.wait_for(lambda: self._released.get(run, 0) >= number, wait_s)
 
+    def unreadable(self, run: int) -> bool:
+        """True when the worker can not open this run's buffer."""
+        return run in self._unreadable
+
     def saves(self, run: int) -> int:
         """How many checkpoints the worker has asked this run for."""
         return self._saves[run]
@@ -121,6 +126,7 @@ class Channel:
                 elif isinstance(frame, frames.Released):
                     with self._news:
                         self._released[frame.run] = max(frame.number, self._released.get(frame.run, 0))
+                        self._unreadable.update((frame.run,) if frame.unreadable else ())
                         self._news.notify_all()
                 elif isinstance(frame, frames.Save):
                     self._saves[frame.run] += 1
@@ -179,7 +185,7 @@ class TaskContext:
         """quiet: nothing to report in the first moment; most light tasks have ended by then."""
         self._channel = channel
         self._run = run
-        self.packs = packs
+        self._packs = packs
         self._said: tuple[float, str] = (0.0, "")
         self._quiet_until = time.monotonic() + PROGRESS_S if quiet else 0.0
 
@@ -193,6 +199,11 @@ class TaskContext:
         self._channel.send(
             frames.Progressed(run=self._run, step=int(step), done=float(done), metrics=plain, phase=phase)
         )
+
+    @property
+    def packs(self) -> bool:
+        """True when snapshots are taken over in shared memory."""
+        return self._packs and not self._channel.unreadable(self._run)
 
     def snapshot(self, taken: Taken) -> None:
         """Hand over a snapshot in shared memory."""

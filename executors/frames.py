@@ -215,6 +215,8 @@ class Released(Frame, frozen=True, kw_only=True):
 
     run: int
     number: int
+    unreadable: bool = False
+    """The buffer can not be opened here: nothing was taken, and folders are wanted from now on."""
 
 
 class Save(Frame, frozen=True, kw_only=True):

@@ -274,9 +274,10 @@ class Child:
         """Ask the running task for a checkpoint; it goes on. Does not wait."""
         self.post(frames.Save(run=self.runs))
 
-    def release(self, run: int, number: int) -> None:
-        """Tell the task of this run that its snapshot `number`, and all before it, will not be read again."""
-        self.post(frames.Released(run=run, number=number))
+    def release(self, run: int, number: int, *, unreadable: bool = False) -> None:
+        """Tell the task of this run that its snapshot `number`, and all before it, will not be read again. unreadable:
+        its memory can not be opened here."""
+        self.post(frames.Released(run=run, number=number, unreadable=unreadable))
 
     async def close(self) -> None:
         """Tell it to leave, give it LEAVE_S, and end its group."""

@@ -105,7 +105,8 @@ class Context(Protocol):
 
     @property
     def packs(self) -> bool:
-        """True when snapshots are taken over in shared memory (`snapshot`); else checkpoints go as folders."""
+        """True when snapshots are taken over in shared memory (`snapshot`); else checkpoints go as folders. It may turn
+        out that the worker can not open the memory: then it is False from the release of that snapshot on."""
 
     def snapshot(self, taken: Taken) -> None:
         """Hand over a snapshot in shared memory. It stays as it is until `released` names its number."""

@@ -2,6 +2,7 @@
 
     the worker packs      buffer filled --Snapshotted--> worker, packer --Released--> free again
     nobody packs          buffer filled --> a thread writes and syncs a folder --Checkpointed--> worker; free again
+    (or nobody there can open the buffer)
 
 At the end of a run, or when it has to stop, the newest state is what counts: the buffer is waited for, but no longer
 than a slow packer needs (`patience_s`); then the state is written as a folder after all, which the worker can send by
@@ -97,7 +98,10 @@ class Saver:
     ) -> None:
         """Hand over the state at the end of a run, and wait until it is taken. tick: called while waiting."""
         if self._settled(tick):
-            if not self.take(make(), still, mark) or self._settled(tick):
+            in_memory = self._context.packs
+            if not self.take(make(), still, mark):
+                return
+            if self._settled(tick) and in_memory == self._context.packs:
                 return
             self._context.log("the last checkpoint was not packed in time: it is written as a folder")
             self.number += 1

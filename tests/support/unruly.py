@@ -115,6 +115,7 @@ def _gil(job: Job, context: Context) -> Made:
 
 def _snapshots(job: Job, context: Context) -> Made:
     """Two snapshots in a row; the second when the first is released."""
+    packs = float(context.packs)
     for number in (1, 2):
         buffer = job.scratch / f"buffer-{number}"
         buffer.write_bytes(b"0123456789")
@@ -124,7 +125,7 @@ def _snapshots(job: Job, context: Context) -> Made:
             raise RuntimeError("the snapshot was not released")
     if context.released(3, 0.01):
         raise RuntimeError("what was not taken can not be released")
-    return Made(kpis={"packs": float(context.packs)})
+    return Made(kpis={"packs": packs, "packs_at_the_end": float(context.packs)})
 
 
 def _asked(job: Job, context: Context) -> Made:

@@ -104,6 +104,30 @@ def test_a_packer_that_dies_over_the_last_one_is_done_without(tmp_path: Path, cl
     saver.close()
 
 
+class Blind(PackingRecorder):
+    """The worker can not open the buffer, and says so."""
+
+    def pack(self) -> None:
+        """Release what was never read."""
+        self.released_up_to, self.packs = self.taken[-1].number, False
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_memory_that_nobody_can_open_is_done_without(tmp_path: Path, before: int) -> None:
+    """What was handed over is lost; folders from then on, for the last one at once."""
+    context = Blind(tmp_path / "kept")
+    saver = Saver(context, tmp_path / "work", 0)
+    for step in range(before):
+        while not saver.free():
+            threading.Event().wait(0.01)
+        saver.take(at(step), (), mark(step))
+    saver.take_last(lambda: at(9), (), mark(9), lambda: None)
+    assert len(context.taken) == 1
+    assert [row[2] for row in context.checkpoints] == [*range(1, before), 9]
+    assert checkpoint.load(context.checkpoints[-1][0]).state == {"run": {"step": 9}}
+    saver.close()
+
+
 def test_where_nobody_packs_a_thread_writes_a_folder(tmp_path: Path) -> None:
     go, context = threading.Event(), Recorder(tmp_path / "kept")
     write = checkpoint.write
