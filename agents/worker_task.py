@@ -306,10 +306,12 @@ class Running:
         def release() -> None:
             child.release(made.run, made.number)
 
-        if os.path.dirname(made.buffer) == f"/proc/{child.pid}/fd" or Path(made.buffer).is_relative_to(self._folder):
+        own = os.path.dirname(made.buffer) == f"/proc/{child.pid}/fd" or Path(made.buffer).is_relative_to(self._folder)
+        if own and os.access(made.buffer, os.R_OK):
             self._checkpoints.take(made, release)
         else:
-            release()
+            log.warning("the memory of %s can not be opened: its checkpoints come as folders", self._spec.id)
+            child.release(made.run, made.number, unreadable=True)
 
     async def _input(self, value: str) -> str:
         """A local path for an input. One that is missing or damaged is tried again later: it may be sent once more,
