@@ -359,7 +359,7 @@ class Running:
                 tools.store,
                 tools.packer,
                 tools.debts.owe,
-                self._folder / "checkpoints",
+                self._folder / "packed",
                 cache_bytes_max=tools.cache_bytes_max,
             )
         return self._uploads

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from executors.frames import Span
-from mesh import chunks, codec, coding
+from mesh import chunks, codec, coding, limits
 from mesh.chunks import Piece
 from mesh.errors import ArtifactCorrupt, DataRefused, DiskFull
 from mesh.messages import object_names
@@ -137,6 +137,8 @@ class Lineage:
 
     def _file(self, version: Version, buffer: BinaryIO, span: Span, plain: Path | None) -> FileEntry:
         path = _checked_path(span.path)
+        if not 0 <= span.size_bytes <= PIECES_MAX * limits.CHUNK_BYTES:
+            raise DataRefused(f"{path} has {span.size_bytes} bytes: a checkpoint may have {PIECES_MAX} objects.")
         pieces = chunks.cut_by(lambda offset, size: _read(buffer, span, offset, size), path, span.size_bytes)
         if len(pieces) > PIECES_MAX:
             raise DataRefused(f"{path} would need {len(pieces)} objects and may have {PIECES_MAX}: it is too large.")

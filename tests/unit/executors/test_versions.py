@@ -180,6 +180,13 @@ def test_a_buffer_that_is_too_short_is_refused_and_nothing_stays(desk: Desk) -> 
     assert files_below(desk.folder / "objects") == {}
 
 
+@pytest.mark.parametrize("span", [Span(STATE, 0, 1 << 50), Span(STATE, 0, -1), Span(STATE, -5, 10)])
+def test_a_size_or_place_that_can_not_be_is_refused_at_once(desk: Desk, span: Span) -> None:
+    (desk.folder / "buffer").write_bytes(b"x" * 100)
+    with (desk.folder / "buffer").open("rb", buffering=0) as buffer, pytest.raises(DataRefused):
+        desk.lineage.pack(1, buffer, (span,))
+
+
 @pytest.mark.parametrize("path", ["../escaped", "/absolute", "a//b", ""])
 def test_a_path_that_leaves_the_folder_is_refused(desk: Desk, path: str) -> None:
     (desk.folder / "buffer").write_bytes(b"x" * 100)
