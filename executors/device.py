@@ -30,7 +30,16 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-KNOBS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "CUBLAS_WORKSPACE_CONFIG")
+KNOBS = (
+    "ATEN_CPU_CAPABILITY",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_DEBUG_CPU_TYPE",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+)
 """Variables of the environment by which numerical libraries choose other code."""
 
 
@@ -101,6 +110,7 @@ def fingerprint(device: Device) -> dict[str, Any]:
         "environment": " ".join(f"{name}={os.environ[name]}" for name in KNOBS if os.environ.get(name)),
         "device": _described(device),
         "precision": device.precision,
+        "matmul": torch.get_float32_matmul_precision(),
         "threads": device.threads,
         "compile": False,
     }
