@@ -3,6 +3,7 @@ small."""
 
 from __future__ import annotations
 
+import errno
 import random
 import tempfile
 import tracemalloc
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from executors.frames import Span
 from executors.versions import CYCLE_MAX, Lineage, Packed
 from mesh import limits
-from mesh.errors import DataRefused
+from mesh.errors import DataRefused, DiskFull
 from tests.support.snapshots import (
     STATE,
     TENSORS,
@@ -178,6 +179,25 @@ def test_a_buffer_that_is_too_short_is_refused_and_nothing_stays(desk: Desk) -> 
     with path.open("rb", buffering=0) as buffer, pytest.raises(DataRefused, match="ends before"):
         desk.lineage.pack(1, buffer, (Span(TENSORS, 64, 10_000_000),))
     assert files_below(desk.folder / "objects") == {}
+
+
+def test_a_full_disk_is_told_and_frees_what_was_written(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.pack({"moving": MOVING})
+    desk.settle()
+    before = files_below(desk.folder / "objects")
+    written = Path.write_bytes
+
+    def third_fails(path: Path, data: bytes) -> int:
+        if path.name == "part" and len(files_below(desk.folder / "objects")) >= len(before) + 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", third_fails)
+    with pytest.raises(DiskFull, match="free some space"):
+        desk.pack({"moving": a_step_later(MOVING, seed=3), "new": FROZEN, "other": FROZEN[:-4]})
+    assert files_below(desk.folder / "objects") == before
+    monkeypatch.undo()
+    assert any(desk.pack({"moving": a_step_later(MOVING, seed=3)}).entries[0].bases), "the base is still there"
 
 
 @pytest.mark.parametrize("span", [Span(STATE, 0, 1 << 50), Span(STATE, 0, -1), Span(STATE, -5, 10)])
