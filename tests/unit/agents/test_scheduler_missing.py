@@ -111,7 +111,8 @@ def test_a_lost_output_that_a_task_needs_is_made_anew(tmp_path: Path) -> None:
             assert isinstance(reopened, TaskReopened)
             assert reopened.waiting == ("use",)
             assert len(await events(cli, TaskSucceeded)) == 3
-            assert [event.cause for event in await events(cli, LeaseEnded)] == ["input"] * lacked  # type: ignore[union-attr]
+            causes = [event.cause for event in await events(cli, LeaseEnded)]  # type: ignore[union-attr]
+            assert causes == ["input"] * lacked
             told = [one for one in await results(cli) if isinstance(one, TaskEnded | TaskMoved)]
             of_make = [one.state for one in told if (one.task if isinstance(one, TaskMoved) else one.task.id) == "make"]
             assert of_make == [
