@@ -6,9 +6,11 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from executors import checkpoint
@@ -335,6 +339,55 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
     wider.network = nn.Linear(6, 2)
     with pytest.raises(ArtifactCorrupt, match="does not fit this task"):
         run(tmp_path / "c", lines=wider, resume=folder)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a run that was stopped in the middle."""
+    folder = tmp_path_factory.mktemp("kept")
+    recorder = Recorder(folder, lambda polls: "checkpoint" if polls > 9 else "")
+    with pytest.raises(Stopped):
+        run(folder / "work", recorder=recorder)
+    return recorder.checkpoints[-1][0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from([checkpoint.TENSORS, checkpoint.STATE]),
+    place=st.floats(0.0, 1.0, exclude_max=True),
+    change=st.one_of(st.integers(1, 255), st.sampled_from(["cut", "insert"])),
+)
+def test_whatever_is_changed_nothing_is_half_loaded(kept: Path, name: str, place: float, change: int | str) -> None:
+    """ArtifactCorrupt and a network as it was; or, where the manifest alone could tell, another finite number."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "changed"
+        shutil.copytree(kept, folder)
+        data = bytearray((folder / name).read_bytes())
+        at = int(place * len(data))
+        if isinstance(change, int):
+            data[at] ^= change
+        elif change == "cut":
+            del data[at:]
+        else:
+            data[at:at] = b"x"
+        (folder / name).write_bytes(data)
+        lines = Lines()
+        trainer = Trainer(lines, RECIPE, CPU, Recorder(Path(scratch) / "kept"), Path(scratch) / "work")
+        before, state = {k: v.clone() for k, v in lines.network.state_dict().items()}, trainer.state
+        error: ArtifactCorrupt | None = None
+        try:
+            trainer.resume(folder)
+        except ArtifactCorrupt as found:
+            error = found
+        if error is not None:
+            assert error.facts["resume"]
+            assert trainer.state is state
+            assert all(torch.equal(before[k], v) for k, v in lines.network.state_dict().items())
+        else:
+            header = int.from_bytes((kept / checkpoint.TENSORS).read_bytes()[:8], "little")
+            assert name == checkpoint.TENSORS
+            assert isinstance(change, int)
+            assert at >= 8 + header
 
 
 def test_smaller_pieces_of_a_step_give_the_same_step(tmp_path: Path) -> None:
