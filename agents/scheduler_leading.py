@@ -43,6 +43,7 @@ from mesh.messages.ledger import (
     TaskCanceled,
     TaskLeased,
     TaskParked,
+    TaskReopened,
     TaskSucceeded,
 )
 from mesh.messages.services import Ask, Hello, OwedAnswer, OwedQuestion, Problem
@@ -321,7 +322,7 @@ class Leader:
 
     def _count(self, events: Iterable[AnyEvent]) -> None:
         """Count what an entry says, once for each kind of thing and not for each event."""
-        leases, ended, expired = 0, Counter[TaskState](), Counter[Cause]()
+        leases, reopened, ended, expired = 0, 0, Counter[TaskState](), Counter[Cause]()
         for event in events:
             match event:
                 case TaskLeased():
@@ -334,8 +335,11 @@ class Leader:
                     ended[TaskState.PARKED] += 1
                 case TaskCanceled():
                     ended[TaskState.CANCELED] += 1
+                case TaskReopened():
+                    reopened += 1
         metrics = self._agent.metrics
         metrics.count("mesh_leases_total", leases)
+        metrics.count("mesh_tasks_reopened_total", reopened)
         for state, count in ended.items():
             metrics.count("mesh_results_total", count, outcome=str(state))
         for cause, count in expired.items():

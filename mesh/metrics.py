@@ -82,6 +82,7 @@ TABLE: tuple[Declared, ...] = (
     _counter("mesh_lease_expirations_total", "Leases that ended because their worker was lost.", "reason"),
     _counter("mesh_results_total", "Results recorded in the ledger, by the task's outcome.", "outcome"),
     _counter("mesh_stale_writes_total", "Writes refused because their epoch was over or another worker's."),
+    _counter("mesh_tasks_reopened_total", "Ended tasks that are done once more, because an output was lost."),
     _counter("mesh_ledger_entries_total", "Entries appended to the ledger."),
     _counter("mesh_ledger_events_total", "Events in those entries."),
     _histogram("mesh_ledger_append_seconds", "Time of one append to the ledger, until it is on the broker's disk."),

@@ -60,7 +60,7 @@ class Life:
     async def told(self) -> list[str]:
         """Rows in the store, in order, as TASK/KIND/NUMBER."""
         stored = await self.broker.read(self.subjects.stream("COMMANDS"), self.subjects.commands())
-        kinds: tuple[type[Owed], ...] = (ResultFound, CheckpointMade, FailureFound)  # type: ignore[assignment]
+        kinds: tuple[type[Owed], ...] = (ResultFound, CheckpointMade, FailureFound)
         rows = [codec.decode(row, *kinds).key for one in stored for row in codec.rows(one.data)]
         return [f"{key.task}/{key.kind}/{key.number}" for key in rows]
 
