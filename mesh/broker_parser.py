@@ -24,7 +24,7 @@ class BlockParser(Parser):
     def reset(self) -> None:
         """Begin anew, with a new connection."""
         super().reset()
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._aside = 0  # bytes in them
 
     async def parse(self, data: bytes = b"") -> None:
@@ -37,19 +37,26 @@ class BlockParser(Parser):
             data = await self._complete()
         await super().parse(data)
         if self.state == AWAITING_MSG_PAYLOAD and self.needed >= LARGE_BYTES:
-            self._pieces, self._aside = [bytes(self.buf)], len(self.buf)
+            self._pieces, self._aside = [self.buf], len(self.buf)
             self.buf = bytearray()
 
     async def _complete(self) -> bytes:
         """Give the message that is put aside to the client; what was read behind it."""
-        size, head = self.needed, self.header_needed
-        read = b"".join(self._pieces)
+        size, head, pieces = self.needed, self.header_needed, self._pieces
+        over = self._aside - size  # the message's end mark, and what was read behind it
+        if len(pieces[0]) < head or len(pieces[-1]) < over:
+            pieces = [b"".join(pieces)]
+        header = bytes(pieces[0][:head]) if head else None
+        behind = bytes(pieces[-1][len(pieces[-1]) - over :])
+        views = [memoryview(piece) for piece in pieces]
+        views[0] = views[0][head:]
+        views[-1] = views[-1][: len(views[-1]) - over]
+        body = b"".join(views)
         self._pieces, self._aside = [], 0
         self.state, self.header_needed = AWAITING_CONTROL_LINE, 0
         named = self.msg_arg
-        header = read[:head] if head else None
-        await self.nc._process_msg(named["sid"], named["subject"], named["reply"], read[head:size], header)
-        return read[size + CRLF_SIZE :]
+        await self.nc._process_msg(named["sid"], named["subject"], named["reply"], body, header)
+        return behind[CRLF_SIZE:]
 
 
 def headers_of(raw: bytes) -> dict[str, str] | None:
