@@ -9,6 +9,7 @@ import argparse
 
 from agents.commands import flags, loop, output, published, publishing
 from agents.commands.reach import found, reach
+from mesh.errors import NotFound
 from mesh.setting_tree import Settings
 
 EXAMPLE = "bin/agent republish"
@@ -20,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """0, also when nothing was lost; 4 without a mesh."""
+    """0, also when nothing was lost; 4 without a mesh, 6 when a topic's data can not be had any more."""
     output.check_target(given.json)
     return loop.run_simply(_run(given, found(flags.settings_of(given), flags.selected_of(given))))
 
@@ -34,4 +35,4 @@ async def _run(given: argparse.Namespace, settings: Settings) -> int:
         output.write_json(given.json, {"published": again, "lost": [one.topic.id for one in lost]})
     if given.json != "-":
         output.say("\n".join(again) if lost else "nothing that was published from here in the last day is lost.")
-    return 0
+    return 0 if len(again) == len(lost) else NotFound.exit_code
