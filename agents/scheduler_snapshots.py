@@ -32,6 +32,7 @@ from mesh.messages.ledger import (
     SnapshotAt,
     SnapshotHead,
     SnapshotPart,
+    TaskReopened,
     TopicPlanned,
     TopicRefused,
     Untold,
@@ -87,6 +88,8 @@ class Snapshots:
         elif name := getattr(event, "task", ""):
             self._touched.pop(name, None)
             self._touched[name] = None
+            if isinstance(event, TaskReopened):
+                self._touched.update((waiting, None) for waiting in event.waiting)
 
     def save_if_due(self, ledger: Ledger, log: LedgerLog, *, leads: bool) -> None:
         """Save when enough has happened. Only when the fold is what the log says: right after a commit, or reading."""

@@ -12,13 +12,24 @@ import pytest
 from agents.scheduler import body
 from agents.scheduler_history import History
 from agents.scheduler_results import Projector
-from mesh import codec
+from mesh import codec, streams
 from mesh.ended import EndedIndexOnDisk
+from mesh.ledger_log import LedgerLog
 from mesh.memory import MemoryBroker, MemoryServer
+from mesh.messages.base import Epoch
 from mesh.messages.commands import Drain
 from mesh.messages.leases import Held
-from mesh.messages.ledger import Entry, LeaderChosen, TaskSucceeded
-from mesh.messages.tasks import TaskState
+from mesh.messages.ledger import (
+    CheckpointRecorded,
+    Entry,
+    LeaderChosen,
+    TaskLeased,
+    TaskReopened,
+    TaskSucceeded,
+    TopicPlanned,
+    WorkerDrained,
+)
+from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 from mesh.seen import SeenFile
 from planner.ledger import Ledger
 from tests.support import agents
@@ -127,5 +138,39 @@ def test_the_next_life_goes_on_and_tells_everything_once(tmp_path: Path) -> None
         told = [record.kind for record in await results(cli)]
         assert told.count("task-ended") == 28
         assert told.count("planned") == 4
+
+    asyncio.run(case())
+
+
+def test_a_saved_state_knows_who_waits_for_a_reopened_task(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer(SUBJECTS)
+        agent = agents.make(server, "scheduler", tmp_path, **{"scheduler.snapshot_events": EVERY})
+        await streams.ensure_all(agent.broker, streams.table(SUBJECTS, artifact_bytes_max=1 << 20))
+        index = EndedIndexOnDisk(tmp_path / "ended.db")
+        live = History(agent, index, SeenFile(tmp_path / "seen"), Projector(agent))
+        await live.load()
+        make, use = (TaskSpec(id=name, topic="t", executor="noop") for name in ("make", "use"))
+        epoch, log = Epoch(1, 1), LedgerLog(agent.broker, SUBJECTS)
+        lives = [
+            LeaderChosen(name="s", term=1),
+            TopicPlanned(submit="s", topic="t", tasks=(make, use)),
+            TaskLeased(task="make", epoch=epoch, incarnation="w.1", attempt=1),
+            *(CheckpointRecorded(task="make", epoch=epoch, number=n, manifest="m", step=n) for n in range(1, EVERY)),
+            TaskSucceeded(task="make", epoch=epoch, number=1, incarnation="w.1", outcome=Outcome()),
+        ]
+        reopened = TaskReopened(task="make", spec=make, incarnation="w.1", reason="lost", waiting=("use",))
+        for events in (lives, [reopened, *(WorkerDrained(worker=f"w{n}", drained=True) for n in range(EVERY))]):
+            entry = Entry(term=1, generation=1, commands_seq=0, previous=log.digest, at_ms=1, events=tuple(events))
+            await log.append(entry)
+            await live.read_on()
+        index.undo()  # as a crash does: what was not saved is gone
+        again = History(agent, index, SeenFile(tmp_path / "seen"), Projector(agent))
+        await again.load()
+        assert again.entries == 0, "everything was saved"
+        assert again.ledger.tasks == (await folded(agent.broker)).tasks
+        assert again.ledger.tasks["use"].awaits == ("make",)
+        assert again.ledger.tasks["use"].state is TaskState.WAITING
+        index.close()
 
     asyncio.run(case())
