@@ -29,7 +29,7 @@ from mesh.messages import object_names
 from mesh.messages.artifacts import CODING_DELTA, OBJECT_FORMAT, OBJECT_MAGIC
 from mesh.messages.object_names import ObjectName
 from mesh.objects import ObjectBackend
-from mesh.windows import in_window, patiently, together
+from mesh.windows import Pace, in_window, patiently, together
 
 Bytes = bytes | bytearray | memoryview
 
@@ -80,6 +80,7 @@ class Traffic:
         if condemned is not None:
             condemned.on_gap = self.forget
         self._clock = clock
+        self._out, self._in = Pace(), Pace()
         self._seen_at: dict[ObjectName, float] = {}
 
     # -- beliefs ------------------------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ class Traffic:
         doubtful = {name for name in names if not self.believes(name)}
         if not doubtful:
             return doubtful
-        missing = await patiently(lambda: self.backend.absent(doubtful))
+        missing = await patiently(lambda: self.backend.absent(sorted(doubtful)))
         for name in doubtful - missing:
             self.saw(name)
         return missing
@@ -128,7 +129,7 @@ class Traffic:
         """Put if absent, or over what is there. BusUnavailable, DiskFull."""
         data = stored if isinstance(stored, bytes) else bytes(stored)
         position = self.condemned.position if self.condemned is not None else 0
-        sent = await patiently(lambda: self.backend.put(name, data, over=over))
+        sent = await patiently(lambda: self._out.carry(lambda: self.backend.put(name, data, over=over)))
         self.saw(name)
         if sent and self.condemned is not None:
             self.condemned.renewed(name, position)
@@ -156,8 +157,8 @@ class Traffic:
         lists = self.condemned
         doomed = await patiently(lambda: lists.doomed(names)) if lists is not None else set[ObjectName]()
         lost = await self.absent(name for name in names if name not in doomed)  # after a gap in the lists: asks for all
-        await in_window(lost, lambda name: resend(name, False))
-        await in_window(doomed, lambda name: resend(name, True))
+        await in_window(sorted(lost), lambda name: resend(name, False))  # sorted: each run of a seed is the same
+        await in_window(sorted(doomed), lambda name: resend(name, True))
         return not lost and not doomed
 
     async def seal(self, names: Collection[ObjectName], digest: str, manifest: bytes, resend: Resend) -> None:
@@ -207,7 +208,7 @@ class Traffic:
         await self._checked(name, stored, body, size, take)
 
     async def _stored(self, name: ObjectName) -> bytes | None:
-        stored = await patiently(lambda: self.backend.get(name))
+        stored = await patiently(lambda: self._in.carry(lambda: self.backend.get(name)))
         if stored is not None:
             metrics.count("mesh_artifact_chunks_total", outcome="in")
             metrics.count("mesh_artifact_bytes_total", len(stored), direction="in")

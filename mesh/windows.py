@@ -1,8 +1,11 @@
-"""Bounded parallel work on one event loop: a window over many items, and patience with a broker that is away."""
+"""Bounded parallel work on one event loop: a window over many items, as many at a time as the way there takes, and
+patience with a broker that is away."""
 
 from __future__ import annotations
 
 import asyncio
+import collections
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
@@ -14,6 +17,73 @@ T = TypeVar("T")
 TRIES = 3
 """Attempts at one call while the broker does not answer, PAUSE_S times 1, 2, … apart: bridges a reconnection."""
 PAUSE_S = 0.5
+
+
+QUICK_S, SLOW_S = 1.0, 2.0
+"""A transfer within the first says that there is room for one more, beyond the second that there are too many: a sign
+of life waits behind all that is under way, and after 4 s of silence the connection is given up."""
+
+PACE_FIRST = 2
+"""Transfers that are begun with: a megabyte, which a home's uplink carries in a second or two."""
+
+
+class Pace:
+    """How many transfers may be under way in one direction: so many that each is done within a second or two.
+
+    A fast way is filled after some ten transfers; on a slow one a single chunk is left, which takes its time. Additive
+    increase, multiplicative decrease, once in each round of transfers.
+    """
+
+    def __init__(self, most: int = limits.CHUNKS_IN_FLIGHT, clock: Callable[[], float] = time.monotonic) -> None:
+        self.width = float(min(PACE_FIRST, most))
+        self._most, self._clock = most, clock
+        self._busy = 0
+        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
+        self._slowed_at = 0.0
+
+    async def carry(self, transfer: Callable[[], Awaitable[T]]) -> T:
+        """Run a transfer when there is room for it."""
+        if self._busy >= int(self.width) or self._waiting:
+            await self._turn()
+        self._busy += 1
+        begun = self._clock()
+        try:
+            done = await transfer()
+        except BusUnavailable:
+            self._learn(begun, SLOW_S + 1)
+            raise
+        finally:
+            self._busy -= 1
+            self._wake()
+        self._learn(begun, self._clock() - begun)
+        return done
+
+    async def _turn(self) -> None:
+        mine = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.done() and not mine.cancelled():
+                self._busy -= 1
+                self._wake()
+            raise
+        self._busy -= 1  # it was counted for us until now
+
+    def _wake(self) -> None:
+        while self._waiting and self._busy < int(self.width):
+            following = self._waiting.popleft()
+            if not following.done():
+                self._busy += 1
+                following.set_result(None)
+
+    def _learn(self, begun: float, took_s: float) -> None:
+        if took_s < QUICK_S:
+            self.width = min(float(self._most), self.width + 1)
+        elif took_s > SLOW_S and begun >= self._slowed_at:  # what was begun before the last change says nothing of it
+            self.width = max(1.0, self.width / 2)
+            self._slowed_at = self._clock()
+        self._wake()
 
 
 async def in_window(
