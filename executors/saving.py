@@ -59,6 +59,8 @@ class Saver:
         self._context, self._folder = context, folder
         self._buffer = Buffer(folder)
         self._writing: threading.Thread | None = None
+        self._given_up = False
+        """The buffer was waited for in vain."""
         self._handed = 0
         """Number of the snapshot that was handed over last."""
 
@@ -111,9 +113,9 @@ class Saver:
             self._write_aside(make(), mark)
 
     def close(self) -> None:
-        """Give the memory back."""
-        if self._writing is not None:
-            self._writing.join(PATIENCE_S_MAX)
+        """Give the memory back. What was handed over just before the run broke off is still taken."""
+        if not self._given_up:
+            self._settled(lambda: None)
         self._buffer.close()
 
     def _settled(self, tick: Callable[[], None]) -> bool:
@@ -123,6 +125,7 @@ class Saver:
         deadline = time.monotonic() + patience_s
         while not self.free():
             if time.monotonic() >= deadline:
+                self._given_up = True
                 return False
             tick()
             if self._writing is not None and self._writing.is_alive():

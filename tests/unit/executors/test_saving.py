@@ -78,6 +78,24 @@ def test_the_last_one_waits_for_the_packer(tmp_path: Path) -> None:
     saver.close()
 
 
+def test_what_was_handed_over_before_a_run_broke_off_is_still_taken(tmp_path: Path) -> None:
+    context = PackingRecorder(tmp_path / "kept", slow=True)
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take(at(1), (), mark(1))
+    asked = []
+
+    def released(number: int, wait_s: float = 0.0) -> bool:
+        asked.append(wait_s)
+        if wait_s:
+            context.pack()
+        return context.released_up_to >= number
+
+    context.released = released  # type: ignore[method-assign]
+    saver.close()
+    assert max(asked) > 0.0
+    assert checkpoint.load(context.checkpoints[0][0]).state == {"run": {"step": 1}}
+
+
 def test_a_packer_that_never_begins_is_done_without(tmp_path: Path, clock: list[float]) -> None:
     """The one before is still in the buffer: the last one is written aside."""
     context = PackingRecorder(tmp_path / "kept", slow=True)
