@@ -289,7 +289,9 @@ class Chaos:
 
     async def run(self, seconds: float) -> None:
         """So much of virtual time, then calm until all that nobody needs should be gone."""
+        self.weather.calm = True
         await self.stage.start()
+        self.weather.calm = False
         self.watch()
         await self.lead()
         parts: list[Callable[[], Any]] = [self.leaders, self.accidents, *(

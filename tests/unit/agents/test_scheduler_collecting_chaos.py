@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from mesh import virtual_time
+from agents import scheduler_collecting
+from mesh import limits, virtual_time
 from tests.support.collecting_chaos import Chaos
 
 SEEDS = int(os.environ.get("COLLECTING_SEEDS", "6"))
 FIRST = int(os.environ.get("COLLECTING_SEED", "1"))
 """A failure names its seed; COLLECTING_SEED=n COLLECTING_SEEDS=1 runs it again."""
+
+
+@pytest.fixture(autouse=True)
+def _faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists come and go, and beliefs age, in the time of one run; one still lasts much longer than the other."""
+    monkeypatch.setattr(scheduler_collecting, "KEEP_LISTS_S", 400.0)
+    monkeypatch.setattr(limits, "BELIEF_S", 100.0)
 
 
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
