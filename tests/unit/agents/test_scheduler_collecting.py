@@ -13,8 +13,8 @@ from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Epoch
 from mesh.messages.collecting import Condemned, CorruptFound, Why
-from mesh.messages.judgement import Champion
-from mesh.messages.ledger import Entry, SnapshotAt, TaskSucceeded
+from mesh.messages.judgement import Champion, Choice, Recommendation
+from mesh.messages.ledger import Entry, Recommended, SnapshotAt, TaskSucceeded
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
@@ -213,6 +213,37 @@ def test_splits_stay_as_long_as_their_topic_and_models_as_long_as_it_is_worked_o
             await stage.hand.purge(SUBJECTS.stream(streams.TOPICS))
             await asyncio.sleep(2 * KEEP_S)
             assert await stage.holds(split) == is_open
+
+    run(tmp_path, case)
+
+
+def test_every_model_that_was_ever_champion_stays(tmp_path: Path) -> None:
+    async def case(stage: CollectingStage) -> None:
+        once, never = await stage.put(A), await stage.put(B)
+        recommendation = Recommendation(
+            id="r", topic="t1", specialization="s", choice=Choice.KEEP, why="", effect=0.0, interval=(0.0, 0.0),
+            candidates=(), champion_before=once,
+        )  # fmt: skip
+        events = (Recommended(recommendation=recommendation),)
+        entry = Entry(term=1, generation=1, commands_seq=0, previous="0" * 64, at_ms=0, events=events)
+        await stage.hand.append(SUBJECTS.ledger(), codec.encode(entry))
+        async with stage.collecting():
+            await asyncio.sleep(2 * KEEP_S)
+            stage.ledger.generation += 1  # what was learned of the lineage outlives a store that came back older
+            await asyncio.sleep(2 * KEEP_S)
+        assert await stage.holds(once)
+        assert not await stage.holds(never)
+
+    run(tmp_path, case)
+
+
+def test_a_missing_model_of_a_champion_is_counted(tmp_path: Path) -> None:
+    async def case(stage: CollectingStage) -> None:
+        await name_by(stage, "champion", await stage.put(A))
+        await stage.hand.append(SUBJECTS.key(streams.CHAMPIONS, "t"), codec.encode(champion("12" * 32)))
+        async with stage.collecting() as collector:
+            await asyncio.sleep(ROUND_S)
+            assert collector.use().missing == 1
 
     run(tmp_path, case)
 
