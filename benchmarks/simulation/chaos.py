@@ -16,7 +16,7 @@ from mesh.memory import MemoryServer
 from mesh.memory_store import MemoryStream
 from mesh.messages import object_names
 
-CHAOS_S = 45.0
+CHAOS_S = 40.0
 """How long faults go on. Longer lives find few more faults than more seeds do in the same time."""
 
 BACKUP_S = 5.0
@@ -76,7 +76,7 @@ class Chaos:
             (2, self._silence_leader),
             (1, lambda: self._cut("cli")),
             (2, self._crash_broker),
-            (0.5, lambda: self._empty_cache(worker)),
+            (1, lambda: self._empty_cache(worker)),
             (1, self._lose_artifact),
             (1, self._jump),
             (2, self._change_weather),

@@ -19,7 +19,7 @@ from mesh.messages.tasks import Needs, Outcome, TaskSpec
 
 LOOK_S = 1.0
 
-DELAY_S = 15.0
+DELAY_S = 8.0
 """Longest time until something follows: meanwhile the output may be lost."""
 
 SHARE = 4

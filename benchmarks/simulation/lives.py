@@ -42,6 +42,13 @@ Taken = Callable[[str, Epoch, str], None]
 """Told of each lease that a worker takes: task, epoch, incarnation."""
 
 
+class _Counters(Metrics):
+    """Nobody looks at gauges here, and they are set a thousand times a seed."""
+
+    def set(self, name: str, value: float, /, **labels: str) -> None:
+        """Not kept."""
+
+
 class Machine:
     """Runs lives of one agent, one after the other, until told that no more shall come."""
 
@@ -95,6 +102,7 @@ class Machine:
     def _agent(self, process: Process) -> Agent:
         agent = Agent(self.role, self.name, self._settings, self._connect(process))
         agent.incarnation = f"{self.name}.{self.lives:08x}"
+        agent.metrics = _Counters()
         return agent
 
     def _connect(self, process: Process, suffix: str = "") -> Any:

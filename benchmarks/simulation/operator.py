@@ -18,10 +18,10 @@ from mesh.messages.tasks import TaskSpec
 DRAINS, RESUBMITS = 0.5, 0.6
 """In how many meshes the operator does so at all."""
 
-LAST_WORD_S = 48.0
+LAST_WORD_S = 42.0
 """When the faults are over for a moment: then it is said which workers serve."""
 
-AT_ONCE, AT_ONCE_S = 0.2, 20.0
+AT_ONCE, AT_ONCE_S = 0.12, 18.0
 """In how many meshes a worker is then drained at once, and how long it stays so."""
 
 STAYS_DRAINED = 0.15

@@ -89,8 +89,12 @@ class Store:
         """ArtifactMissing when it, or a part of it, is neither here nor in the store."""
         if digest not in self._cache:
             data = await self._traffic.fetch_manifest(digest)
+            here = {name: body for cached in self._cache.values() for name, body in cached.bodies.items()}
             bodies = dict[str, bytes]()
             for name, size in parts(data):
+                if name.digest in here:  # a part of another artifact
+                    bodies[name.digest] = here[name.digest]
+                    continue
 
                 def take(body: Bytes, digest: str = name.digest) -> None:
                     bodies[digest] = bytes(body)

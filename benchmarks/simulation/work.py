@@ -23,12 +23,12 @@ from mesh.messages.tasks import Needs, OnDisconnect, TaskSpec
 from mesh.subjects import Subjects
 
 WRITER = "cli"
-PUBLISHED_S = 30.0
+PUBLISHED_S = 26.0
 """Everything is published in the first so many seconds."""
 
 AGAIN_S = 1.0
 
-LONG_S = 30.0
+LONG_S = 26.0
 """A long task: it is still running when a worker is told to hand on what it has."""
 
 Asked = Submit | Cancel | Drain | Resubmit
