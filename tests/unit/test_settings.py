@@ -200,6 +200,23 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     message = refused(tmp_path, environ=environ | {"NATS_PASSWORD": "hunter\n3"})
     assert "hunter" not in message
     assert "hunter" not in refused(tmp_path, environ={"NATS_URL": "nats://joe:hunter2@host\x01"})
+    keys = {"artifacts.s3_access_key_id": "joe", "artifacts.s3_secret_access_key": "hunter4"}
+    chosen = load(tmp_path, {**keys, "artifacts.s3_session_token": "hunter5"})
+    assert "hunter" not in repr(chosen) + "".join(map(str, chosen.printable()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"artifacts.backend": "folder"}, "artifacts.folder"),
+        ({"artifacts.backend": "s3"}, "artifacts.s3_bucket"),
+        ({"artifacts.backend": "tape"}, "artifacts.backend"),
+        ({"artifacts.s3_endpoint": "minio:9000"}, "artifacts.s3_endpoint"),
+        ({"artifacts.s3_access_key_id": "joe"}, "artifacts.s3_secret_access_key"),
+    ],
+)
+def test_a_home_of_artifacts_has_what_it_needs(tmp_path: Path, flags: dict[str, object], named: str) -> None:
+    assert named in refused(tmp_path, flags=flags)
 
 
 def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:

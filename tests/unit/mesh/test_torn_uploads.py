@@ -181,8 +181,8 @@ class Training:
         """Write one new object, now and then as a delta; its digest and its base."""
         stored = b""
         if base is not None and base[0] != digest and self._rng.random() < 0.4:
-            planes = coding.planes_of(base[1], item_bytes=4)
-            stored = coding.encode(chunk, item_bytes=4, base=planes, base_digest=base[0])
+            content = coding.decode(base[1])
+            stored = coding.encode(chunk, item_bytes=4, base=content, base_digest=base[0])
         against = coding.base_of(stored) if stored else ""
         name = object_names.of_part(digest, against)
         PACKED[name] = Parcel(stored if against else coding.RAW_HEADER + chunk)
@@ -191,8 +191,8 @@ class Training:
 
 @pytest.fixture(autouse=True)
 def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def at_once(work: Callable[..., Any], *arguments: Any) -> Any:
-        return work(*arguments)
+    async def at_once(work: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        return work(*arguments, **named)
 
     monkeypatch.setattr(limits, "CHUNK_BYTES", CHUNK)
     monkeypatch.setattr(artifact_putting, "_packed_in", lambda _: dict(PACKED))
@@ -218,6 +218,7 @@ def collect(shelf: Shelf) -> None:
         del shelf.held[name]
 
 
+@pytest.mark.timeout(400)  # ten seconds on a quiet core
 async def test_of_ten_thousand_torn_uploads_no_part_is_ever_an_artifact(tmp_path: Path) -> None:
     rng = random.Random(20_261_121)
     torn = whole = 0
