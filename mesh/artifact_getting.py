@@ -89,12 +89,12 @@ class Getting:
         return bytes(content)
 
     def _check_room(self, part: Path, size_bytes: int) -> None:
+        wanted = size_bytes - size_on_disk(part)
         free = shutil.disk_usage(self._cache.folder).free
-        if free + size_on_disk(part) < size_bytes:
-            self._cache.drop_left(keep=part)
-            free = shutil.disk_usage(self._cache.folder).free
-        if free + size_on_disk(part) < size_bytes:
-            raise DiskFull(f"{size_bytes} bytes are needed below {self._cache.folder} and {free} are free: make room.")
+        if free < wanted:
+            free = self._cache.make_room(wanted, keep=part)
+        if free < wanted:
+            raise DiskFull(f"{wanted} bytes are needed below {self._cache.folder} and {free} are free: make room.")
 
     async def _fill(self, files: Path, manifest: Manifest, begun: bool, tracker: Tracker) -> None:
         await asyncio.to_thread(_lay_out, files, manifest)

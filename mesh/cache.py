@@ -92,8 +92,11 @@ class LocalCache:
             try:
                 found.rename(mine)  # only one can do that
                 (mine / "files").mkdir(exist_ok=True)
+                os.utime(mine)
             except OSError:
                 continue
+            with self._lock:
+                self._left.pop(digest, None)
             return mine, True
         part = self._part_path(f"{digest}-")
         (part / "files").mkdir(parents=True)
@@ -104,20 +107,19 @@ class LocalCache:
         with self._lock:
             self._left[digest] = part
 
-    def drop_left(self, *, keep: Path | None = None) -> None:
-        """Remove the parts that were cut off: their room is needed."""
-        for part in self._abandoned(""):
+    def make_room(self, size_bytes: int, *, keep: Path) -> int:
+        """Free so many bytes of the disk where that can be: first parts that were cut off (but for `keep`), then the
+        entries used longest ago. What is free then."""
+        for part in self._abandoned():
             if part != keep:
                 remove_folder(part)
+        self.evict(free_bytes=size_bytes)
+        return shutil.disk_usage(self.folder).free
 
-    def _abandoned(self, digest: str) -> list[Path]:
+    def _abandoned(self, digest: str = "") -> list[Path]:
         """Parts (of one artifact, or of any) that nobody works on."""
         with self._lock:
-            if digest:
-                ours = [self._left.pop(digest)] if digest in self._left else []
-            else:
-                ours = list(self._left.values())
-                self._left.clear()
+            ours = [part for name, part in self._left.items() if digest in ("", name)]
         foreign = self.folder.glob(f".part-*-*-{digest or '?' * 64}-*")
         return ours + [path for path in foreign if not _is_alive(path)]
 
@@ -169,20 +171,32 @@ class LocalCache:
         """Digests of the entries, used last first."""
         return [digest for _, digest in sorted(self._entries(), reverse=True)[:count_max]]
 
-    def evict(self, keep: str = "") -> None:
-        """Remove the entries used longest ago until the rest is within the limit."""
+    def evict(self, keep: str = "", free_bytes: int = 0) -> None:
+        """Remove the entries used longest ago until the rest is within the limit and so many bytes of the disk are free
+        (unless they can not be), and parts that were cut off if they do not fit beside it."""
+        left = {part: size_on_disk(part) for part in self._abandoned()}
         with self._lock:
             entries = sorted(self._entries())
             sizes = {digest: _size_bytes(self.folder / digest) for _, digest in entries}
+            old = [digest for used_at, digest in entries if digest != keep and self._is_old(digest, used_at)]
+            missing = free_bytes - shutil.disk_usage(self.folder).free
+            if missing > sum(sizes[digest] for digest in old):
+                missing = 0  # to empty the cache would be in vain
             total = sum(sizes.values())
-            for used_at, digest in entries:
-                if total <= self._bytes_max:
+            for digest in old:
+                if total <= self._bytes_max and missing <= 0:
                     break
-                if digest == keep or self._held[digest] or time.time() - used_at < GRACE_S:
-                    continue
                 self.discard(digest)
                 total -= sizes[digest]
+                missing -= sizes[digest]
+            for part, size in left.items():
+                total += size
+                if total > self._bytes_max:
+                    remove_folder(part)
             metrics.set("mesh_cache_bytes", total)
+
+    def _is_old(self, digest: str, used_at: float) -> bool:
+        return not self._held[digest] and time.time() - used_at >= GRACE_S
 
     def _entries(self) -> list[tuple[float, str]]:
         """(last use, digest) of all entries."""

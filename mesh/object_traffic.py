@@ -185,7 +185,9 @@ class Traffic:
         name = object_names.manifest(digest)
         data = await patiently(lambda: self.backend.get(name))
         if data is None:
-            raise ArtifactMissing(f"The artifact {digest[:16]} is not in the store.", digest=digest, name=name)
+            raise ArtifactMissing(
+                f"The artifact {digest[:16]} is not in {self.backend.where}.", digest=digest, name=name
+            )
         if codec.digest(data) != digest:
             raise await self._corrupt(name, f"The manifest {digest[:16]} does not match its digest.")
         return data
@@ -217,7 +219,9 @@ class Traffic:
     def _there(self, name: ObjectName, stored: bytes | None) -> bytes:
         if stored is None:
             self._seen_at.pop(name, None)
-            raise ArtifactMissing(f"The object {short(name)} is not in the store.", digest=name.digest, name=name)
+            raise ArtifactMissing(
+                f"The object {short(name)} is not in {self.backend.where}.", digest=name.digest, name=name
+            )
         return stored
 
     async def _checked(

@@ -12,6 +12,7 @@ import pytest
 
 from mesh import artifact_getting, artifact_putting, codec, coding, limits, put_memory, windows
 from mesh import cache as mesh_cache
+from mesh.cache import LocalCache
 from mesh.chunks import Piece
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, BusUnavailable, DataRefused, DiskFull
 from mesh.messages import object_names
@@ -276,8 +277,7 @@ def packed(folder: Path, *bodies: tuple[bytes, bytes | None]) -> FileEntry:
         digest, against = codec.digest(body), ""
         stored = coding.RAW_HEADER + body
         if base:
-            planes = coding.planes_of(coding.RAW_HEADER + base, item_bytes=4)
-            stored = coding.encode(body, item_bytes=4, base=planes, base_digest=codec.digest(base))
+            stored = coding.encode(body, item_bytes=4, base=base, base_digest=codec.digest(base))
             against = coding.base_of(stored)
             assert against == codec.digest(base)
         if base != b"":
@@ -420,3 +420,39 @@ async def test_what_another_artifact_in_the_cache_has_is_not_fetched(shelf: Shel
     count = len(shelf.fetched)
     assert contents(await reader.get(second)) == {"weights": BODY, "head": b"2"}
     assert len(shelf.fetched) == count + 2
+
+
+# -- room -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_disk_without_room_costs_entries_that_nobody_uses_and_only_if_that_helps(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_cache, "GRACE_S", 0.0)
+    writer, reader = store(shelf, tmp_path / "c1"), store(shelf, tmp_path / "c2")
+    names = [await writer.put(folder_of(tmp_path / f"in{i}", a=os.urandom(10_000)), media="m") for i in range(4)]
+    for at, name in enumerate(names[:3]):
+        await reader.get(name)
+        os.utime(tmp_path / "c2" / name / "manifest", (at, at))
+
+    def free() -> int:
+        return 22_000 - sum(path.stat().st_size for path in (tmp_path / "c2").glob("[0-9a-f]*/files/*"))
+
+    monkeypatch.setattr(mesh_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free()}))
+    with reader.hold(names[0]):
+        await reader.get(names[3])
+        assert set(reader.cached(9)) == {names[0], names[3]}
+    large = await writer.put(folder_of(tmp_path / "large", a=os.urandom(60_000)), media="m")
+    with pytest.raises(DiskFull):
+        await reader.get(large)
+    assert set(reader.cached(9)) == {names[0], names[3]}
+
+
+async def test_parts_that_were_cut_off_count_with_the_cache(shelf: Shelf, tmp_path: Path) -> None:
+    await cut_off(shelf, tmp_path, 3)
+    of_a_dead_process(*left(tmp_path / "c2"))
+    other = await store(shelf, tmp_path / "c1").put(folder_of(tmp_path / "other", o=b"o"), media="m")
+    await store(shelf, tmp_path / "c2").get(other)
+    assert len(left(tmp_path / "c2")) == 1
+    LocalCache(tmp_path / "c2", 1_000).evict()
+    assert left(tmp_path / "c2") == []
