@@ -169,14 +169,14 @@ class Lineage:
                 version.cycles[key] = before
             return digest
         usable = bool(before.base) and deltas and before.sent_objects < CYCLE_MAX
-        planes = self._base(before, piece) if usable else None
-        if planes is None:
+        content = self._base(before) if usable else None
+        if content is None:
             stored = coding.encode(body, item_bytes=piece.item_bytes)
         else:
             stored = coding.encode(
                 body,
                 item_bytes=piece.item_bytes,
-                base=planes,
+                base=content,
                 base_digest=before.base,
                 delta_bytes_max=before.sent_bytes // before.sent_objects,
             )
@@ -192,11 +192,11 @@ class Lineage:
             version.cycles[key] = Cycle(digest, len(stored), 1, zlib.crc32(stored))
         return digest
 
-    def _base(self, cycle: Cycle, piece: Piece) -> list[coding.Bytes] | None:
-        """The planes of a piece's base; None when it is no longer here."""
+    def _base(self, cycle: Cycle) -> memoryview | None:
+        """The bytes of a piece's base; None when it is no longer here."""
         try:
             stored = (self.folder / str(object_names.whole(cycle.base))).read_bytes()
-            return coding.planes_of(stored, item_bytes=piece.item_bytes) if zlib.crc32(stored) == cycle.crc32 else None
+            return coding.decode(stored) if zlib.crc32(stored) == cycle.crc32 else None
         except (OSError, ArtifactCorrupt):
             return None
 

@@ -115,8 +115,7 @@ async def chained(shelf: Shelf, folder: Path) -> tuple[str, str]:
     first = await mine.put(folder_of(folder / "one", **{"a.bin": before}), media="checkpoint", keep=True)
     packed = folder / "packed"
     packed.mkdir()
-    planes = coding.planes_of(coding.RAW_HEADER + before, item_bytes=1)
-    (packed / str(object_names.delta(digest, base))).write_bytes(coding.encode(after, base=planes, base_digest=base))
+    (packed / str(object_names.delta(digest, base))).write_bytes(coding.encode(after, base=before, base_digest=base))
     entry = FileEntry(path="a.bin", size_bytes=len(after), objects=(digest,), sizes=(len(after),), bases=(base,))
     second = await mine.put_packed([entry], packed, media="checkpoint")
     assert ((await mine.get(second)) / "a.bin").read_bytes() == after
