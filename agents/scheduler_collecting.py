@@ -27,13 +27,14 @@ from agents.scheduler_suspects import Suspects
 from mesh import codec, streams
 from mesh.bus import StreamState
 from mesh.collector_notes import CollectorNotes
-from mesh.errors import Conflict, RamifyError
+from mesh.errors import Conflict, RamifyError, Retry
+from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.collecting import ROWS_BYTES_MAX, CorruptFound, StoreUse, Why, condemn
-from mesh.messages.object_names import MANIFEST, ObjectName
+from mesh.messages.object_names import MANIFEST, ObjectName, manifest
 from mesh.objects import ObjectBackend
 from mesh.sieve import Sieve
 from mesh.windows import in_window, patiently
-from planner.collecting import Pace, Rules, portions
+from planner.collecting import OWNER, Pace, Rules, portions
 
 LOOK_S = 30.0
 """How often the store's use is looked at."""
@@ -65,10 +66,12 @@ class Collecting:
     """The collector of one term."""
 
     def __init__(self, agent: Agent, history: History) -> None:
-        settings = agent.settings.scheduler
+        settings, settings_of_store = agent.settings.scheduler, agent.settings.artifacts
         self._agent, self._history = agent, history
         self._rules = Rules(settings.collect_every_s, settings.collect_wait_s, settings.unnamed_keep_s)
         self._pace = Pace(self._rules, now_s())
+        self._shared = settings_of_store.backend != "broker"
+        """Objects lie where another mesh could have its own."""
         self._bell = asyncio.Event()
         self._connection = 0
         """Rises whenever the broker was away."""
@@ -112,7 +115,9 @@ class Collecting:
                     await self._collect(notes)
             except (RamifyError, OSError, sqlite3.Error) as error:
                 self._agent.metrics.count("mesh_collections_total", outcome="broken off")
-                self._say("waits after a round that was broken off")
+                self._say(f"waits after a round that was broken off: {error}")
+                if not isinstance(error, Retry):
+                    self._pace.ended(removed=0)  # hurrying does not help
                 self._agent.log.warning("collecting is broken off and begins anew later: %s", error)
                 await self._agent.pause(LOOK_S)
 
@@ -131,8 +136,7 @@ class Collecting:
 
     async def _look_at_use(self) -> None:
         self._state = await self._agent.broker.state(self._agent.stream(streams.ARTIFACTS))
-        in_broker = self._agent.settings.artifacts.backend == "broker"
-        size, limit = (self._state.size_bytes, self._state.limit_bytes) if in_broker else (-1, -1)
+        size, limit = (-1, -1) if self._shared else (self._state.size_bytes, self._state.limit_bytes)
         self._use = self._use.evolve(where=self._backend.where, size_bytes=size, limit_bytes=limit)
         self._agent.metrics.set("mesh_store_bytes", size)
         self._agent.metrics.set("mesh_store_limit_bytes", limit)
@@ -170,6 +174,8 @@ class Collecting:
         with contextlib.closing(Sieve(scratch)) as sieve:
             marking = Marking(self._agent, self._history, self._backend, notes, sieve, self._rules)
             self._say("looks at what is stored, and what names it")
+            if self._shared:
+                marking.owner = await self._owner()
             mark = await patiently(self._backend.mark)
             await marking.find()
             await marking.name()
@@ -184,6 +190,19 @@ class Collecting:
         self._pace.ended(removed=self._removed - before)
         self._agent.metrics.count("mesh_collections_total", outcome="done")
         self._say("waits for the next round")
+
+    async def _owner(self) -> str:
+        """This mesh, in a place that others could use too; says so there. A folder or bucket is easily named twice."""
+        first = await self._agent.broker.read(
+            self._agent.stream(streams.LEDGER), self._agent.subjects.ledger(), messages_max=1
+        )
+        if not first:
+            raise Conflict("a leader writes the ledger before it collects, and the ledger is empty: it was replaced")
+        mesh = codec.digest(first[0].data)
+        entry = FileEntry(path="mesh", size_bytes=0, objects=(), sizes=())
+        data = codec.encode(Manifest(media=OWNER, files=(entry,), facts={"mesh": mesh}))
+        await patiently(lambda: self._backend.put(manifest(codec.digest(data)), data))
+        return mesh
 
     def _created(self) -> str:
         return self._state.created if self._state is not None else ""

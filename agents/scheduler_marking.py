@@ -21,14 +21,14 @@ from agents.scheduler_history import History
 from mesh import codec, limits, streams
 from mesh.bus import Stored
 from mesh.collector_notes import CollectorNotes
-from mesh.errors import Malformed, NotFound
+from mesh.errors import EnvironmentUnfit, Malformed, NotFound
 from mesh.messages.artifacts import Manifest
 from mesh.messages.ledger import Entry, Recommended, TaskSucceeded
 from mesh.messages.object_names import MANIFEST, ObjectName, manifest
 from mesh.objects import ObjectBackend
 from mesh.sieve import PAGE, Sieve
 from mesh.windows import in_window, patiently
-from planner.collecting import Named, Rules, Standing, digests_in, digests_of, judge, objects_of
+from planner.collecting import OWNER, Named, Rules, Standing, digests_in, digests_of, judge, objects_of
 
 MESSAGES_READ = 128
 """Messages read at once: some 250 kB of results, a few MB of ledger entries."""
@@ -44,6 +44,10 @@ class Unreadable(Malformed):
     """A manifest is stored that this program can not read: what it names is unknown, so nothing is condemned."""
 
 
+class ForeignStore(EnvironmentUnfit):
+    """Another mesh keeps its artifacts here: what it needs is unknown, so nothing is condemned."""
+
+
 class Marking:
     """The looks of one round."""
 
@@ -52,6 +56,8 @@ class Marking:
     ) -> None:
         self._agent, self._history, self._backend = agent, history, backend
         self._notes, self._sieve, self._rules = notes, sieve, rules
+        self.owner = ""
+        """The mesh whose store this is, where several could use one; what another one has left ends the look."""
         self.manifests = self.objects = self.dead = 0
         """Found, found, and judged to be dead."""
         self.corrupt: list[ObjectName] = []
@@ -189,6 +195,11 @@ class Marking:
             if found is None:  # should it be written again, it is a new one
                 self._sieve.lose(name)
                 return
+            if found.media == OWNER and self.owner not in ("", found.facts.get("mesh")):
+                raise ForeignStore(
+                    f"Another mesh stores its artifacts in {self._backend.where} too, so nothing is removed there: "
+                    f"give each a place of its own. If that mesh is gone for good, remove the manifest {name.digest}."
+                )
             judgement = judge(found, Named(self._sieve.named(name.digest)), self._history.ledger, self._rules)
             if judgement.standing is Standing.AWAITED:
                 since, age_s = self._notes.awaited(name.digest, mark, round_)

@@ -75,7 +75,7 @@ BELIEF_S = 600.0
 """How long what was seen in the store is believed to be there. A manifest is written at most this long after each of
 its objects was stored or seen: a collector that waits longer between its looks takes nothing that is being named."""
 
-UPLOAD_REFRESH_S = 300.0
+UPLOAD_REFRESH_S = 200.0
 """How often a long upload names what it has sent so far, so that the collector of garbage keeps it. Less than half
 of the shortest wait between condemning and removing: one lost attempt costs nothing."""
 

@@ -27,7 +27,7 @@ from mesh.messages.base import Epoch
 from mesh.messages.object_names import ObjectName, of_part, whole
 from planner.ledger import Ledger, Task
 
-CHECKPOINT, UPLOAD, SNAPSHOT = "checkpoint", "upload", "snapshot"
+CHECKPOINT, UPLOAD, SNAPSHOT, OWNER = "checkpoint", "upload", "snapshot", "owner"
 """Media that are judged by more than their names."""
 
 TOPIC_MEDIA = frozenset({"split", "dataset"})
@@ -118,6 +118,8 @@ def objects_of(manifest: Manifest) -> Iterator[ObjectName]:
 
 def judge(manifest: Manifest, named: Named, ledger: Ledger, rules: Rules) -> Judgement:
     """Does a stored manifest live?"""
+    if manifest.media == OWNER:
+        return Judgement(Standing.NAMED, "it says whose store this is")
     if named is Named.BY_RECORD or (named is Named.BY_TOPIC and manifest.media in TOPIC_MEDIA):
         return Judgement(Standing.NAMED, "it is named")
     if manifest.media == CHECKPOINT:

@@ -14,7 +14,7 @@ from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Epoch
 from mesh.messages.collecting import Condemned, CorruptFound, Why
 from mesh.messages.judgement import Champion, Choice, Recommendation
-from mesh.messages.ledger import Entry, Recommended, SnapshotAt, TaskSucceeded
+from mesh.messages.ledger import Entry, LeaderChosen, Recommended, SnapshotAt, TaskSucceeded
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
@@ -23,6 +23,10 @@ from planner.ledger import Checkpoint, Ended
 from tests.support.collecting import EVERY_S, KEEP_S, SUBJECTS, WAIT_S, CollectingStage, StagedHistory
 
 A, B, C, D = (bytes([letter]) * 2_000 for letter in b"ABCD")
+
+LEADER = Entry(
+    term=1, generation=1, commands_seq=0, previous="0" * 64, at_ms=0, events=(LeaderChosen(name="s", term=1),)
+)
 
 ROUND_S = EVERY_S + WAIT_S + 60.0
 """A round and some: what is dead at its beginning is gone at its end."""
@@ -365,6 +369,25 @@ def test_a_manifest_of_a_newer_program_stops_collecting(tmp_path: Path) -> None:
             await asyncio.sleep(ROUND_S)
             assert collector._agent.metrics.value("mesh_collections_total", outcome="broken off") >= 1
             assert len(await stage.stored()) == 2
+
+    run(tmp_path, case)
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_nothing_is_removed_where_another_mesh_stores_too(tmp_path: Path, foreign: bool) -> None:
+    async def case(stage: CollectingStage) -> None:
+        await stage.hand.append(SUBJECTS.ledger(), codec.encode(LEADER))
+        first = (await stage.hand.read(SUBJECTS.stream(streams.LEDGER), SUBJECTS.ledger()))[0].data
+        await stage.put(media="owner", facts={"mesh": "f" * 64 if foreign else codec.digest(first)})
+        await stage.put_object(A)
+        async with stage.collecting() as collector:
+            collector._shared = True
+            await asyncio.sleep(2 * KEEP_S)
+            broken_off = collector._agent.metrics.value("mesh_collections_total", outcome="broken off")
+        assert (broken_off > 0) == foreign
+        assert (object_names.whole(codec.digest(A)) in await stage.stored()) == foreign
+        owners = [name for name in await stage.stored() if name.kind == object_names.MANIFEST]
+        assert len(owners) >= 1
 
     run(tmp_path, case)
 
