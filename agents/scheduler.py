@@ -18,6 +18,8 @@ seen what the store does not hold follows nobody: whoever leads may not know it,
 
 from __future__ import annotations
 
+import asyncio
+
 from agents.runtime import Agent
 from agents.scheduler_ears import Ears
 from agents.scheduler_following import Follower
@@ -26,7 +28,7 @@ from agents.scheduler_leading import Leader
 from agents.scheduler_results import Projector
 from mesh import codec, streams
 from mesh.bus import Disconnects
-from mesh.disconnects import ServerDisconnects
+from mesh.disconnects import ServerDisconnects, SystemNote
 from mesh.ended import EndedIndexOnDisk
 from mesh.errors import BusUnavailable, Conflict, Deposed, DiskFull, NotFound
 from mesh.messages.services import Ask
@@ -72,8 +74,12 @@ def _disconnects(agent: Agent) -> Disconnects | None:
 
 
 async def _make_streams(agent: Agent) -> None:
-    artifact_bytes_max = int(store_bytes_max(agent.settings.home) * ARTIFACTS_SHARE)
-    await streams.ensure_all(agent.broker, streams.table(agent.subjects, artifact_bytes_max=artifact_bytes_max))
+    home, servers = agent.settings.home, agent.settings.nats.servers
+    wanted = int(store_bytes_max(home) * ARTIFACTS_SHARE)
+    owner = bool(servers) and await asyncio.to_thread(SystemNote.is_of, home / "broker", servers[0])
+    given = await streams.make(agent.broker, agent.subjects, artifact_bytes_max=wanted, owner=owner)
+    if 0 < given < wanted:
+        agent.log.info("artifacts may fill %d MiB of the broker's store", given >> 20)
 
 
 async def _live(agent: Agent, history: History, ears: Ears, projector: Projector) -> None:

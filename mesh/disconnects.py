@@ -55,6 +55,12 @@ class SystemNote:
             return cls(**json.loads(cls.path(folder).read_bytes()))
         return None
 
+    @classmethod
+    def is_of(cls, folder: Path, url: str) -> bool:
+        """Is the broker at this address the one in this folder?"""
+        note = cls.read(folder)
+        return note is not None and _place(note.url) == _place(url)
+
     def options(self) -> NatsOptions:
         """How to connect."""
         return NatsOptions(servers=(self.url,), user=self.user, password=self.password)

@@ -11,6 +11,9 @@
 `Log.ensure` makes the broker follow the table, `Log.differences` says where it does not. Each stream carries the
 version of its declaration: a program that declares an older one is refused, so that two releases in one mesh can not
 undo each other's settings in turns.
+
+How much ARTIFACTS may hold is no matter of releases but of the broker's disk: only who has the broker's home folder
+knows it (`make`). Schedulers elsewhere leave that limit as it is, or they would undo each other's, too.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Iterable
 
 from mesh import limits
 from mesh.bus import Log, StreamSpec
-from mesh.errors import BrokerRefused, Conflict
+from mesh.errors import BrokerRefused, Conflict, DiskFull, NotFound
 from mesh.subjects import Subjects
 
 SCHEMA = 1
@@ -29,6 +32,9 @@ SCHEMA = 1
 TOPICS, COMMANDS, LEDGER, RESULTS, ARTIFACTS = "TOPICS", "COMMANDS", "LEDGER", "RESULTS", "ARTIFACTS"
 CONDEMNED = "CONDEMNED"
 GRAPH, CHAMPIONS, MODELS = "graph", "champions", "models"
+
+ARTIFACTS_BYTES_LEAST = 64 << 20
+"""With less room than this for artifacts a mesh does not begin."""
 
 
 def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> tuple[StreamSpec, ...]:
@@ -99,6 +105,32 @@ async def ensure_all(log: Log, specs: Iterable[StreamSpec]) -> list[str]:
     for spec in specs:
         found += await log.ensure(spec)
     return found
+
+
+async def make(log: Log, subjects: Subjects, *, artifact_bytes_max: int, owner: bool) -> int:
+    """Make every stream as declared; most bytes that the artifact stream may hold now (-1: no limit of its own).
+
+    artifact_bytes_max: what it should be. A broker that has less room (a smaller one than was thought, or one that
+    several meshes share) gets half of it, and so on down to ARTIFACTS_BYTES_LEAST. An artifact stream that is there
+    keeps its limit, unless the caller is the `owner` of the broker's home folder and there is room for the new one.
+    DiskFull when there is no room at all; BrokerRefused for streams of a newer program.
+    """
+    try:
+        found: int | None = (await log.state(subjects.stream(ARTIFACTS))).limit_bytes
+    except NotFound:
+        found = None
+    wanted = artifact_bytes_max if found is None or owner else found
+    while True:
+        try:
+            await ensure_all(log, table(subjects, artifact_bytes_max=wanted))
+            return wanted
+        except DiskFull:
+            if found not in (None, wanted):
+                wanted = found
+            elif found is None and wanted // 2 >= ARTIFACTS_BYTES_LEAST:
+                wanted //= 2
+            else:
+                raise
 
 
 def compare(declared: StreamSpec, found: StreamSpec | None) -> list[str]:
