@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from agents.scheduler import body
 from agents.worker_wanted import WantedBack
 from mesh import codec, coding, streams
 from mesh.bus import Message
-from mesh.errors import ArtifactCorrupt
+from mesh.errors import ArtifactCorrupt, ArtifactMissing
 from mesh.memory import MemoryServer
 from mesh.messages import object_names
 from mesh.messages.collecting import CorruptFound, Wanted
@@ -20,7 +21,9 @@ from mesh.objects import JetStreamBackend
 from mesh.settings import load
 from mesh.stores import open_store
 from mesh.subjects import Subjects
+from tests.support import agents
 from tests.support.agents import until
+from tests.unit.agents.test_scheduler import ready
 
 SUBJECTS = Subjects()
 BODY = random.Random(1).randbytes(2_000)
@@ -90,3 +93,29 @@ async def test_a_reader_of_corrupt_bytes_tells_the_leader(tmp_path: Path) -> Non
         await stage.reader.get(digest)
     await until(lambda: bool(told), "the report")
     assert told[0].names == (str(NAME),)
+
+
+async def test_a_corrupt_object_is_mended_by_leader_and_cache_together(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    digest = await stage.put()
+    await stage.backend.put(NAME, coding.RAW_HEADER + BODY[::-1], over=True)
+    wanted = WantedBack(stage.worker, logging.getLogger())
+    await stage.server.connect("w3").subscribe(SUBJECTS.wanted(), wanted.hear)
+    looking = asyncio.create_task(wanted.run())
+    async with agents.running(agents.make(stage.server, "scheduler", tmp_path / "scheduler"), body):
+        await ready(stage.hand)
+        with pytest.raises(ArtifactCorrupt):
+            await stage.reader.get(digest)
+        async with asyncio.timeout(20):
+            while (path := await _get(stage, digest)) is None:
+                await asyncio.sleep(0.02)
+        assert (path / "model.bin").read_bytes() == BODY
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+async def _get(stage: Stage, digest: str) -> Path | None:
+    try:
+        return await stage.reader.get(digest)
+    except (ArtifactCorrupt, ArtifactMissing):
+        return None
