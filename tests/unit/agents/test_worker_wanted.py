@@ -107,7 +107,7 @@ async def test_a_corrupt_object_is_mended_by_leader_and_cache_together(tmp_path:
         with pytest.raises(ArtifactCorrupt):
             await stage.reader.get(digest)
         async with asyncio.timeout(20):
-            while (path := await _get(stage, digest)) is None:
+            while (path := await _get(stage, digest)) is None:  # noqa: ASYNC110 - looked at, with a deadline
                 await asyncio.sleep(0.02)
         assert (path / "model.bin").read_bytes() == BODY
     looking.cancel()
