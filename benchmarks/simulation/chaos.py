@@ -128,6 +128,7 @@ class Chaos:
         """Somebody removes the cached artifacts of a machine."""
         if worker.disk.cache:
             self._trace.fault("emptied cache", worker.name)
+            worker.disk.emptied.update(worker.disk.cache)
             worker.disk.cache.clear()
 
     def _lose_artifact(self) -> None:

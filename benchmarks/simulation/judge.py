@@ -382,7 +382,8 @@ class Judge:
 
     def _untold(self, name: str, disk: Disk) -> list[str]:
         """What an outbox let go of as recorded and is not, though it could be: of what was lost with a store, older
-        checkpoints are not told again, nor is what can not be had any more."""
+        checkpoints are not told again, nor is what could not be had any more at some time: a task that is done again
+        may make the same artifact anew."""
         return [
             f"{name} let go of {key} as recorded, the ledger has no such thing"
             for key, row in disk.kept.items()
@@ -406,7 +407,7 @@ class Judge:
         ]
 
     def _at_hand(self, digest: str, disk: Disk) -> bool:
-        return digest in disk.cache or self._stored(digest)
+        return digest not in disk.emptied and (digest in disk.cache or self._stored(digest))
 
     def _stored(self, digest: str) -> bool:
         """Is the artifact in the store, with all its parts?"""

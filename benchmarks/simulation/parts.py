@@ -40,6 +40,8 @@ class Disk:
     refused: dict[Key, tuple[Row, str]] = dataclasses.field(default_factory=dict)
     cache: Cache = dataclasses.field(default_factory=dict)
     """Artifacts."""
+    emptied: set[str] = dataclasses.field(default_factory=set)
+    """Artifacts that were in the cache when somebody emptied it."""
     taken: int = 0
     """Rows ever taken; a row's number stands where the real one has its date."""
 
