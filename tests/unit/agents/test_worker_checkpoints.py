@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
 
@@ -20,60 +20,14 @@ from mesh.bus import Log
 from mesh.errors import BusUnavailable, ChildBroke, DiskFull, RamifyError
 from mesh.messages.base import Epoch
 from mesh.messages.commands import CheckpointMade
-from mesh.messages.object_names import MANIFEST, ObjectName
 from mesh.subjects import Subjects
+from tests.support.gate import Gate
 from tests.support.packing import PackerAtHand
 from tests.support.snapshots import STATE, TENSORS, a_step_later, buffer_of, files_below, tensors_file, weights
 
 WEIGHTS = [weights(20_000, seed=1)]
 for number in range(1, 6):
     WEIGHTS.append(a_step_later(WEIGHTS[-1], seed=number))
-
-
-class Gate:
-    """An object backend in memory that can be shut, fails when told to, and remembers the order of what came."""
-
-    where = "memory"
-
-    def __init__(self) -> None:
-        self.held: dict[ObjectName, bytes] = {}
-        self.open = asyncio.Event()
-        self.open.set()
-        self.reached = asyncio.Event()
-        self.error: RamifyError | None = None
-        self.order: list[str] = []
-
-    async def put(self, name: ObjectName, data: bytes, *, over: bool = False) -> bool:
-        self.reached.set()
-        await self.open.wait()
-        if self.error is not None:
-            raise self.error
-        self.order.append("manifest" if name.kind == MANIFEST else "object")
-        there = name in self.held
-        self.held[name] = data
-        return not there
-
-    async def get(self, name: ObjectName) -> bytes | None:
-        return self.held.get(name)
-
-    async def has(self, name: ObjectName) -> bool:
-        return name in self.held
-
-    async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
-        return {name for name in names if name not in self.held}
-
-    async def names(self) -> AsyncIterator[ObjectName]:
-        for name in list(self.held):
-            yield name
-
-    async def mark(self) -> str:
-        return ""
-
-    async def remove(self, name: ObjectName, *, mark: str = "") -> bool:
-        return self.held.pop(name, None) is not None
-
-    async def close(self) -> None:
-        pass
 
 
 class Desk:

@@ -1,0 +1,185 @@
+"""One lease with a child that hands over snapshots: what the worker makes of them, and what it tells meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from agents import worker_checkpoints
+from agents.worker_owed import Debts
+from agents.worker_state import Begin
+from agents.worker_task import Running, Tools
+from executors.frames import Frame, Halted, Progressed, Snapshotted, Start
+from executors.isolation import Bounds, Child
+from executors.pool import Pool
+from executors.port import Runtime
+from mesh import platform, windows
+from mesh.artifacts import ArtifactStore
+from mesh.bus import Log
+from mesh.errors import DiskFull
+from mesh.messages.base import Epoch
+from mesh.messages.commands import CheckpointMade, GiveBack
+from mesh.messages.leases import Lease
+from mesh.messages.tasks import TaskSpec
+from mesh.subjects import Subjects
+from tests.support.gate import Gate
+from tests.support.packing import PackerAtHand
+from tests.support.snapshots import TENSORS, buffer_of, tensors_file, weights
+
+FILES = {TENSORS: tensors_file({"w": weights(5_000, seed=1)})}
+
+
+class Trainer:
+    """A child in name: it hands over snapshots and ends when it is told."""
+
+    runtime = Runtime.TORCH
+    runs = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.pid, self.silent_s, self.step = os.getpid(), 0.0, 0
+        self.folder, self.fds = folder, list[int]()
+        self.released: list[int] = []
+        self.started: Start | None = None
+        self.hear: Callable[[Frame], None] = lambda frame: None
+        self.begun, self.halted = asyncio.Event(), asyncio.Event()
+
+    async def run(self, start: Start, bounds: Bounds, hear: Callable[[Frame], None]) -> Halted:
+        self.started, self.hear = start, hear
+        self.begun.set()
+        await self.halted.wait()
+        return Halted(run=1)
+
+    def snapshot(self, number: int, buffer: str = "") -> None:
+        spans = buffer_of(self.folder / "image", FILES)
+        fd, path = platform.shared_memory(self.folder)
+        self.fds.append(fd)
+        os.write(fd, (self.folder / "image").read_bytes())
+        made = Snapshotted(
+            run=1, number=number, step=number, best=False, trained_s=0.0, buffer=buffer or path, files=spans
+        )
+        self.hear(made)
+
+    def halt(self, reason: str) -> None:
+        self.snapshot(9)
+        for fd in self.fds:
+            os.close(fd)  # it is gone as soon as it has said that it stops
+        self.halted.set()
+
+    def release(self, run: int, number: int, *, unreadable: bool = False) -> None:
+        self.released.append(number)
+
+
+class Stage:
+    """A lease that runs in such a child."""
+
+    def __init__(self, folder: Path, runtime: Runtime = Runtime.TORCH) -> None:
+        self.child, self.gate, self.owed = Trainer(folder), Gate(), list[Any]()
+        stage = self
+
+        class OnePool:
+            async def take(self, runtime: Runtime) -> Child:
+                return cast(Child, stage.child)
+
+            def expect(self, runtime: Runtime) -> None: ...
+
+            def give(self, child: Child) -> None: ...
+
+        class Owing:
+            async def owe(self, row: Any) -> None:
+                stage.owed.append(row)
+
+        (folder / "scratch").mkdir()
+        store = ArtifactStore(
+            cast(Log, None), Subjects(), cache=folder / "cache", cache_bytes_max=10**9, backend=self.gate
+        )
+        tools = Tools(
+            worker="w1", incarnation="w1.0001", store=store, pool=cast(Pool, OnePool()), packer=PackerAtHand(folder),
+            debts=cast(Debts, Owing()), scratch=folder / "scratch", runtimes={"train": runtime}, gpu_numbers=(),
+            light=asyncio.Semaphore(1),
+        )  # fmt: skip
+        spec = TaskSpec(id="task", topic="topic", executor="train")
+        self.running = Running(Begin(Lease(task=spec, epoch=Epoch(1, 1), attempt=1), ()), tools)
+
+    @property
+    def checkpoints(self) -> list[int]:
+        return [row.key.number for row in self.owed if isinstance(row, CheckpointMade)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in several places
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "PAUSE_S", 0.0)
+    monkeypatch.setattr(worker_checkpoints, "PAUSE_S_FIRST", 0.0)
+    monkeypatch.setattr(worker_checkpoints, "LOOK_S", 0.001)
+
+
+@pytest.mark.parametrize(("runtime", "packs"), [(Runtime.TORCH, True), (Runtime.SCIENCE, False)])
+async def test_trainings_are_told_that_their_snapshots_are_packed(
+    tmp_path: Path, runtime: Runtime, packs: bool
+) -> None:
+    stage = Stage(tmp_path, runtime)
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    assert stage.child.started is not None
+    assert stage.child.started.packs is packs
+    stage.running.void("enough")
+    await life
+
+
+async def test_the_last_snapshot_of_a_lease_that_is_given_back_is_stored_although_its_child_is_gone(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path)
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.snapshot(1)
+    await until(lambda: stage.checkpoints == [1])
+    stage.running.give_back("drained")
+    await life
+    assert stage.checkpoints == [1, 9]
+    assert isinstance(stage.owed[-1], GiveBack), "the checkpoint's row comes first"
+    assert stage.child.released == [1, 9]
+
+
+async def test_a_full_store_is_told_and_the_training_goes_on(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.gate.error = DiskFull("The stream is full.")
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.snapshot(1)
+    await until(lambda: bool(stage.running.paused))
+    assert "The stream is full." in stage.running.paused
+    assert stage.child.released == [1]
+    stage.running.news = Progressed(run=1, step=5, done=0.5)
+    progress = stage.running.take_progress()
+    assert progress is not None
+    assert progress.phase == "checkpoints wait"
+    stage.gate.error = None
+    await until(lambda: stage.checkpoints == [1])
+    assert stage.running.paused == ""
+    stage.running.void("enough")
+    await life
+
+
+async def test_a_child_names_its_own_memory_or_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * 100)
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    for number, path in enumerate((str(secret), "/proc/1/fd/0", f"/proc/{os.getpid()}/environ"), start=1):
+        stage.child.snapshot(number, buffer=path)
+    assert stage.child.released == [1, 2, 3]
+    stage.running.void("enough")
+    await life
+    assert stage.owed == []
