@@ -114,12 +114,18 @@ class Collecting:
                 with contextlib.closing(CollectorNotes(self._history.beside("collecting.db"))) as notes:
                     await self._collect(notes)
             except (RamifyError, OSError, sqlite3.Error) as error:
-                self._agent.metrics.count("mesh_collections_total", outcome="broken off")
-                self._say(f"waits after a round that was broken off: {error}")
-                if not isinstance(error, Retry):
-                    self._pace.ended(removed=0)  # hurrying does not help
                 self._agent.log.warning("collecting is broken off and begins anew later: %s", error)
-                await self._agent.pause(LOOK_S)
+                await self._broken_off(error)
+            except Exception as error:  # a defect here: leases go on being given all the same
+                self._agent.failed("collecting", f"collecting failed and begins anew later: {error}", error)
+                await self._broken_off(error)
+
+    async def _broken_off(self, error: Exception) -> None:
+        self._agent.metrics.count("mesh_collections_total", outcome="broken off")
+        self._say(f"waits after a round that was broken off: {error}")
+        if not isinstance(error, Retry):
+            self._pace.ended(removed=0)  # hurrying does not help
+        await self._agent.pause(LOOK_S)
 
     async def _collect(self, notes: CollectorNotes) -> None:
         """Round after round."""

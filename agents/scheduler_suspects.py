@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from agents.runtime import Agent, now_s
 from mesh import codec, coding
-from mesh.errors import ArtifactCorrupt, BusUnavailable, Conflict
+from mesh.errors import ArtifactCorrupt, BusUnavailable, Conflict, RamifyError
 from mesh.messages import object_names
 from mesh.messages.collecting import CorruptRow, Wanted, Why
 from mesh.messages.object_names import MANIFEST, ObjectName
@@ -59,7 +59,12 @@ class Suspects:
         """Examine what was reported, and see what has come back. BusUnavailable: the rest waits."""
         while self._waiting:
             name = next(iter(self._waiting))
-            await self._examine(name)
+            try:
+                await self._examine(name)
+            except BusUnavailable:
+                raise
+            except RamifyError as error:  # it would stand in the way of all others; its next reader reports it again
+                self._agent.failed("suspect", f"{name} was reported as corrupt and can not be examined: {error}")
             self._waiting.pop(name, None)
         for name, (at, back) in list(self._removed.items()):
             if not back and await self._backend.has(name):

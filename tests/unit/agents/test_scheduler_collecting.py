@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -432,6 +432,30 @@ def test_a_corrupt_object_is_condemned_removed_and_told(tmp_path: Path) -> None:
             await stage.put_object(A)
             await asyncio.sleep(60.0)
             assert [(row.name, row.back) for row in collector.use().corrupt] == [(str(bad), True)]
+
+    run(tmp_path, case)
+
+
+def test_a_defect_of_the_collector_ends_a_round_and_not_the_term(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def case(stage: CollectingStage) -> None:
+        await stage.put_object(A)
+        real = Sieve.doomed
+        defects = [ValueError("a defect")]
+
+        def doomed(self: Sieve) -> Iterator[list[object_names.ObjectName]]:
+            if defects:
+                raise defects.pop()
+            return real(self)
+
+        monkeypatch.setattr(Sieve, "doomed", doomed)
+        async with stage.collecting() as collector:
+            await asyncio.sleep(ROUND_S)
+            assert "a defect" in collector.use().state
+            assert len(await stage.stored()) == 1
+            await asyncio.sleep(ROUND_S)
+            assert await stage.stored() == set()
 
     run(tmp_path, case)
 
