@@ -17,7 +17,7 @@ import pytest
 from agents import scheduler, worker, worker_owed, worker_spool
 from agents.runtime import Agent
 from agents.worker_beats import Beats, BeatTask
-from mesh import codec
+from mesh import codec, streams
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Message
 from mesh.errors import EnvironmentUnfit
@@ -206,9 +206,9 @@ async def test_a_hanging_child_is_killed_and_the_task_goes_on(mesh: Mesh) -> Non
 
 
 async def test_a_missing_input_is_tried_again_until_it_is_there(mesh: Mesh, tmp_path: Path) -> None:
-    elsewhere = ArtifactStore(
-        MemoryServer(mesh.subjects).connect("x"), mesh.subjects, cache=tmp_path / "elsewhere", cache_bytes_max=1 << 30
-    )
+    other = MemoryServer(mesh.subjects).connect("other")
+    await streams.ensure_all(other, streams.table(mesh.subjects, artifact_bytes_max=1 << 30))
+    elsewhere = ArtifactStore(other, mesh.subjects, cache=tmp_path / "elsewhere", cache_bytes_max=1 << 30)
     data = tmp_path / "data.txt"
     data.write_text("comes late")
     digest = await elsewhere.put(data, media="document")
