@@ -162,7 +162,8 @@ class Leader:
         agent = self._agent
         agent.metrics.set("mesh_leading", 1)
         endpoints = list(agent.endpoints)
-        asked = await agent.serve("ask", agent.subjects.ask("scheduler"), self._on_question, queue="scheduler")
+        # No queue group: a leader that stands still has not left it, and would get questions that it can not answer.
+        asked = await agent.serve("ask", agent.subjects.ask("scheduler"), self._on_question, queue="")
         self._adopt()
         ears = self._ears
         ears.inputs, ears.on_leader, ears.on_connected = self._inputs, self._on_leader, self._on_connected

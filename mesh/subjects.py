@@ -15,7 +15,7 @@ $KV.<prefix>_models.<name>                     models     who pushes a model, by
 <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
 <prefix>.lead                                  core       the leader's beat
 <prefix>.wanted                                core       the leader: objects that caches should give back
-<prefix>.ask.<role>                            core       questions, queue group per role
+<prefix>.ask.<role>                            core       questions; who is in charge answers
 $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
 $SYS.ACCOUNT.<account>.DISCONNECT              system     the broker says whose connection closed
 """

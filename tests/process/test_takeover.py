@@ -44,10 +44,10 @@ class Mesh:
         )  # fmt: skip
         return self.agents[name]
 
-    async def status(self) -> Status | None:
+    async def status(self, timeout_s: float = 0.3) -> Status | None:
         with contextlib.suppress(BusUnavailable, NotFound):
             question = codec.encode(Ask(what="status"))
-            asked = await self.broker.request(SUBJECTS.ask("scheduler"), question, timeout_s=0.3)
+            asked = await self.broker.request(SUBJECTS.ask("scheduler"), question, timeout_s=timeout_s)
             return codec.decode(asked.data, Status)
         return None
 
@@ -130,6 +130,8 @@ async def test_a_leader_that_stood_still_becomes_the_standby_and_refuses_nothing
     s1 = mesh.agents["s1"]
     os.kill(s1.pid, signal.SIGSTOP)
     await mesh.led_by("s2")
+    # s1 is still subscribed: no question may be left to it alone.
+    assert {found and found.leader for found in [await mesh.status(3.0) for _ in range(8)]} == {"s2"}
     await mesh.submit("next", 0.1)
     await mesh.until(TaskSucceeded, "next")
     os.kill(s1.pid, signal.SIGCONT)
