@@ -176,9 +176,9 @@ class Collecting:
         notes.follow(f"{self._backend.where} {self._history.ledger.generation} {self._created()}")
         number = notes.next_round(passed_s)
         pressed = self._pace.pressed(self._use.size_bytes, self._use.limit_bytes)
-        before = self._removed
+        rules, before = self._pace.rules(pressed=pressed), self._removed
         with contextlib.closing(Sieve(scratch)) as sieve:
-            marking = Marking(self._agent, self._history, self._backend, notes, sieve, self._rules)
+            marking = Marking(self._agent, self._history, self._backend, notes, sieve, rules)
             self._say("looks at what is stored, and what names it")
             if self._shared:
                 marking.owner = await self._owner()
@@ -190,7 +190,7 @@ class Collecting:
             self._looked(marking, lists)
             if lists:
                 self._say("waits before it removes what it has condemned")
-                await self._wait(self._pace.wait_s(pressed=pressed))
+                await self._wait(rules.wait_s)
                 await self._remove(sieve, marking, notes, mark, number, last)
                 self._over |= dict.fromkeys(lists, now_s())
         self._pace.ended(removed=self._removed - before)

@@ -76,8 +76,8 @@ BELIEF_S = 600.0
 its objects was stored or seen: a collector that waits longer between its looks takes nothing that is being named."""
 
 UPLOAD_REFRESH_S = 200.0
-"""How often a long upload names what it has sent so far, so that the collector of garbage keeps it. Less than half
-of the shortest wait between condemning and removing: one lost attempt costs nothing."""
+"""How often a long upload names what it has sent so far, so that the collector of garbage keeps it: several times in
+its usual wait. What is sent twice all the same, because the store was nearly full, is at most this much of an upload."""
 
 CONDEMNED_BYTES_MAX = 64 * 1024 * 1024
 """Lists of the condemned in their stream: some two million names. Every process that uploads holds them in memory."""

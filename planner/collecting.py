@@ -36,8 +36,13 @@ TOPIC_MEDIA = frozenset({"split", "dataset"})
 FULL_SHARE = 0.8
 """Part of the store's limit beyond which rounds follow each other: a fifth is left for what comes meanwhile."""
 
-PRESSED_WAIT_SHARE = 0.5
-"""Part of the wait between condemning and removing that is left when the store is nearly full."""
+PRESSED_WAIT_S = 150.0
+"""Wait between condemning and removing when the store is nearly full: uploads under way may send again what they sent
+in some minutes, which is better than none of them going on."""
+
+PRESSED_KEEP_SHARE = 1 / 24
+"""Part of the time for which what has no name is kept when the store is nearly full: whoever comes later with its
+result has it in the cache, and stores it again (agents/worker_again.py)."""
 
 _DIGEST = re.compile(rb"@([0-9a-f]{64})")
 """A text of 64 hex digits in msgpack: '@' is the last byte of its length, in every form that a length can have."""
@@ -169,9 +174,15 @@ class Pace:
         """Is the store nearly full?"""
         return limit_bytes > 0 and size_bytes > FULL_SHARE * limit_bytes
 
-    def wait_s(self, *, pressed: bool) -> float:
-        """Between condemning and removing."""
-        return self._rules.wait_s * (PRESSED_WAIT_SHARE if pressed else 1.0)
+    def rules(self, *, pressed: bool) -> Rules:
+        """The times of a round."""
+        if not pressed:
+            return self._rules
+        return dataclasses.replace(
+            self._rules,
+            wait_s=min(self._rules.wait_s, PRESSED_WAIT_S),
+            unnamed_keep_s=self._rules.unnamed_keep_s * PRESSED_KEEP_SHARE,
+        )
 
     def began(self, now: float) -> None:
         """A round begins."""

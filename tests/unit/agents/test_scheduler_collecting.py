@@ -310,7 +310,7 @@ def test_a_nearly_full_store_is_looked_at_at_once(tmp_path: Path) -> None:
         for number in range(9):
             await stage.put_object(bytes([number]) * 1_000)
         async with stage.collecting():
-            await asyncio.sleep(WAIT_S)  # half of the wait is enough then
+            await asyncio.sleep(WAIT_S + 15.0)  # a period would be ten times as long
             assert await stage.stored() == set()
 
     run(tmp_path, case, limit_bytes=10_240)

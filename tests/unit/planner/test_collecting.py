@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from mesh.messages.packs import Pack
 from mesh.messages.tasks import TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
 from planner.collecting import (
+    PRESSED_WAIT_S,
     Named,
     Pace,
     Rules,
@@ -134,7 +136,10 @@ def test_a_round_begins_once_in_a_period_and_at_once_when_the_store_is_nearly_fu
     pace.began(230.0)
     pace.ended(removed=7)
     assert pace.due_in(240.0, 81, 100) == 0.0
-    assert pace.wait_s(pressed=True) < pace.wait_s(pressed=False) == RULES.wait_s
+    assert pace.rules(pressed=False) == RULES
+    assert pace.rules(pressed=True).unnamed_keep_s < RULES.unnamed_keep_s
+    assert pace.rules(pressed=True).wait_s == RULES.wait_s < PRESSED_WAIT_S
+    assert Pace(dataclasses.replace(RULES, wait_s=900.0), 0.0).rules(pressed=True).wait_s == PRESSED_WAIT_S
 
 
 @given(st.lists(st.sampled_from([object_names.whole(ONE), object_names.delta(ONE, TWO)]), max_size=30))
