@@ -27,6 +27,7 @@ from mesh.objects_s3 import S3Backend
 from mesh.subjects import Subjects
 from tests.support.nats_server import NatsServer
 from tests.support.s3_server import S3Server
+from tests.unit.mesh.test_artifacts_resumed import packed
 
 _numbers = itertools.count(1)
 
@@ -193,6 +194,18 @@ async def test_a_whole_artifact_goes_through_it(machine: Machine, tmp_path: Path
     assert (got / "big").read_bytes() == (source / "big").read_bytes()
     assert not await stores[1].missing(digest)
     assert await stores[1].put(source, media="model") == digest
+
+
+async def test_a_checkpoint_of_deltas_goes_through_it(machine: Machine, tmp_path: Path) -> None:
+    first = os.urandom(30_000)
+    second = bytes((first[0] ^ 1,)) + first[1:]
+    mine, reader = [store(await machine(), tmp_path / f"cache{number}") for number in range(2)]
+    await mine.put_packed([packed(tmp_path / "p1", (first, None))], tmp_path / "p1", media="checkpoint")
+    entry = packed(tmp_path / "p2", (second, first), (first, b""))
+    digest = await mine.put_packed([entry], tmp_path / "p2", media="checkpoint")
+    assert ((await reader.get(digest)) / "state").read_bytes() == second + first
+    kinds = sorted(name.kind for name in await listed(reader.backend))
+    assert kinds == ["c", "d", "m", "m"]
 
 
 def store(backend: ObjectBackend, cache: Path) -> ArtifactStore:
