@@ -77,7 +77,7 @@ its objects was stored or seen: a collector that waits longer between its looks 
 
 UPLOAD_REFRESH_S = 200.0
 """How often a long upload names what it has sent so far, so that the collector of garbage keeps it: several times in
-its usual wait. What is sent twice all the same, because the store was nearly full, is at most this much of an upload."""
+its usual wait. When the store is nearly full the collector waits less, and a part of an upload may be sent twice."""
 
 CONDEMNED_BYTES_MAX = 64 * 1024 * 1024
 """Lists of the condemned in their stream: some two million names. Every process that uploads holds them in memory."""

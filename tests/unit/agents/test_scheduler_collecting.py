@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mesh import codec, coding, streams, virtual_time
+from mesh.errors import DiskFull
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Epoch
@@ -314,6 +315,28 @@ def test_a_nearly_full_store_is_looked_at_at_once(tmp_path: Path) -> None:
             assert await stage.stored() == set()
 
     run(tmp_path, case, limit_bytes=10_240)
+
+
+def test_an_upload_that_finds_the_store_full_goes_on_when_garbage_is_gone(tmp_path: Path) -> None:
+    async def case(stage: CollectingStage) -> None:
+        stage.open_task("a", inputs={"data": await stage.put(A)})
+        number = 0
+        with pytest.raises(DiskFull, match="wait for the next collection"):
+            while True:  # torn uploads, one after the other
+                number += 1
+                await stage.put_object(bytes([number]) * 1_000)
+        async with stage.collecting():
+            while True:
+                try:
+                    stage.open_task("b", inputs={"data": await stage.put(B, C)})
+                    break
+                except DiskFull:
+                    await asyncio.sleep(5.0)
+            assert asyncio.get_running_loop().time() < EVERY_S
+            await asyncio.sleep(2 * ROUND_S)
+            assert len(await stage.stored()) == 5
+
+    run(tmp_path, case, limit_bytes=20_000)
 
 
 def test_a_full_store_of_living_things_is_not_looked_at_all_the_time(tmp_path: Path) -> None:
