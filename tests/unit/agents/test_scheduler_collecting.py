@@ -320,11 +320,10 @@ def test_a_nearly_full_store_is_looked_at_at_once(tmp_path: Path) -> None:
 def test_an_upload_that_finds_the_store_full_goes_on_when_garbage_is_gone(tmp_path: Path) -> None:
     async def case(stage: CollectingStage) -> None:
         stage.open_task("a", inputs={"data": await stage.put(A)})
-        number = 0
+        for number in range(15):  # torn uploads, one after the other
+            await stage.put_object(bytes([number]) * 1_000)
         with pytest.raises(DiskFull, match="wait for the next collection"):
-            while True:  # torn uploads, one after the other
-                number += 1
-                await stage.put_object(bytes([number]) * 1_000)
+            await stage.put(B, C)
         async with stage.collecting():
             while True:
                 try:
