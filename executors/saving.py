@@ -18,6 +18,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from executors import checkpoint
 from executors.checkpoint import Snapshot
 from executors.port import Context, Taken
@@ -69,6 +71,10 @@ class Saver:
         if self._writing is not None and self._writing.is_alive():
             return False
         return not self._handed or self._context.released(self._handed)
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin to reserve the memory for snapshots of such tensors, without waiting for it."""
+        self._buffer.prepare(tensors)
 
     def empty(self) -> bool:
         """True before the first snapshot, which makes the memory for all."""

@@ -3,11 +3,11 @@
     | 8 bytes | safetensors header, padded | tensors, wide items first, then by name | state.msgpack |  room  |
     '---------------------- state.safetensors -------------------------------------'
 
-The memory is reserved once and grows only when the training does. `fill` is all that the training waits for: every
-tensor is copied into its place (CPU to memory at the speed of a memcpy; from a GPU without waiting in between, into
-pinned memory, with one synchronisation at the end), then the small half behind them. Nothing is digested, compressed
-or written to a disk here. Tensors that are known to stand still (frozen weights, the best weights so far) are copied
-again only when they became others.
+The memory is reserved once, in a thread beside the first steps (`prepare`), and grows only when the training does.
+`fill` is all that the training waits for: every tensor is copied into its place (CPU to memory at the speed of a
+memcpy; from a GPU without waiting in between, into pinned memory, with one synchronisation at the end), then the small
+half behind them. Nothing is digested, compressed or written to a disk here. Tensors that are known to stand still
+(frozen weights, the best weights so far) are copied again only when they became others.
 
 Whoever fills it must know that nobody reads it any more (executors/saving.py). Other processes open it by `path` while
 this one lives; a process that has mapped it keeps what it has mapped.
@@ -23,6 +23,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 import weakref
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -92,7 +93,7 @@ def _key(tensors: Mapping[str, Tensor]) -> tuple[tuple[str, torch.dtype, torch.S
 
 
 class Buffer:
-    """The memory of one training's snapshots. For one thread, but for `parts`."""
+    """The memory of one training's snapshots. For one thread, but for `parts`; it may have one of its own."""
 
     def __init__(self, folder: Path) -> None:
         """folder: where its file goes on systems without files in memory."""
@@ -105,11 +106,29 @@ class Buffer:
         self._still: dict[str, tuple[weakref.ref[Tensor], int]] = {}
         self._files: tuple[tuple[str, int, int], ...] = ()
         self._pinned = False
+        self._preparing: threading.Thread | None = None
 
     @property
     def size_bytes(self) -> int:
         """Of the snapshot that it holds."""
         return sum(size for _, _, size in self._files)
+
+    def prepare(self, tensors: Mapping[str, Tensor]) -> None:
+        """Begin to reserve the memory for a snapshot of such tensors, without waiting for it."""
+        if self._preparing is None and not self.path:
+            size_bytes = laid_out(tensors).size_bytes + STATE_ROOM_BYTES
+            self._preparing = threading.Thread(target=self._prepare, args=(size_bytes,), name="reserving memory")
+            self._preparing.start()
+
+    def _prepare(self, size_bytes: int) -> None:
+        with contextlib.suppress(OSError):  # who fills it asks again, and hears why not
+            self._reserve(size_bytes)
+
+    def _prepared(self) -> None:
+        """Wait until the memory that was begun is there."""
+        if self._preparing is not None:
+            self._preparing.join()
+            self._preparing = None
 
     def fill(self, snapshot: Snapshot, still: Collection[str] = ()) -> tuple[tuple[str, int, int], ...]:
         """Copy a snapshot into the buffer: (name, offset, size in bytes) of its files there.
@@ -117,6 +136,7 @@ class Buffer:
         still: names of tensors that are never changed in place: copied again only when they are other tensors.
         OSError when there is no room.
         """
+        self._prepared()
         layout = self._layout_for(snapshot.tensors)
         small = checkpoint.small_half(snapshot.state, layout.header, layout.size_bytes)
         self._make_room(layout, len(small))
@@ -137,6 +157,7 @@ class Buffer:
 
     def close(self) -> None:
         """Let the memory go, here; processes that have opened it keep it."""
+        self._prepared()
         self._unpin()
         self._views, self._still, self._layout, self._files = {}, {}, None, ()
         self._memory = torch.empty(0, dtype=torch.uint8)
@@ -174,8 +195,9 @@ class Buffer:
             self._fd, self.path = platform.shared_memory(self._folder)
         self._unpin()
         platform.reserve(self._fd, size_bytes)
-        flags = {"flags": mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)} if hasattr(mmap, "MAP_SHARED") else {}
-        self._memory = torch.frombuffer(mmap.mmap(self._fd, size_bytes, **flags), dtype=torch.uint8)
+        memory = torch.frombuffer(mmap.mmap(self._fd, size_bytes), dtype=torch.uint8)
+        memory[:: mmap.PAGESIZE] = 0  # maps every page now; torch lets the training's thread run meanwhile
+        self._memory = memory
         self._pin()
 
     def _stands_still(self, name: str, tensor: Tensor) -> bool:

@@ -208,6 +208,8 @@ class Trainer:
                     return stopped_by
                 self._checkpoint_if_due()
                 self._step(ahead.next())
+                if self._saver.empty():
+                    self._saver.prepare(self._moving.tensors())
                 self._report()
 
     def _reason(self) -> str:
@@ -349,7 +351,7 @@ class Trainer:
         )
         self._saves_seen = saves
         if why:
-            first = self._saver.empty()
+            first = not self._cadence.taken  # may have to wait until its memory is there
             self._saver.take(self.snapshot(), self._moving.still(), self._mark())
             ended = time.monotonic()
             self._cadence.took(ended, step, ended - now, once=first)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from torch import Tensor
 from executors import checkpoint, snapshot
 from executors.checkpoint import STATE, TENSORS, Snapshot
 from executors.snapshot import Buffer
+from mesh import platform
 
 
 def read_by_path(buffer: Buffer, files: tuple[tuple[str, int, int], ...]) -> dict[str, bytes]:
@@ -104,6 +106,41 @@ def test_it_is_filled_anew_in_the_same_place(tmp_path: Path) -> None:
         files = buffer.fill(some(weights=weights))
         assert torch.equal(load(read_by_path(buffer, files)[TENSORS])["weights"], weights)
     assert buffer.path == path
+    buffer.close()
+
+
+def test_memory_is_reserved_beside_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prepare` does not wait, `fill` does; the room is enough, so nothing is reserved a second time."""
+    go, reserved, reserve = threading.Event(), list[int](), platform.reserve
+
+    def slow(fd: int, size_bytes: int) -> None:
+        assert go.wait(20)
+        reserved.append(size_bytes)
+        reserve(fd, size_bytes)
+
+    monkeypatch.setattr("mesh.platform.reserve", slow)
+    buffer, tensors = Buffer(tmp_path), {"a": torch.arange(100_000.0)}
+    buffer.prepare(tensors)
+    buffer.prepare(tensors)
+    assert reserved == []
+    go.set()
+    files = buffer.fill(some(**tensors))
+    assert len(reserved) == 1
+    assert torch.equal(load(read_by_path(buffer, files)[TENSORS])["a"], tensors["a"])
+    buffer.prepare({"a": torch.zeros(10_000_000)})
+    assert len(reserved) == 1
+    buffer.close()
+
+
+def test_room_that_is_lacking_is_told_to_who_fills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, size_bytes: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mesh.platform.reserve", full)
+    buffer = Buffer(tmp_path)
+    buffer.prepare({"a": torch.ones(3)})
+    with pytest.raises(OSError, match="No space"):
+        buffer.fill(some(a=torch.ones(3)))
     buffer.close()
 
 
