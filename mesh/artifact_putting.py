@@ -20,7 +20,7 @@ from pathlib import Path
 from mesh import chunks, codec, coding, limits
 from mesh.cache import disk_errors
 from mesh.chunks import Piece
-from mesh.errors import ArtifactMissing, DataRefused
+from mesh.errors import ArtifactMissing, DataRefused, Malformed
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
@@ -35,6 +35,9 @@ Progress = Callable[[int, int], None]
 OBJECTS_MAX = 12_000
 """Objects of one artifact: 71 bytes each, so that the manifest stays one message."""
 
+ENTRY_BYTES, OBJECT_BYTES = 56, 71
+"""In a manifest, of one file besides its path, and of one of its objects: a folder that can not be listed is refused
+before anything of it is sent."""
 
 SAMPLE_BYTES = 16 * 1024
 """Of each piece, to see whether coding it pays: a thirtieth of the time of coding a piece that turns out not to."""
@@ -175,14 +178,14 @@ class Putting:
             source, index = places[name]
             await self._store_piece(source, index, None, over=over)
 
-        manifest = manifest_of([source.entry() for source in sources], media, facts)
-        return await self._write(manifest, places.keys(), resend)
+        data = encoded(manifest_of([source.entry() for source in sources], media, facts))
+        return await self._write(data, places.keys(), resend)
 
     async def packed(
         self, entries: Sequence[FileEntry], folder: Path, media: str, facts: Facts | None, progress: Progress | None
     ) -> tuple[str, bytes]:
         """Store what a packer has coded; see ArtifactStore.put_packed."""
-        manifest = manifest_of(entries, media, facts)
+        data = encoded(manifest_of(entries, media, facts))
         sizes = {name: size for entry in entries for name, size in parts_of(entry)}
         bases = {object_names.whole(name.base) for name in sizes if name.base}
         files = await asyncio.to_thread(_packed_in, folder)
@@ -207,10 +210,9 @@ class Putting:
             tracker.add(sizes[name])
 
         await in_window(sizes, one)
-        return await self._write(manifest, sizes.keys() | bases, send)
+        return await self._write(data, sizes.keys() | bases, send)
 
-    async def _write(self, manifest: Manifest, names: Collection[ObjectName], resend: Resend) -> tuple[str, bytes]:
-        data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+    async def _write(self, data: bytes, names: Collection[ObjectName], resend: Resend) -> tuple[str, bytes]:
         digest = codec.digest(data)
         await self._traffic.seal(names, digest, data, resend)
         return digest, data
@@ -240,6 +242,14 @@ def manifest_of(entries: Sequence[FileEntry], media: str, facts: Facts | None) -
         raise DataRefused(f"these files can not be stored as an artifact: {error}") from None
 
 
+def encoded(manifest: Manifest) -> bytes:
+    """The bytes of a manifest. DataRefused when they would not fit into one message."""
+    try:
+        return codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
+    except Malformed as error:
+        raise DataRefused(f"the list of this artifact's objects is too long ({error}): split it.") from None
+
+
 def _sources(path: Path, memory: PutMemory | None, only: Collection[str] | None = None) -> list[Source]:
     """The files of a file or folder, all or `only` these, sorted by path; those that are remembered with their
     objects."""
@@ -256,6 +266,14 @@ def _sources(path: Path, memory: PutMemory | None, only: Collection[str] | None 
     count = sum(len(source.pieces) for source in sources)
     if count > OBJECTS_MAX:
         raise DataRefused(f"{path} would need {count} objects and may have {OBJECTS_MAX}: split it into smaller parts.")
+    listed = (
+        ENTRY_BYTES * len(sources) + sum(len(os.fsencode(source.name)) for source in sources) + OBJECT_BYTES * count
+    )
+    if listed > limits.MANIFEST_BYTES_MAX:
+        raise DataRefused(
+            f"{path} holds {len(sources)} files in {count} objects, and their list of {listed} bytes may have "
+            f"{limits.MANIFEST_BYTES_MAX}: pack them into fewer files, or split them."
+        )
     return sources
 
 

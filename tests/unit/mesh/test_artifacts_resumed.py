@@ -456,3 +456,21 @@ async def test_parts_that_were_cut_off_count_with_the_cache(shelf: Shelf, tmp_pa
     assert len(left(tmp_path / "c2")) == 1
     LocalCache(tmp_path / "c2", 1_000).evict()
     assert left(tmp_path / "c2") == []
+
+
+# -- too much for one manifest ----------------------------------------------------------------------------------------
+
+
+async def test_what_can_not_be_listed_is_refused_before_anything_is_sent(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MANIFEST_BYTES_MAX", 5_000)
+    many = folder_of(tmp_path / "many", **{f"a-file-with-a-name-{number}": b"%d" % number for number in range(40)})
+    with pytest.raises(DataRefused, match="fewer files"):
+        await store(shelf, tmp_path / "c").put(many, media="m")
+    entry = packed(tmp_path / "p", *((b"%d" % number * 9, None) for number in range(80)))
+    with pytest.raises(DataRefused, match="split"):
+        await store(shelf, tmp_path / "c").put_packed([entry], tmp_path / "p", media="m")
+    assert shelf.sent == []
+    few = folder_of(tmp_path / "few", **{f"a-file-with-a-name-{number}": b"%d" % number for number in range(30)})
+    await store(shelf, tmp_path / "c").put(few, media="m")
