@@ -21,6 +21,7 @@ class Gate:
         self.reached = asyncio.Event()
         self.error: RamifyError | None = None
         self.order: list[str] = []
+        self.fetched: list[ObjectName] = []
 
     async def put(self, name: ObjectName, data: bytes, *, over: bool = False) -> bool:
         self.reached.set()
@@ -33,6 +34,7 @@ class Gate:
         return not there
 
     async def get(self, name: ObjectName) -> bytes | None:
+        self.fetched.append(name)
         return self.held.get(name)
 
     async def has(self, name: ObjectName) -> bool:

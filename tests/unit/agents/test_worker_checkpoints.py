@@ -267,6 +267,7 @@ async def test_the_newest_lies_in_the_local_cache_and_the_one_before_does_not(
     assert desk.store.cached(9) == [desk.owed[-1].manifest]
     folder = await desk.store.get(desk.owed[-1].manifest)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files_of(3)
+    assert desk.gate.fetched == [], "a resume on this machine downloads nothing"
     monkeypatch.setattr(worker_checkpoints, "COPY_TIME_SHARE", 1e-9)
     desk.checkpoints._pack_s = 1.0
     desk.snapshot(4)
