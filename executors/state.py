@@ -109,6 +109,11 @@ class Moving:
         """Put the best weights back into the network."""
         self.network.load_state_dict({**self.network.state_dict(), **self.best})
 
+    def remembers_forward(self) -> bool:
+        """True when the network has saved buffers, which a forward pass may change."""
+        parameters = dict(self.network.named_parameters(remove_duplicate=False))
+        return any(name not in parameters for name in self.network.state_dict())
+
     def still(self) -> set[str]:
         """Names in a snapshot whose tensors are replaced, but never changed in place."""
         return {f"model.{name}" for name in self._frozen()} | {f"best.{name}" for name in self.best}

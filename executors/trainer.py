@@ -16,6 +16,7 @@ is part of the state.
 
 A checkpoint falls between whole steps. A step of several parts that is asked to stop between two of them is given up:
 its gradients are dropped and the generators put back to where it began, so that whoever takes it again takes the same.
+(A network whose forward pass changes buffers, as batch normalisation does, finishes the step first.)
 Checkpoints are copied into memory and leave from there (executors/saving.py, executors/cadence.py): the loop waits for
 the copy alone.
 
@@ -267,9 +268,10 @@ class Trainer:
         return total
 
     def _give_up_if_asked(self, began: Mapping[str, Any]) -> None:
-        """Leave a step between two of its parts, as if it had not begun."""
+        """Leave a step between two of its parts, as if it had not begun, where that can be made true."""
         self._report()
-        if why := self.context.stop_requested():
+        why = self.context.stop_requested()
+        if why and not (why == "checkpoint" and self._moving.remembers_forward()):
             self._moving.optimizer.zero_grad(set_to_none=True)
             checkpoint.restore_generators(began)
             self._stop(why)

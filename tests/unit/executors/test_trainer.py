@@ -151,23 +151,32 @@ def test_a_snapshot_does_not_change_while_training_goes_on(tmp_path: Path) -> No
     assert [taken.skipped for taken in recorder.taken] == [0, 8, 0]
 
 
-def test_a_step_of_many_parts_is_given_up_and_taken_again(tmp_path: Path) -> None:
-    """Asked to stop between two parts of a step, it leaves as if the step had not begun."""
+@pytest.mark.parametrize("remembers", [False, True])
+def test_a_step_of_many_parts_is_given_up_and_taken_again(tmp_path: Path, remembers: bool) -> None:
+    """Asked to stop between two parts of a step, it leaves as if the step had not begun; a network that keeps averages
+    of what passes through it finishes the step."""
+
+    def lines() -> Lines:
+        made = Lines()
+        if remembers:
+            made.network = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.Linear(16, 2))
+        return made
+
     accumulating = dataclasses.replace(RECIPE, micro_batch=2)
-    undisturbed, _ = run(tmp_path / "a", accumulating)
-    lines, parts = Lines(), [0]
-    before = lines.loss
+    undisturbed, _ = run(tmp_path / "a", accumulating, lines=lines())
+    disturbed, parts = lines(), [0]
+    before = disturbed.loss
 
     def counted(batch: tuple[Tensor, Tensor]) -> Tensor:
         parts[0] += 1
         return before(batch)
 
-    lines.loss = counted  # type: ignore[method-assign]
-    recorder = Recorder(tmp_path / "kept", lambda polls: "checkpoint" if parts[0] == 4 * 7 + 2 else "")
-    with pytest.raises(Stopped, match="step 7"):
-        run(tmp_path / "b", accumulating, recorder=recorder, lines=lines)
-    assert parts[0] == 4 * 7 + 2
-    resumed, finished = run(tmp_path / "c", accumulating, resume=recorder.checkpoints[-1][0])
+    disturbed.loss = counted  # type: ignore[method-assign]
+    recorder = Recorder(tmp_path / "kept", lambda polls: "checkpoint" if parts[0] >= 4 * 7 + 2 else "")
+    with pytest.raises(Stopped, match="step 8" if remembers else "step 7"):
+        run(tmp_path / "b", accumulating, recorder=recorder, lines=disturbed)
+    assert parts[0] == 4 * 7 + (4 if remembers else 2)
+    resumed, finished = run(tmp_path / "c", accumulating, resume=recorder.checkpoints[-1][0], lines=lines())
     assert finished.state.exact
     assert same(undisturbed, resumed)
 
