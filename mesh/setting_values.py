@@ -93,6 +93,8 @@ def read(name: str, type_: str, declared: Declared, value: object, *, folder: Pa
         typed = _typed(name, type_, value, folder)
     except ValueError as error:
         raise invalid(name, f"{error}{_or_auto(declared)}", shown, origin) from None
+    if declared.auto is not None and typed == declared.auto:  # who writes 0 means none, and would get all
+        raise invalid(name, _range(name, declared) + _or_auto(declared), shown, origin)
     return str(folder / Path(typed).expanduser()) if declared.path and typed else typed
 
 

@@ -61,7 +61,7 @@ async def _run(given: argparse.Namespace, settings: Settings) -> int:
         output.write_json(given.json, {"dead_letters": [dataclasses.asdict(one) for one in letters],
                                        "left_out": status.left_out})  # fmt: skip
     if given.json != "-":
-        output.say(picture(letters, status.left_out))
+        output.say(picture(letters, status.left_out, given.topic or ""))
     return 0
 
 
@@ -77,10 +77,10 @@ def letter(row: TaskRow, parked_at_ms: int | None) -> DeadLetter:
     return DeadLetter(row.id, row.topic, row.executor, row.purpose, row.reason, row.attempts, parked_at_ms)
 
 
-def picture(letters: Sequence[DeadLetter], left_out: int) -> str:
-    """One row each, the newest first."""
+def picture(letters: Sequence[DeadLetter], left_out: int, topic: str = "") -> str:
+    """One row each, the newest first. topic: the one that was asked for, if any."""
     if not letters:
-        return "no task is parked."
+        return f"no task of a topic {topic} is parked." if topic else "no task is parked."
     rows = [(one.task, one.topic, one.kind, one.attempts, _when(one.parked_at_ms), one.reason) for one in letters]
     more = f"\n… and {left_out} more" if left_out else ""
     return output.table(("task", "topic", "kind", "tries", "parked", "reason"), rows) + more

@@ -24,7 +24,7 @@ from agents.commands import flags, loop, output, take_out
 from agents.commands.commanding import heard, store
 from agents.commands.reach import Reach, found, reach
 from mesh import codec
-from mesh.errors import EnvironmentUnfit, Malformed, NotFound, Reject
+from mesh.errors import EnvironmentUnfit, Malformed, NotFound, Reject, SettingsInvalid
 from mesh.messages.base import Key, Record
 from mesh.messages.commands import CheckpointMade, ResultFound
 from mesh.messages.leases import Receipt
@@ -60,16 +60,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """The list needs no mesh. 4 without a mesh, 6 for an unknown key, 1 when the row is refused again."""
+    """The list needs no mesh. 2 without a key where one is needed, 4 without a mesh, 6 for an unknown key, 1 when the row is refused again."""
+    if given.action is not None and (not given.key or (given.action == "take-out" and not given.folder)):
+        needed = "a KEY and a DIR" if given.action == "take-out" else "a KEY"
+        raise SettingsInvalid(f"refused {given.action} expects {needed}; `bin/agent refused` lists the keys.")
     output.check_target(given.json)
     settings = flags.settings_of(given)
     rows = on_this_machine(settings.home)
     if given.action is None:
         return _list(given, rows)
-    one = choose(rows, given.key or "")
+    one = choose(rows, given.key)
     if given.action == "take-out":
-        if not given.folder:
-            raise NotFound("refused take-out expects a KEY and a DIR; `bin/agent refused` lists the keys.")
         take_out.check_folder(Path(given.folder), "refused take-out")
         return loop.run_simply(_take_out(given, found(settings, flags.selected_of(given)), one))
     return loop.run_simply(_hand_in(given, found(settings, flags.selected_of(given)), one))

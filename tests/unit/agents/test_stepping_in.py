@@ -242,7 +242,13 @@ def test_contradictory_options_are_one_sentence(tmp_path: Path) -> None:
         drain.run(_given(drain, "w1", "--now", "--undo"))
     with pytest.raises(SettingsInvalid, match="a TASK, a TOPIC or --all"):
         resubmit.run(_given(resubmit))
+    with pytest.raises(SettingsInvalid, match="hand-in expects a KEY"):
+        refused.run(_given(refused, "hand-in"))
+    with pytest.raises(SettingsInvalid, match="take-out expects a KEY and a DIR"):
+        refused.run(_given(refused, "take-out", "a/1-1/result/1"))
     assert refused.on_this_machine(tmp_path) == []
+    assert dead_letters.picture([], 0) == "no task is parked."
+    assert dead_letters.picture([], 0, "t1") == "no task of a topic t1 is parked.", "others may be"
     assert "nothing" in resubmit.told([], 0)
 
 
