@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """The list needs no mesh. 2 without a key where one is needed, 4 without a mesh, 6 for an unknown key, 1 when the row is refused again."""
+    """The list needs no mesh. 2 without a needed key, 4 without a mesh, 6 for an unknown key, 1 when refused again."""
     if given.action is not None and (not given.key or (given.action == "take-out" and not given.folder)):
         needed = "a KEY and a DIR" if given.action == "take-out" else "a KEY"
         raise SettingsInvalid(f"refused {given.action} expects {needed}; `bin/agent refused` lists the keys.")
