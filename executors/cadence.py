@@ -102,9 +102,10 @@ class Cadence:
             self.postponed += free
         return ""
 
-    def took(self, now: float, step: int, seconds: float, *, once: bool = False) -> None:
-        """A checkpoint was taken, the loop stood still for `seconds`. once: for something that does not come again."""
-        self.taken += 1
+    def took(self, now: float, step: int, seconds: float, *, once: bool = False, made: bool = True) -> None:
+        """A checkpoint was taken, the loop stood still for `seconds`. once: for something that does not come again;
+        made: False when there was no room for it."""
+        self.taken += made
         self._taken_at = self._fired_at = now
         self._step, self._due = step, ""
         if once:

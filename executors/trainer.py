@@ -354,9 +354,9 @@ class Trainer:
         self._saves_seen = saves
         if why:
             first = not self._cadence.taken  # may have to wait until its memory is there
-            self._saver.take(self.snapshot(), self._moving.still(), self._mark())
+            made = self._saver.take(self.snapshot(), self._moving.still(), self._mark())
             ended = time.monotonic()
-            self._cadence.took(ended, step, ended - now, once=first)
+            self._cadence.took(ended, step, ended - now, once=first, made=made)
 
     def _last_checkpoint(self) -> None:
         """Hand over the state at the end of a run, and see it taken."""

@@ -126,6 +126,15 @@ def test_the_first_one_makes_the_memory_and_does_not_count_as_the_price() -> Non
     assert run.cadence.affordable(0.0)
 
 
+def test_what_found_no_room_is_tried_again_when_it_is_due_again() -> None:
+    run = Clock(every_steps=5)
+    assert run.cadence.why_now(1.0, 5, improved=False, asked=False, free=True) == "steps"
+    run.cadence.took(1.0, 5, 0.1, made=False)
+    assert run.cadence.taken == 0
+    run.step, run.now = 5, 5.0
+    assert run.steps(6) == ["10 steps"]
+
+
 def test_slower_steps_count_when_they_are_slower_beyond_chance() -> None:
     draw = random.Random(1)
     run = Clock(overhead=0.01).cadence
