@@ -72,7 +72,7 @@ class State(msgspec.Struct, kw_only=True):
     """Per evaluation: step, training loss, validation loss, score."""
 
     def __post_init__(self) -> None:
-        numbers = (self.loss_mean, self.trained_s, self.schedule.anchor, *self.best_metrics.values())
+        numbers = (self.loss_mean, self.trained_s, self.schedule.anchor)
         counts = (self.schedule.warmup, self.schedule.end, self.schedule.anchor_step, self.stale)
         if not -1 <= self.best_step <= self.evaluated <= self.step <= STEP_MAX or self.step < 0:
             raise ValueError(f"its steps contradict each other: {self.step}, {self.evaluated}, {self.best_step}")

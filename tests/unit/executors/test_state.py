@@ -87,6 +87,14 @@ def test_the_digest_tells_every_part_apart() -> None:
     assert len(seen) == 7
 
 
+def test_a_metric_that_is_no_number_does_not_spoil_a_checkpoint() -> None:
+    """A kind may measure something that is undefined; the loop chooses by the score, which is checked."""
+    run, state = trained()
+    state.best_metrics = {"recall_of_nothing": math.nan}
+    found = moving().restore(taken(run, state), fresh())
+    assert math.isnan(found.best_metrics["recall_of_nothing"])
+
+
 def test_what_is_frozen_is_there_once_and_named_as_still() -> None:
     run, state = trained()
     names = set(run.snapshot(state).tensors)
