@@ -22,6 +22,7 @@ from pathlib import Path
 from mesh import codec, coding, limits
 from mesh.artifact_putting import manifest_of, parts_of
 from mesh.bus import Broker
+from mesh.condemned import CondemnedLists
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
@@ -47,7 +48,7 @@ class Store:
     """`mesh.artifacts.ArtifactStore` for one life of a worker."""
 
     def __init__(self, broker: Broker, subjects: Subjects, incarnation: str, cache: Cache) -> None:
-        self._traffic = Traffic(JetStreamBackend(broker, subjects))
+        self._traffic = Traffic(JetStreamBackend(broker, subjects), condemned=CondemnedLists(broker, subjects))
         self._incarnation, self._cache = incarnation, cache
         self._held = Counter[str]()
 
@@ -67,10 +68,9 @@ class Store:
         for name in sorted(objects):
             if not await self._traffic.is_there(name, asking):
                 await resend(name, False)
-        await self._traffic.settle(objects.keys(), resend)
         data = codec.encode(manifest_of(entries, media, facts), bytes_max=limits.MANIFEST_BYTES_MAX)
         digest = codec.digest(data)
-        await self._traffic.put_manifest(digest, data)
+        await self._traffic.seal(objects.keys(), digest, data, resend)
         if keep:
             self._cache[digest] = Cached(data, {name.digest: body for name, body in objects.items()})
         return digest
@@ -113,9 +113,11 @@ class Store:
         cached = self._cache.get(digest)
         if cached is None:
             return False
-        for name in sorted(await self._traffic.absent(name for name, _ in parts(cached.manifest))):
-            await self._traffic.send(name, coding.RAW_HEADER + cached.bodies[name.digest])
-        await patiently(lambda: self._traffic.backend.put(object_names.manifest(digest), cached.manifest))
+
+        async def resend(name: ObjectName, over: bool) -> None:
+            await self._traffic.send(name, coding.RAW_HEADER + cached.bodies[name.digest], over=over)
+
+        await self._traffic.seal({name for name, _ in parts(cached.manifest)}, digest, cached.manifest, resend)
         return True
 
     @contextlib.contextmanager
