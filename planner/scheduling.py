@@ -556,7 +556,10 @@ class Scheduler:
         return Waits(self.ledger, self.workers, self._matcher, now)
 
     def why_waits(self, task: Task, now: float, waits: Waits | None = None) -> str:
-        """Why a ready task has no lease, at most TEXT_CHARS_MAX; '' for a task that is not ready."""
+        """Why a ready task has no lease, or for how long one with a silent worker keeps it, at most TEXT_CHARS_MAX; ''
+        for a task that does not wait."""
+        if task.state is TaskState.LEASED:
+            return self._why_silent(task, now)
         if task.state is not TaskState.READY:
             return ""
         if now < self.leases_from:
@@ -565,6 +568,20 @@ class Scheduler:
             why = (waits or self.waits(now)).why(task)
         lastly = f"lastly: {task.reason}" if task.reason else ""
         return "; ".join(filter(None, (why, lastly)))[: limits.TEXT_CHARS_MAX]
+
+    def _why_silent(self, task: Task, now: float) -> str:
+        """'' while the holder is heard."""
+        worker, policy = self.workers.get(task.incarnation), self.policy
+        silent_s = now - (worker.beat_at if worker is not None else self._began)
+        if (
+            worker is not None and worker.state is WorkerState.LIVE
+        ) or silent_s <= policy.suspect_beats * policy.beat_s:
+            return ""
+        keeps_s = policy.lost_s
+        if task.spec.on_disconnect is OnDisconnect.WAIT:
+            keeps_s = max(keeps_s, task.spec.wait_s)
+        name = task.incarnation.partition(".")[0]
+        return f"{name} is silent ({silent_s:.0f} s): after {keeps_s:g} s of silence the task goes to another worker"
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 

@@ -39,10 +39,11 @@ MOMENTARY = re.compile(r" \([^)]*\)")
 
 
 def lines(tasks: Iterable[TaskRow]) -> list[str]:
-    """A headline and a line for each reason for which ready tasks wait; nothing when none waits."""
+    """A headline and a line for each reason for which tasks wait, for a worker or for one that is silent; nothing when
+    none waits."""
     by_reason: dict[str, list[str]] = {}
     for one in tasks:
-        if one.state is TaskState.READY and one.reason:
+        if one.state in (TaskState.READY, TaskState.LEASED) and one.reason:
             by_reason.setdefault(one.reason, []).append(one.id)
     found = [f"  {_names(names)}: {output.plain(reason)}" for reason, names in by_reason.items()]
     more = [f"  … and {len(found) - LINES_MAX} more reasons"] if len(found) > LINES_MAX else []

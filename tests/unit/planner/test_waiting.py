@@ -113,3 +113,17 @@ def test_one_answer_looks_at_a_bounded_number_of_workers(monkeypatch: pytest.Mon
     tasks = sorted(stage.mind.ledger.tasks.values(), key=lambda task: task.order)
     told = [bool(stage.mind.why_waits(task, stage.now, waits)) for task in tasks]
     assert told == [True, True, True, True, False, False]
+
+
+@pytest.mark.parametrize(("policy", "keeps_s"), [("wait=600", 600), ("", 10)])
+def test_a_lease_whose_worker_is_silent_says_how_long_it_is_kept(policy: str, keeps_s: int) -> None:
+    stage = Stage()
+    stage.run("offer w leases=1")
+    stage.run(f"plan t a {policy}".strip())
+    stage.now += 6.0
+    assert why(stage, "a") == "", "three beats may be late"
+    stage.now += 2.0
+    stage.mind.tick(stage.now)
+    assert why(stage, "a") == f"w is silent (8 s): after {keeps_s} s of silence the task goes to another worker"
+    stage.run("beat w")
+    assert why(stage, "a") == ""
