@@ -156,7 +156,7 @@ class Putting:
     async def _store_piece(self, source: Source, index: int, asking: Asking | None, *, over: bool = False) -> None:
         """Read a piece and store it unless it is there; without `asking` in any case."""
         with disk_errors("An artifact's file", source.file):
-            stored, digest = await asyncio.to_thread(_read_piece, source.file, source.pieces[index])
+            stored, digest, body = await asyncio.to_thread(_read_piece, source.file, source.pieces[index])
         if source.objects[index] not in ("", digest):
             if source.stamp is not None:
                 self._memory.forget(source.stamp)
@@ -164,6 +164,9 @@ class Putting:
         source.objects[index] = digest
         name = object_names.whole(digest)
         if asking is None or not await self._traffic.is_there(name, asking):
+            if body:
+                item_bytes = source.pieces[index].item_bytes
+                stored = await asyncio.to_thread(coding.encode, body, item_bytes=item_bytes)
             await self._traffic.send(name, stored, asking, over=over)
 
     async def _seal(self, sources: list[Source], media: str, facts: Facts | None) -> tuple[str, bytes]:
@@ -306,24 +309,25 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
             yield file, file.relative_to(folder).as_posix()
 
 
-def _read_piece(file: Path, piece: Piece) -> tuple[bytes, str]:
-    """The stored bytes of a piece and its digest. DataRefused when the file has become shorter."""
+def _read_piece(file: Path, piece: Piece) -> tuple[bytes, str, bytes]:
+    """The stored bytes of a piece, its digest, and nothing; or nothing, the digest, and bytes that are worth coding.
+    DataRefused when the file has become shorter."""
     with file.open("rb", buffering=0) as source:
         source.seek(piece.offset)
         body = source.read(piece.size)
     if len(body) != piece.size:
         raise _changed(file)
-    return _coded(body, piece.item_bytes), codec.digest(body)
+    if _pays(body, piece.item_bytes):
+        return b"", codec.digest(body), body
+    return coding.RAW_HEADER + body, codec.digest(body), b""
 
 
-def _coded(body: bytes, item_bytes: int) -> bytes:
-    """The stored bytes of a piece: coded where a sample from its middle says that it pays, else as they are."""
-    if len(body) > 4 * SAMPLE_BYTES:
-        middle = len(body) // 2 // 8 * 8
-        sample = body[middle : middle + SAMPLE_BYTES]
-        if len(coding.encode(sample, item_bytes=item_bytes)) > PAYS * SAMPLE_BYTES:
-            return coding.RAW_HEADER + body
-    return coding.encode(body, item_bytes=item_bytes)
+def _pays(body: bytes, item_bytes: int) -> bool:
+    """Is coding worth its time? A sample from the middle tells; small pieces are their own sample."""
+    middle = max(0, len(body) // 2 // 8 * 8 - SAMPLE_BYTES // 2)
+    sample = body[middle : middle + SAMPLE_BYTES]
+    width = item_bytes if len(sample) % item_bytes == 0 else 1
+    return len(coding.encode(sample, item_bytes=width)) <= PAYS * len(sample)
 
 
 def _changed(file: Path) -> DataRefused:

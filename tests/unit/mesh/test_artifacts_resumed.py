@@ -162,7 +162,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Pieces that were read; files that were written a moment ago count as left alone."""
     read, seen = artifact_putting._read_piece, []
 
-    def noted(file: Path, piece: Piece) -> tuple[bytes, str]:
+    def noted(file: Path, piece: Piece) -> tuple[bytes, str, bytes]:
         seen.append(file)
         return read(file, piece)
 
