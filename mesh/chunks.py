@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mesh import coding, limits
+from mesh import limits
 
 SMALL_TENSOR_BYTES = 16 * 1024
 """Tensors below this are stored together with their neighbours: at 16 KiB a message's own cost is about its bytes'."""
@@ -139,17 +139,3 @@ def _closed(spans: list[_Span], start: int, size_bytes: int) -> list[_Span]:
     if closed[-1].end < size_bytes:
         closed.append(_Span(closed[-1].end, size_bytes, 1, "rest "))
     return closed
-
-
-def wrap(body: bytes) -> bytes:
-    """The stored bytes of an object in raw coding."""
-    return coding.RAW_HEADER + body
-
-
-def unwrap(stored: bytes) -> memoryview:
-    """The decoded bytes of a whole object. ArtifactCorrupt when it is none that this version reads."""
-    return coding.decode(stored)
-
-
-OBJECT_BYTES_MAX = coding.OBJECT_BYTES_MAX
-"""Stored bytes of one object beyond which it is refused unread."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mesh import chunks, limits
-from mesh.errors import ArtifactCorrupt
 
 
 def safetensors(path: Path, tensors: dict[str, bytes]) -> int:
@@ -144,15 +143,3 @@ def test_what_lies_between_and_behind_tensors_is_kept(tmp_path: Path) -> None:
     pieces = chunks.cut(path, len(data))
     assert without_gaps(pieces, len(data))
     assert [piece.item_bytes for piece in pieces] == [1, 1, 1]
-
-
-def test_stored_bytes_begin_with_the_header_and_come_back() -> None:
-    assert chunks.wrap(b"body") == b"RO\x01\x00body"
-    assert bytes(chunks.unwrap(b"RO\x01\x00body")) == b"body"
-    assert bytes(chunks.unwrap(chunks.wrap(b""))) == b""
-
-
-@pytest.mark.parametrize("stored", [b"", b"R", b"RO", b"RO\x01", b"XX\x01\x00b", b"RO\x02\x00b", b"RO\x01\x07b"])
-def test_foreign_or_newer_objects_are_refused(stored: bytes) -> None:
-    with pytest.raises(ArtifactCorrupt):
-        chunks.unwrap(stored)
