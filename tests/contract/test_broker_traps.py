@@ -331,6 +331,30 @@ async def test_readers_of_a_stream_that_was_made_anew_say_so_and_can_begin_again
         assert (await asyncio.wait_for(anext(messages), DEADLINE_S)).data == b"of the new one"
 
 
+# -- 8: to the library a marker of an expired key is an entry without a value ------------------------------------------
+
+
+async def test_an_expired_key_reads_as_none_and_is_written_again_behind_its_marker(
+    a: NatsBroker, own_world: World
+) -> None:
+    spec, key = own_world.spec(max_age_s=1.0), own_world.name("s.key")
+    await a.ensure(spec)
+    config = (await a._api.stream(spec.name))["config"]
+    markers = {"allow_msg_ttl": True, "subject_delete_marker_ttl": 60 * 10**9}
+    await a._api.call(f"STREAM.UPDATE.{spec.name}", config | markers)
+    first = await a.append(key, b"value")
+    async with asyncio.timeout(DEADLINE_S):
+        while (await a.state(spec.name)).last_seq == first:  # noqa: ASYNC110 - the server expires it
+            await asyncio.sleep(0.05)
+    (marker,) = await a.read(spec.name, key)
+    assert (marker.seq, marker.data) == (first + 1, b"")
+    assert await a.last(spec.name, key) is None
+    await a.append(key, b"again", subject_seq=marker.seq)
+    found = await a.last(spec.name, key)
+    assert found is not None
+    assert found.data == b"again"
+
+
 # -- 9, 10: the library's models of a configuration drop what they do not know -----------------------------------------
 
 
