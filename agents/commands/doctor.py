@@ -18,6 +18,7 @@ from agents.commands.asking import ask_if_any
 from agents.commands.reach import Reach, found, reach
 from mesh import platform, server, streams
 from mesh.errors import BusUnavailable, EnvironmentUnfit, NotFound, RamifyError
+from mesh.messages import object_names
 from mesh.messages.services import Status
 from mesh.setting_tree import Settings
 
@@ -120,7 +121,8 @@ async def broker(settings: Settings, selected: Settings) -> list[Finding]:
             leader = Finding("leader", "ok", status.leader) if status else Finding("leader", "note", "none answers")
             answers = Finding("broker", "ok", f"answers at {there.where}")
             store = [Finding(one.what, one.state, one.sentence) for one in await store_use.find(there)]
-            return [answers, leader, *await differences(there), *store, *await history(there, status)]
+            homes = await artifacts(there)
+            return [answers, leader, *await differences(there), *homes, *store, *await history(there, status)]
     except RamifyError as error:
         return [Finding("broker", "wrong", str(error))]
 
@@ -136,6 +138,18 @@ async def history(there: Reach, status: Status | None) -> list[Finding]:
         for loss in await losses.find(there, status):
             found.append(Finding(f"lost {loss.what}", "wrong" if loss.wrong else "note", loss.sentence))
     return found
+
+
+async def artifacts(there: Reach) -> list[Finding]:
+    """Where artifacts lie, if that is not the broker: does it answer, with these rights?"""
+    if there.settings.artifacts.backend == "broker":
+        return []
+    backend = there.store().backend
+    try:
+        await backend.get(object_names.manifest("0" * 64))
+    except RamifyError as error:
+        return [Finding("artifacts", "wrong", str(error))]
+    return [Finding("artifacts", "ok", f"{backend.where} answers")]
 
 
 async def differences(there: Reach) -> list[Finding]:
