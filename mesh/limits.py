@@ -82,6 +82,9 @@ its usual wait. When the store is nearly full the collector waits less, and a pa
 CONDEMNED_BYTES_MAX = 64 * 1024 * 1024
 """Lists of the condemned in their stream: some two million names. Every process that uploads holds them in memory."""
 
+STORE_BYTES_LEAST = 192 * 1024 * 1024
+"""A smaller store of the broker has no room for these lists, the least for artifacts, and everything else."""
+
 ARTIFACT_FILES_MAX = 10_000
 """Files of one artifact."""
 

@@ -30,7 +30,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from mesh import platform, units
+from mesh import limits, platform, units
 from mesh.errors import DiskFull, EnvironmentUnfit, RamifyError
 from mesh.setting_tree import BrokerSettings
 
@@ -39,9 +39,10 @@ VERSION_LEAST = (2, 11)
 
 STORE_BYTES_MOST = 20 << 30
 STORE_SHARE_OF_DISK = 0.2
-"""The automatic size of the store: the smaller of both, so that the mesh never fills its owner's disk."""
+"""The automatic size of the store: the smaller of both, so that the mesh never fills its owner's disk; but never less
+than its streams need."""
 
-DISK_FREE_LEAST_BYTES = 128 << 20
+DISK_FREE_LEAST_BYTES = limits.STORE_BYTES_LEAST + (64 << 20)
 """Below this the store would stop in the middle of the first topic."""
 
 MEMORY_STORE_BYTES = 256 << 20
@@ -202,7 +203,7 @@ class Server:
         if self._settings.store_bytes_max:
             return self._settings.store_bytes_max
         used = sum(entry.stat().st_size for entry in (self.folder / "store").rglob("*") if entry.is_file())
-        return max(used, min(STORE_BYTES_MOST, int((free + used) * STORE_SHARE_OF_DISK)))
+        return max(used, limits.STORE_BYTES_LEAST, min(STORE_BYTES_MOST, int((free + used) * STORE_SHARE_OF_DISK)))
 
     async def _end_orphan(self) -> None:
         """End a server that a killed keeper left behind on this store."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mesh import setting_values
+from mesh import limits, setting_values
 from mesh.setting_values import Declared, Section, setting
 
 if TYPE_CHECKING:
@@ -72,7 +72,10 @@ class BrokerSettings(Section):
     host: str = setting("127.0.0.1", "Loopback address on which the embedded broker listens")
     port: int = setting(0, "Its port; 0: a free one", least=0, most=65_535)
     store_bytes_max: int = setting(
-        0, "Most bytes of its store; auto: the smaller of 20 GiB and 20 % of the free disk", least=64 << 20, auto=0
+        0,
+        "Most bytes of its store, at least 192 MiB; auto: the smaller of 20 GiB and 20 % of the free disk",
+        least=limits.STORE_BYTES_LEAST,
+        auto=0,
     )
     binary: str = setting(
         "", "Path of the nats-server program; empty: the installed package's, then the one on PATH", path=True

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from agents.scheduler import ARTIFACTS_SHARE
 from mesh import broker as mesh_broker
-from mesh import streams
+from mesh import limits, streams
 from mesh.bus import Broker
 from mesh.disconnects import SystemNote
 from mesh.errors import DiskFull
@@ -61,6 +62,14 @@ async def test_a_smaller_broker_and_a_second_mesh_get_what_room_there_is(tmp_pat
         assert await streams.make(broker, OTHER, artifact_bytes_max=1_600_000_000, owner=True) == 200_000_000
         assert await limit(broker, OTHER) == 200_000_000
         assert await broker.differences(streams.table(OTHER, artifact_bytes_max=1)[0]) == []
+
+
+async def test_the_least_store_that_the_settings_allow_has_room_for_a_mesh(tmp_path: Path) -> None:
+    least = limits.STORE_BYTES_LEAST
+    async with small(tmp_path, room=least) as broker:
+        given = await streams.make(broker, HERE, artifact_bytes_max=int(least * ARTIFACTS_SHARE), owner=True)
+        assert given >= streams.ARTIFACTS_BYTES_LEAST
+        assert await limit(broker, HERE) == given
 
 
 async def test_a_broker_without_any_room_is_refused(tmp_path: Path) -> None:
