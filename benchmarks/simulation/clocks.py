@@ -8,8 +8,12 @@ every run. `time.monotonic` is the loop's time while a seed runs; `time.time` ad
 from __future__ import annotations
 
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
+import contextvars
+import heapq
+import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -41,20 +45,61 @@ class NumberedTask(asyncio.Task[Any]):
 
 
 class SimulationLoop(VirtualTimeLoop):
-    """Virtual time, without threads, sockets or signals: nothing outside is ever asked whether it is ready."""
+    """Virtual time, without threads, sockets or signals: nothing outside is ever asked whether it is ready.
+
+    A seed is some thousand turns of the loop, so it schedules by itself: timers lie on a heap of (when, number) pairs,
+    which compare without a call into Python, and two timers of one moment fire in the order of their making. A timer
+    that is cancelled stays there until its moment comes or the seed is over.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        jumping = self._jumping
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._numbers = itertools.count()
+        self._soon: collections.deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
 
-        def select(timeout: float | None = None) -> list[Any]:
-            if timeout is None:
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """In the next turn."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._soon.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """So many virtual seconds from now."""
+        return self.call_at(self._jumping.now_s + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """At this virtual time."""
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
+
+    def _run_once(self) -> None:
+        """One turn, as the loop of asyncio takes it: what is due becomes ready, and all that is ready by now runs."""
+        timers, soon, clock = self._timers, self._soon, self._jumping
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if not (soon or self._stopping):  # type: ignore[attr-defined]
+            if not timers:
                 raise InvariantBroken("deadlock in virtual time: no task is ready and no timer is armed")
-            if timeout > 0:
-                jumping.now_s += timeout
-            return []
+            clock.now_s = max(clock.now_s, timers[0][0])
+        while timers and timers[0][0] <= clock.now_s:
+            soon.append(heapq.heappop(timers)[2])
+        for _ in range(len(soon)):
+            handle = soon.popleft()
+            if not handle._cancelled:
+                handle._run()
 
-        jumping.select = select  # type: ignore[method-assign]
+    def close(self) -> None:
+        """What is still armed never comes."""
+        super().close()
+        self._timers.clear()
 
     def run_in_executor(  # type: ignore[override]
         self, executor: concurrent.futures.Executor | None, func: Callable[..., T], *args: Any
