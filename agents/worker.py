@@ -509,8 +509,8 @@ class Worker:
         return self._debts.full or self._crowded
 
     def _paused(self) -> str:
-        """Why checkpoints are not stored at the moment, or ''."""
-        return next((running.paused for running in self._running.values() if running.paused), "")
+        """Why checkpoints or outputs are not stored at the moment, or ''."""
+        return next((running.held_up for running in self._running.values() if running.held_up), "")
 
     async def _tidy(self) -> None:
         for turn in itertools.count(1):

@@ -102,6 +102,7 @@ class Running:
         self._spooled = False
         self._seconds = 0.0
         self._uploads: Checkpoints | None = None
+        self._outputs_wait = ""
 
     # -- what others see and ask --------------------------------------------------------------------------------------
 
@@ -121,6 +122,11 @@ class Running:
     def paused(self) -> str:
         """Why its checkpoints are not stored at the moment, or ''."""
         return "" if self._uploads is None else self._uploads.paused
+
+    @property
+    def held_up(self) -> str:
+        """Why its checkpoints or outputs are not stored at the moment, or ''."""
+        return self._outputs_wait or self.paused
 
     def take_progress(self) -> Progress | None:
         """What to tell subscribers now, if there is news."""
@@ -397,7 +403,10 @@ class Running:
             spooled = await asyncio.to_thread(worker_spool.load, self._folder)
             if spooled is None:
                 raise DiskFull(f"The finished result of {self._spec.id} could not be read back from the disk.")
-            await worker_spool.deliver(self._folder, spooled, self._tools.store, self._tools.debts.owe, self._say)
+            await worker_spool.deliver(
+                self._folder, spooled, self._tools.store, self._tools.debts.owe, self._outputs_are_waiting
+            )
+            self._outputs_wait = ""
         else:
             incarnation = self._tools.incarnation
             await self._tools.debts.owe(
@@ -436,6 +445,12 @@ class Running:
 
     def _count(self, outcome: str) -> None:
         metrics.count("mesh_tasks_run_total", kind=self._spec.executor, outcome=outcome)
+
+    def _outputs_are_waiting(self, text: str) -> None:
+        """Told to whoever watches, and again with each turn that is in vain."""
+        self._outputs_wait = text[: limits.TEXT_CHARS_MAX]
+        self.news = Progressed(run=0, step=0, done=1.0, metrics={}, phase="outputs wait")
+        self._say(text)
 
     def _say(self, text: str) -> None:
         log.info("%s", text)

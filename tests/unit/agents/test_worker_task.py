@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
-from agents import worker_checkpoints
+from agents import worker_checkpoints, worker_spool
 from agents.worker_owed import Debts
 from agents.worker_state import Begin
 from agents.worker_task import Running, Tools
-from executors.frames import Frame, Halted, Progressed, Snapshotted, Start
+from executors.frames import Finished, Frame, Halted, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
@@ -23,7 +23,7 @@ from mesh.artifacts import ArtifactStore
 from mesh.bus import Log
 from mesh.errors import DiskFull
 from mesh.messages.base import Epoch
-from mesh.messages.commands import CheckpointMade, GiveBack
+from mesh.messages.commands import CheckpointMade, GiveBack, ResultFound
 from mesh.messages.leases import Lease
 from mesh.messages.tasks import TaskSpec
 from mesh.subjects import Subjects
@@ -47,12 +47,30 @@ class Trainer:
         self.started: Start | None = None
         self.hear: Callable[[Frame], None] = lambda frame: None
         self.begun, self.halted = asyncio.Event(), asyncio.Event()
+        self.ending: Halted | Finished = Halted(run=1)
 
-    async def run(self, start: Start, bounds: Bounds, hear: Callable[[Frame], None]) -> Halted:
+    async def run(self, start: Start, bounds: Bounds, hear: Callable[[Frame], None]) -> Halted | Finished:
         self.started, self.hear = start, hear
         self.begun.set()
         await self.halted.wait()
-        return Halted(run=1)
+        return self.ending
+
+    def finish(self) -> None:
+        """End with a model in the task's folder."""
+        assert self.started is not None
+        model = Path(self.started.scratch) / "model"
+        model.write_bytes(b"weights")
+        self.ending = Finished(
+            run=1,
+            outputs={"model": str(model)},
+            kpis={},
+            stopped_by="finished",
+            facts={},
+            exact=True,
+            media={},
+            facts_of={},
+        )
+        self.halted.set()
 
     def snapshot(self, number: int, buffer: str = "") -> None:
         spans = buffer_of(self.folder / "image", FILES)
@@ -169,6 +187,31 @@ async def test_a_full_store_is_told_and_the_training_goes_on(tmp_path: Path) -> 
     assert stage.running.paused == ""
     stage.running.void("enough")
     await life
+
+
+async def test_outputs_that_find_a_full_store_are_told_until_they_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_spool, "PAUSE_S_FIRST", 0.0)
+    stage = Stage(tmp_path)
+    stage.gate.error = DiskFull("The stream is full.")
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.finish()
+    await until(lambda: bool(stage.running.held_up))
+    assert "output model of task waits: " in stage.running.held_up
+    assert "The stream is full." in stage.running.held_up
+    assert stage.running.paused == "", "no checkpoint waits"
+    progress = stage.running.take_progress()
+    assert progress is not None
+    assert progress.phase == "outputs wait"
+    assert stage.owed == []
+    stage.gate.error = None
+    await life
+    assert stage.running.held_up == ""
+    (row,) = stage.owed
+    assert isinstance(row, ResultFound)
+    assert list(row.outcome.outputs) == ["model"]
 
 
 async def test_a_child_names_its_own_memory_or_nothing(tmp_path: Path) -> None:
