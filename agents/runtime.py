@@ -106,6 +106,8 @@ class Agent:
         """What this agent answers, for the service protocol."""
         self.loop_turned = time.monotonic()
         """When the event loop last turned, by time.monotonic(): a worker's beat thread reads it."""
+        self.loop_turn_s = LOOP_TURN_S
+        """How often the loop watch turns; longer where no processor time shall go into it."""
         self._tasks: asyncio.TaskGroup | None = None
         self._spawned: set[asyncio.Task[None]] = set()
         self._store: ArtifactStore | None = None
@@ -295,9 +297,9 @@ class Agent:
     async def _watch_loop(self) -> None:
         while True:
             before = now_s()
-            await asyncio.sleep(LOOP_TURN_S)
+            await asyncio.sleep(self.loop_turn_s)
             self.loop_turned = time.monotonic()
-            self.metrics.set("mesh_loop_lag_seconds", max(0.0, now_s() - before - LOOP_TURN_S), role=self.role)
+            self.metrics.set("mesh_loop_lag_seconds", max(0.0, now_s() - before - self.loop_turn_s), role=self.role)
 
     def _on_broker(self, connected: bool) -> None:
         if connected and self._was_connected is False:

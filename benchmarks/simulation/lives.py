@@ -38,6 +38,10 @@ from mesh.setting_tree import Settings
 
 GIB = 1 << 30
 
+LOOP_TURN_S = 2.0
+"""How often an agent's loop watch turns: as often as a worker beats, who tells of it, and far below the silence after
+which a loop is called wedged. The product's four turns a second are a third of all timers; nothing hangs on them."""
+
 Taken = Callable[[str, Epoch, str], None]
 """Told of each lease that a worker takes: task, epoch, incarnation."""
 
@@ -102,7 +106,7 @@ class Machine:
     def _agent(self, process: Process) -> Agent:
         agent = Agent(self.role, self.name, self._settings, self._connect(process))
         agent.incarnation = f"{self.name}.{self.lives:08x}"
-        agent.metrics = _Counters()
+        agent.metrics, agent.loop_turn_s = _Counters(), LOOP_TURN_S
         return agent
 
     def _connect(self, process: Process, suffix: str = "") -> Any:
