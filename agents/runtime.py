@@ -35,7 +35,7 @@ from mesh.messages.base import Record
 from mesh.messages.services import Hello, Problem, Welcome
 from mesh.metrics import Metrics
 from mesh.setting_tree import Settings
-from mesh.stores import open_store
+from mesh.stores import home_of, open_store
 from mesh.streams import names as stream_names
 from mesh.subjects import Subjects
 from mesh.version import PROGRAM_VERSION
@@ -321,6 +321,7 @@ class Agent:
             kinds=self.kinds,
             host=socket.gethostname(),
             pid=os.getpid(),
+            facts={"artifacts": home_of(self.settings)},
         )
 
     async def _say_hello(self) -> None:

@@ -9,6 +9,7 @@ from agents.runtime import HELLO_EVERY_S, Agent, now_s
 from mesh import limits
 from mesh.messages.services import AgentRow, Ask, Hello, Status, TaskRow, Welcome, WorkerRow
 from mesh.messages.tasks import TaskState
+from mesh.stores import home_of
 from mesh.version import PROGRAM_VERSION
 from planner.ledger import Task
 from planner.scheduling import Scheduler
@@ -33,12 +34,21 @@ class Views:
         self._seen: dict[str, _Seen] = {}
 
     def welcome(self, hello: Hello, ledger_seq: int) -> Welcome:
-        """Accept an agent, or refuse it with a sentence when it speaks another protocol."""
+        """Accept an agent, or refuse it with a sentence: it speaks another protocol, or would look for artifacts, and
+        leave them, where nobody else of the mesh does."""
         if hello.protocol_min > limits.PROTOCOL_MAX or hello.protocol_max < limits.PROTOCOL_MIN:
             reason = (
                 f"The mesh speaks protocol {limits.PROTOCOL_MIN} to {limits.PROTOCOL_MAX} (Ramify {PROGRAM_VERSION}), "
                 f"{hello.name} speaks {hello.protocol_min} to {hello.protocol_max} (Ramify {hello.program}): "
                 "update the older side."
+            )
+            return Welcome(accepted=False, reason=reason)
+        ours = home_of(self._agent.settings)
+        theirs = hello.facts.get("artifacts", ours)
+        if theirs != ours:
+            reason = (
+                f"The artifacts of this mesh lie in {ours}, {hello.name} has them in {str(theirs)[:200]}: give it the "
+                "settings of section artifacts that the scheduler has."
             )
             return Welcome(accepted=False, reason=reason)
         self._seen[hello.incarnation] = _Seen(hello, now_s())

@@ -33,6 +33,14 @@ def open_store(broker: Broker, subjects: Subjects, settings: Settings, *, cache:
     )
 
 
+def home_of(settings: Settings) -> str:
+    """Where objects lie, in words that are the same on every machine of a mesh: paths and endpoints are not."""
+    chosen = settings.artifacts
+    if chosen.backend == "s3":
+        return f"the bucket {'/'.join(filter(None, (chosen.s3_bucket, chosen.s3_prefix.strip('/'))))}"
+    return "a shared folder" if chosen.backend == "folder" else "the broker"
+
+
 def open_backend(log: Log, subjects: Subjects, settings: Settings) -> ObjectBackend:
     """Where the objects lie. The client of another home than the broker is imported only when it was chosen."""
     chosen = settings.artifacts

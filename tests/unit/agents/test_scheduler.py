@@ -10,7 +10,7 @@ from agents.scheduler import body
 from mesh import codec, virtual_time
 from mesh.bus import Message
 from mesh.memory import MemoryBroker, MemoryServer
-from mesh.messages.base import Key, Record
+from mesh.messages.base import Facts, Key, Record
 from mesh.messages.commands import ResultFound, Submit
 from mesh.messages.leases import Answer, Beat, Held, Offer
 from mesh.messages.results import Planned, TaskEnded, TaskMoved
@@ -217,6 +217,35 @@ def test_a_hello_of_another_protocol_is_refused_with_a_sentence(tmp_path: Path) 
             refused = await welcome(99)
             assert not refused.accepted
             assert "update the older side" in refused.reason
+
+    virtual_time.run(case())
+
+
+def test_an_agent_that_has_its_artifacts_elsewhere_is_refused(tmp_path: Path) -> None:
+    async def case() -> None:
+        server = MemoryServer()
+        cli = server.connect("cli")
+        async with agents.running(agents.make(server, "scheduler", tmp_path), body):
+            await ready(cli)
+
+            async def welcome(facts: Facts) -> Welcome:
+                hello = Hello(
+                    role="worker",
+                    name="w9",
+                    incarnation="w9.1",
+                    protocol_min=1,
+                    protocol_max=1,
+                    program="9",
+                    facts=facts,
+                )
+                asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(hello), timeout_s=2.0)
+                return codec.decode(asked.data, Welcome)
+
+            assert (await welcome({})).accepted, "who does not say it is believed"
+            assert (await welcome({"artifacts": "the broker"})).accepted
+            refused = await welcome({"artifacts": "the bucket lab"})
+            assert not refused.accepted
+            assert "lie in the broker, w9 has them in the bucket lab: " in refused.reason
 
     virtual_time.run(case())
 
