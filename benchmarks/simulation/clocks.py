@@ -44,6 +44,42 @@ class NumberedTask(asyncio.Task[Any]):
         return self._number
 
 
+class _Soon(asyncio.Handle):
+    """A handle that is made without a look at the debug mode: there is none here."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled, self._repr, self._source_traceback = False, None, None
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same with a moment."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop, self._callback, self._args = loop, callback, args
+        self._cancelled, self._repr, self._source_traceback = False, None, None
+        self._when, self._scheduled = when, False  # the heap keeps no account of what is cancelled
+
+
 class SimulationLoop(VirtualTimeLoop):
     """Virtual time, without threads, sockets or signals: nothing outside is ever asked whether it is ready.
 
@@ -62,7 +98,7 @@ class SimulationLoop(VirtualTimeLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """In the next turn."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = _Soon(callback, args, self, context)
         self._soon.append(handle)
         return handle
 
@@ -70,13 +106,16 @@ class SimulationLoop(VirtualTimeLoop):
         self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """So many virtual seconds from now."""
-        return self.call_at(self._jumping.now_s + delay, callback, *args, context=context)
+        when = self._jumping.now_s + delay
+        handle = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """At this virtual time."""
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = _Timer(when, callback, args, self, context)
         heapq.heappush(self._timers, (when, next(self._numbers), handle))
         return handle
 
@@ -93,8 +132,14 @@ class SimulationLoop(VirtualTimeLoop):
             soon.append(heapq.heappop(timers)[2])
         for _ in range(len(soon)):
             handle = soon.popleft()
-            if not handle._cancelled:
-                handle._run()
+            if handle._cancelled:
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self.call_exception_handler({"message": "a callback failed", "exception": error, "handle": handle})
 
     def close(self) -> None:
         """What is still armed never comes."""

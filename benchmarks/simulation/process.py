@@ -139,8 +139,10 @@ class Steps(Coroutine[Any, Any, Any]):
         """The next step."""
         if not self._process.step():
             return self._wait()
+        if self._error is None:
+            return self._coro.send(value)
         error, self._error = self._error, None
-        return self._coro.send(value) if error is None else self._coro.throw(error)
+        return self._coro.throw(error)
 
     def throw(
         self,
