@@ -29,8 +29,15 @@ SHARE = 4
 class FollowUps:
     """Follows results with one task each."""
 
-    def __init__(self, commands: CommandLine, succeeded: Callable[[], Iterable[tuple[TaskSpec, Outcome]]]) -> None:
-        """succeeded: tasks with what they made, as the ledger was a moment ago."""
+    def __init__(
+        self,
+        commands: CommandLine,
+        succeeded: Callable[[], Iterable[tuple[TaskSpec, Outcome]]],
+        faults_over: Callable[[], bool],
+    ) -> None:
+        """succeeded: tasks with what they made, as the ledger was a moment ago; faults_over: nothing is lost any more,
+        so there is nothing to wait for."""
+        self._faults_over = faults_over
         self._commands, self._succeeded = commands, succeeded
         self._followed: dict[str, Submit] = {}
         self._seen_at: dict[str, float] = {}
@@ -42,7 +49,8 @@ class FollowUps:
             await asyncio.sleep(LOOK_S)
             now = asyncio.get_running_loop().time()
             for submit in self.open():
-                if now < self._seen_at.setdefault(submit.id, now) + delay_s(submit):
+                seen_at = self._seen_at.setdefault(submit.id, now)
+                if not self._faults_over() and now < seen_at + delay_s(submit):
                     continue
                 rewinds = self._rewinds
                 with self._commands.at_work():

@@ -98,7 +98,7 @@ class World:
         self.commands = CommandLine(self.server.connect(WRITER), self.server.subjects, self.trace)
         self.publisher = Publisher(self.commands, _chance(seed, "publisher"))
         self.operator = Operator(self.commands, _chance(seed, "operator"), names, self.judge.parked)
-        self.followups = FollowUps(self.commands, self.judge.succeeded)
+        self.followups = FollowUps(self.commands, self.judge.succeeded, lambda: self.chaos.over)
         self.chaos = Chaos(
             self.server, self.network, self.wall, self.trace, _chance(seed, "chaos"),
             workers=self.workers, schedulers=self.schedulers, older=older, on_older=self._on_older,
