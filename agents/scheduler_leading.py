@@ -96,6 +96,8 @@ class Leader:
         self._turned = now_s()
         self._reported = 0.0
         """When the metrics were set that cost a look at all workers."""
+        self._states: dict[str, WorkerState] = {}
+        """How each worker stood then: the log tells what became different."""
         self._doubtful = False
         """The ledger may have gone on without us: look before anything is decided."""
         self._begin_s = 0.0
@@ -330,6 +332,9 @@ class Leader:
                     leases += 1
                 case LeaseEnded() if event.cause in (Cause.LOST, Cause.DIED):
                     expired[event.cause] += 1
+                    self._agent.log.info(
+                        "%s under %s goes back to the queue: %s", event.task, event.epoch, event.reason
+                    )
                 case TaskSucceeded():
                     ended[TaskState.SUCCEEDED] += 1
                 case TaskParked():
@@ -394,7 +399,12 @@ class Leader:
         mind.ignored.clear()
         for state, count in self._ledger.counts.items():
             metrics.set("mesh_tasks", count, state=str(state))
-        metrics.set("mesh_workers", sum(worker.state is not WorkerState.LOST for worker in mind.workers.values()))
+        workers = {worker.incarnation: worker.state for worker in mind.workers.values()}
+        for name, stands in workers.items():
+            if self._states.get(name, WorkerState.LIVE) is not stands:
+                self._agent.log.info("%s is %s", name, stands)
+        self._states = workers
+        metrics.set("mesh_workers", sum(stands is not WorkerState.LOST for stands in workers.values()))
         metrics.set_total("mesh_stale_writes_total", mind.stale_writes)
         metrics.set_total("mesh_inputs_dropped_total", self._inputs.dropped)
         metrics.set("mesh_ledger_sequence", self._log.seq)

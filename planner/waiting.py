@@ -110,13 +110,13 @@ class Waits:
             return _Look(Fate.NEVER, worker, f"{name} {why}")
         if spec.avoid_mode is not Avoid.PREFER and avoided(spec, worker):
             return _Look(Fate.NEVER, worker, f"{name} is ruled out: another one must do it")
+        whole, sure = self._whole(worker)
+        if sure and (why := _beyond(spec.needs, whole, whole.gpus > offer.gpus)):
+            return _Look(Fate.NEVER, worker, f"{name} offers {why}")
         if worker.state is not WorkerState.LIVE:
             return _Look(Fate.OUT, worker, f"{name} is {worker.state}")
         if name in self._ledger.drained:
             return _Look(Fate.OUT, worker, f"{name} is drained")
-        whole, sure = self._whole(worker)
-        if sure and (why := _beyond(spec.needs, whole, whole.gpus > offer.gpus)):
-            return _Look(Fate.NEVER, worker, f"{name} offers {why}")
         if offer.leases_max < 1:
             said = f": {worker.beat.note}" if worker.beat.note else ""
             return _Look(Fate.OUT, worker, f"{name} takes no more tasks now{said}")

@@ -65,7 +65,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what happens to a task whose worker is cut off: another one takes it over at once (default), or it waits",
     )  # fmt: skip
     parser.add_argument(
-        "--wait-limit", metavar="DURATION", type=flags.duration_s, default=WAIT_S_DEFAULT,
+        "--wait-limit", metavar="DURATION", type=flags.duration_s, default=None,
         help="how long a task waits for a worker that is cut off, with --on-disconnect wait (default: 10m)",
     )  # fmt: skip
 
@@ -80,7 +80,9 @@ def look(given: argparse.Namespace) -> None:
         )
     if not 1 <= given.budget <= 30 * 86_400:
         raise SettingsInvalid(f"--budget is 1 second to 30 days per line, got {given.budget:g} s.")
-    if not 0 <= given.wait_limit <= 30 * 86_400:
+    if given.wait_limit is not None and given.on_disconnect != OnDisconnect.WAIT:
+        raise SettingsInvalid("--wait-limit says how long a task waits: it needs --on-disconnect wait.")
+    if given.wait_limit is not None and not 0 <= given.wait_limit <= 30 * 86_400:
         raise SettingsInvalid(f"--wait-limit is at most 30 days, got {given.wait_limit:g} s.")
     if given.data is None:
         return
@@ -161,7 +163,7 @@ def topic_of(given: argparse.Namespace, data: DataRef | None, base: BaseModel | 
         priority=given.priority,
         independent=Independent(given.independent),
         on_disconnect=OnDisconnect(given.on_disconnect),
-        wait_s=given.wait_limit,
+        wait_s=WAIT_S_DEFAULT if given.wait_limit is None else given.wait_limit,
         publisher=publisher(),
         published_at_ms=int(time.time() * 1_000),
         base=base,

@@ -259,6 +259,10 @@ def test_how_long_a_task_waits_for_its_worker_is_said_when_publishing() -> None:
     publishing.look(given)
     topic = publishing.topic_of(given, None)
     assert (topic.on_disconnect.value, topic.wait_s) == ("wait", 7_200.0)
-    given = parser.parse_args(["digits", "--wait-limit", "40d"])
+    assert publishing.topic_of(parser.parse_args(["digits", "--on-disconnect", "wait"]), None).wait_s == 600.0
+    given = parser.parse_args(["digits", "--on-disconnect", "wait", "--wait-limit", "40d"])
     with pytest.raises(SettingsInvalid, match="--wait-limit is at most 30 days"):
+        publishing.look(given)
+    given = parser.parse_args(["digits", "--wait-limit", "2h"])
+    with pytest.raises(SettingsInvalid, match="it needs --on-disconnect wait"):
         publishing.look(given)

@@ -73,6 +73,14 @@ def test_a_worker_is_never_told_too_small_by_a_byte_that_nobody_sees() -> None:
     assert why(stage, "a") == "no worker can take it: w offers 99 MiB of memory, 100 MiB needed"
 
 
+def test_a_drained_worker_that_is_too_small_is_told_too_small() -> None:
+    stage = Stage()
+    stage.run("offer w leases=1 memory=100")
+    stage.run("drain w")
+    stage.run("plan t a memory=200")
+    assert why(stage, "a") == "no worker can take it: w offers 100 MiB of memory, 200 MiB needed"
+
+
 def test_a_worker_that_takes_nothing_now_is_not_busy() -> None:
     stage = Stage()
     stage.run("offer w leases=0")
