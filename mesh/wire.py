@@ -6,6 +6,7 @@ A pattern is a subject in which `*` stands for one token and a final `>` for one
 
 from __future__ import annotations
 
+import functools
 import re
 
 from mesh import limits
@@ -21,6 +22,11 @@ _BROKERS_OWN = "nats-"
 _STATUS_LINE = {"status", "description"}  # names under which the client hands out the broker's own word
 
 
+_ANSWERS_MAX = 8192
+"""Answers of `matches` that are remembered: the memory broker asks for each message and listener, mostly the same."""
+
+
+@functools.lru_cache(maxsize=_ANSWERS_MAX)
 def matches(pattern: str, subject: str) -> bool:
     """Does `subject` (no wildcards) fall under `pattern`?"""
     if pattern == subject:
