@@ -37,8 +37,12 @@ class MemoryStream:
         self._head = 0  # everything in _order before it is removed
 
     def copy(self) -> MemoryStream:
-        """What a backup of the server's disk would hold now."""
-        return copy.deepcopy(self)
+        """What a backup of the server's disk would hold now. What is stored never changes, and is shared."""
+        found = copy.copy(self)
+        found.consumers = copy.deepcopy(self.consumers)
+        found._messages, found._order = dict(self._messages), list(self._order)
+        found._of_subject = {subject: collections.deque(kept) for subject, kept in self._of_subject.items()}
+        return found
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
