@@ -13,6 +13,7 @@ Not covered: a kind that writes to descriptors by number, or leaves its process 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import os
@@ -303,8 +304,12 @@ def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
     except OutOfMemory as error:
         return frames.Failed(run=start.run, failure=FailureClass.MEMORY, reason=_sentence(error))
     except BaseException as error:  # SystemExit and the like end the task, not the protocol
-        traceback.print_exc()
-        return frames.Failed(run=start.run, failure=FailureClass.RETRY, reason=_sentence(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"There is no room left below {start.scratch} for what the task writes: free some space."
+        else:
+            reason = _sentence(error)
+            traceback.print_exc()
+        return frames.Failed(run=start.run, failure=FailureClass.RETRY, reason=reason)
 
 
 def _work(start: Start, runtime: Runtime, context: TaskContext) -> tuple[Made, Job]:

@@ -259,7 +259,14 @@ async def test_a_torn_protocol_ends_the_child(bench: Bench) -> None:
     assert gone(bench.child.pid)
 
 
-@pytest.mark.parametrize(("how", "words"), [("exit", "SystemExit"), ("recurse", "RecursionError")])
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit", "SystemExit"),
+        ("recurse", "RecursionError"),
+        ("full", "^There is no room left below .*: free some space"),
+    ],
+)
 async def test_odd_exceptions_are_failures_like_any_other(bench: Bench, how: str, words: str) -> None:
     with pytest.raises(Retry, match=words):
         await bench.misbehave(how)

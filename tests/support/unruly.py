@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 import sys
@@ -38,7 +39,7 @@ class Unruly:
         """Misbehave."""
         ways: dict[str, Callable[[Job, Context], Made]] = {
             "print": _print, "grandchild": _grandchild, "hog": _hog, "deaf": _deaf, "outside": _outside, "exit": _exit,
-            "babble": _babble, "recurse": _recurse, "torn": _torn, "chatty": _chatty, "gil": _gil,
+            "babble": _babble, "recurse": _recurse, "full": _full, "torn": _torn, "chatty": _chatty, "gil": _gil,
             "snapshots": _snapshots, "asked": _asked,
         }  # fmt: skip
         return ways[job.settings.how](job, context)
@@ -88,6 +89,10 @@ def _babble(job: Job, context: Context) -> Made:
         print(f"line {number}", file=sys.stderr)
     sys.stderr.write("x" * 1_000_000)
     return Made()
+
+
+def _full(job: Job, context: Context) -> Made:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _recurse(job: Job, context: Context) -> Made:
