@@ -33,6 +33,7 @@ from mesh.messages.collecting import ROWS_BYTES_MAX, CorruptFound, StoreUse, Why
 from mesh.messages.object_names import MANIFEST, ObjectName, manifest
 from mesh.objects import ObjectBackend
 from mesh.sieve import Sieve
+from mesh.stores import home_of
 from mesh.windows import in_window, patiently
 from planner.collecting import OWNER, Pace, Rules, portions
 
@@ -81,7 +82,8 @@ class Collecting:
         """Lists whose rounds have ended, and when."""
         self._passed_at = now_s()
         self._state: StreamState | None = None
-        self._use = StoreUse(where="", size_bytes=-1, limit_bytes=-1, state="has not looked yet")
+        home = home_of(agent.settings)
+        self._use = StoreUse(where="", size_bytes=-1, limit_bytes=-1, state="has not looked yet", home=home)
         self._looked_at = -1.0
         self._removed = 0
         self._suspects: Suspects | None = None

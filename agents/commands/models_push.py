@@ -15,7 +15,7 @@ import hashlib
 import time
 from pathlib import Path
 
-from agents.commands import flags, known_models, output, publishing
+from agents.commands import flags, known_models, output, publishing, store_use
 from agents.commands.reach import Reach, reach_stored
 from agents.commands.transfer import Transfer
 from executors.modelfolder import ModelFolder
@@ -98,6 +98,7 @@ def _tell_what_stays(found: ModelFolder) -> None:
 
 async def _store(there: Reach, folder: Path, found: ModelFolder) -> str:
     """The artifact's digest. The same files under another name give the same one."""
+    await store_use.check_home(there)
     facts = {"format": found.format.value, "architecture": found.architecture}
     with Transfer("sending") as transfer:
         return await there.store().put(folder, media="model", facts=facts, progress=transfer, only=found.files)

@@ -118,7 +118,10 @@ async def store_data(reach: Reach, data: str | None, say: Callable[[str], None])
         return None
     if data.startswith(BUILTIN):
         return DataRef(source=data, name=data.removeprefix(BUILTIN))
+    from agents.commands import store_use
+
     path = Path(data).expanduser().resolve()
+    await store_use.check_home(reach)
     store = reach.store()
     try:
         digest = await store.put(path, media="dataset", facts={"name": path.name})

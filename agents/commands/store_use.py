@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from agents.commands import output
 from agents.commands.reach import Reach
 from mesh import codec
-from mesh.errors import BusUnavailable, Malformed, NotFound
+from mesh.errors import BusUnavailable, Malformed, NotFound, SettingsInvalid
 from mesh.messages.collecting import StoreUse
 from mesh.messages.services import Ask
+from mesh.stores import home_of
 
 ANSWER_S = 1.0
 """Patience with the leader."""
@@ -31,16 +32,40 @@ class Said:
 
 async def find(there: Reach) -> list[Said]:
     """What the leader knows of the store; nothing when none answers."""
+    use = await _asked(there)
+    return [] if use is None else list(said(use, home_of(there.settings)))
+
+
+async def check_home(there: Reach) -> None:
+    """SettingsInvalid when this command would store where nobody of the mesh looks. Nothing when no leader answers."""
+    use = await _asked(there)
+    if use is not None and (unlike := elsewhere(use, home_of(there.settings))):
+        raise SettingsInvalid(unlike)
+
+
+async def _asked(there: Reach) -> StoreUse | None:
     try:
         question = codec.encode(Ask(what="store"))
         answer = await there.broker.request(there.subjects.ask("scheduler"), question, timeout_s=ANSWER_S)
-        return list(said(codec.decode(answer.data, StoreUse)))
+        return codec.decode(answer.data, StoreUse)
     except (NotFound, BusUnavailable, Malformed):  # no leader, or one of an older program
-        return []
+        return None
 
 
-def said(use: StoreUse) -> Iterator[Said]:
-    """The lines of an answer."""
+def elsewhere(use: StoreUse, ours: str) -> str:
+    """That this command has its artifacts elsewhere than the mesh, as a sentence, or ''."""
+    if use.home in ("", ours):
+        return ""
+    return (
+        f"The artifacts of this mesh lie in {use.home}, this command has them in {ours}: give it the settings of "
+        "section artifacts that the scheduler has."
+    )
+
+
+def said(use: StoreUse, ours: str) -> Iterator[Said]:
+    """The lines of an answer. ours: where this command has its artifacts."""
+    if unlike := elsewhere(use, ours):
+        yield Said("artifacts", "wrong", unlike)
     full = 0 < use.limit_bytes * NEARLY_FULL < use.size_bytes
     advice = "; nearly full: raise broker.store_bytes_max, or remove models that nobody needs" if full else ""
     yield Said("store", "note" if full else "ok", f"{_filled(use)}; {_garbage(use)}{advice}")

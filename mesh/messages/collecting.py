@@ -146,6 +146,8 @@ class StoreUse(Record, frozen=True, kw_only=True):
     state: str = ""
     """What the collector does now, for people."""
     corrupt: tuple[CorruptRow, ...] = ()
+    home: str = ""
+    """Where the scheduler has its artifacts, in the words of a hello's `facts.artifacts`; '': it does not say."""
 
 
 def _check_count(names: tuple[str, ...]) -> None:
