@@ -107,6 +107,8 @@ class Leader:
         """COMMANDS sequence up to which this term has read."""
         self._restored = False
         """This term began with an older store."""
+        self._stranger = history.stranger
+        """Nobody here can know whether the store is older than what others have seen: listen before leasing."""
 
     # -- the beginning of the term ------------------------------------------------------------------------------------
 
@@ -118,6 +120,7 @@ class Leader:
         ledger.apply(chosen)
         await self._projector.check()
         commands_seq = (await self._agent.broker.state(self._agent.stream("COMMANDS"))).last_seq
+        self._stranger |= self._log.seq == 0 and commands_seq > 0  # an empty ledger, and yet somebody was here before
         if history.lost is not None or commands_seq < history.covered:
             generation = max(ledger.generation, history.generation_seen) + 1
             restored = Restored(generation=generation, from_seq=self._log.seq)
@@ -144,7 +147,7 @@ class Leader:
     def _adopt(self) -> None:
         """Take over the standing offers and reports that were heard as a standby; all clocks start now."""
         now, settings = now_s(), self._agent.settings.scheduler
-        if self._history.stranger:
+        if self._stranger:
             self._mind.leases_from = self._ears.opened_at + LISTEN_BEATS * settings.beat_s
         if self._restored:
             self._mind.leases_from = now + RESTORED_BEATS * settings.beat_s
