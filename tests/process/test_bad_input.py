@@ -129,7 +129,7 @@ def test_a_full_disk_below_the_home_folder_is_one_sentence(tmp_path: Path) -> No
         code, said = agent(tmp_path, "run", "x", "--data", "builtin:digits")
         assert code == 3, said
         assert one_sentence(said), said
-        assert "128MiB" in said
+        assert "256MiB" in said
         assert "--home" in said
     finally:
         subprocess.run(["umount", home], check=True)

@@ -397,7 +397,7 @@ async def test_the_configuration_is_private_and_as_decided(tmp_path: Path, monke
 async def test_a_full_disk_is_said_before_anything_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "disk_free", lambda path: 5 << 20)
     one = server(tmp_path)
-    with pytest.raises(DiskFull, match=r"needs at least 128MiB of free disk at .*, there are 5 MiB"):
+    with pytest.raises(DiskFull, match=r"needs at least 256MiB of free disk at .*, there are 5 MiB"):
         await one.start()
     one.release()
 
