@@ -30,7 +30,7 @@ from mesh import broker as mesh_broker
 from mesh import codec, limits, log, platform
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Broker, Handler, Subscription
-from mesh.errors import BrokerRefused, BusUnavailable, EnvironmentUnfit, Malformed, NotFound, RamifyError
+from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, NotFound, RamifyError
 from mesh.messages.base import Record
 from mesh.messages.services import Hello, Problem, Welcome
 from mesh.metrics import Metrics
@@ -345,7 +345,7 @@ class Agent:
         if isinstance(answer, Problem):
             self.log.warning("the scheduler does not understand our hello: %s", answer.reason)
         elif isinstance(answer, Welcome) and not answer.accepted:
-            raise BrokerRefused(answer.reason)
+            raise EnvironmentUnfit(answer.reason)
 
 
 def run(

@@ -17,7 +17,7 @@ from agents.scheduler_ears import Ears
 from agents.scheduler_history import History
 from agents.scheduler_results import Projector
 from mesh import codec
-from mesh.errors import BrokerRefused, BusUnavailable, Malformed, NotFound
+from mesh.errors import BusUnavailable, EnvironmentUnfit, Malformed, NotFound
 from mesh.messages.services import Welcome
 
 LOOK_S = 0.2
@@ -70,7 +70,7 @@ class Follower:
                 answer = await agent.broker.request(agent.subjects.ask("scheduler"), hello, timeout_s=HELLO_S)
                 welcome = codec.decode(answer.data, Welcome)
                 if not welcome.accepted:
-                    agent.stop(BrokerRefused(welcome.reason))
+                    agent.stop(EnvironmentUnfit(welcome.reason))
             except (BusUnavailable, NotFound, Malformed) as error:
                 agent.log.debug("the leader does not answer the hello: %s", error)
             await asyncio.sleep(HELLO_EVERY_S)

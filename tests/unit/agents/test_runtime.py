@@ -93,7 +93,7 @@ def test_a_refused_hello_ends_the_agent_with_the_reason(tmp_path: Path) -> None:
         ended.append("in order")
 
     agent, _ = lived(tmp_path, body, Welcome(accepted=False, reason="protocol 7 is too new: update the scheduler"))
-    with pytest.raises(BrokerRefused, match="protocol 7 is too new"):
+    with pytest.raises(EnvironmentUnfit, match="protocol 7 is too new"):
         agent.raise_failure()
     assert ended == ["in order"]
 
@@ -102,7 +102,7 @@ def test_a_refusal_may_come_later(tmp_path: Path) -> None:
     answers = Welcome(accepted=True), Welcome(accepted=False, reason="this mesh was updated: update this program")
     agent, greeter = lived(tmp_path, idle, *answers)
     assert len(greeter.heard) == 2
-    with pytest.raises(BrokerRefused, match="was updated"):
+    with pytest.raises(EnvironmentUnfit, match="was updated"):
         agent.raise_failure()
 
 
