@@ -47,7 +47,7 @@ SEED = 20_261_121
 TASK = "train"
 """One name for both: a training's seed is derived from its task."""
 
-EPOCHS, QUICK_EPOCHS = 4_000, 60
+EPOCHS, QUICK_EPOCHS = 4_000, 150
 """Of some 20 steps each: longer than all lives together, so that every kill hits a training."""
 
 TRAIN: Facts = {
@@ -58,7 +58,7 @@ TRAIN: Facts = {
     "linear_path": False,
 }
 
-LATER_S = 1.5
+LATER_S, QUICK_LATER_S = 1.5, 0.4
 """Latest moment of a kill after the step, or the checkpoint, that it waited for."""
 
 AGAIN_S = 0.5
@@ -172,7 +172,8 @@ async def disturbed(home: Path, epochs: int, kills: int, seed: int, killed: Kill
         over: Epoch | None = None
         for number in range(kills):
             how = HOWS[number % len(HOWS)] if kills <= len(HOWS) else draw.choice(HOWS)
-            last = await one_kill(stage, workers, how, draw, over, patient=number % 2 == 0)
+            later_s = draw.uniform(0.0, QUICK_LATER_S if frame.quick else LATER_S)
+            last = await one_kill(stage, workers, how, later_s, over, patient=number % 2 == 0)
             over = last.epoch
             killed.by[how] += 1
             frame.say(f"kill {number + 1}: {how}, near step {last.step}")
@@ -188,9 +189,9 @@ def training(inputs: dict[str, str], epochs: int) -> TaskSpec:
 
 
 async def one_kill(
-    stage: Stage, workers: dict[str, Part], how: str, draw: random.Random, over: Epoch | None, *, patient: bool
+    stage: Stage, workers: dict[str, Part], how: str, later_s: float, over: Epoch | None, *, patient: bool
 ) -> Seen:
-    """Kill whoever trains, at a random moment of his life; what he reported last. over: the epoch of the life before;
+    """Kill whoever trains, later_s after his first step; what he reported last. over: the epoch of the life before;
     patient: after a checkpoint of this one."""
 
     def newest() -> Seen | None:
@@ -200,7 +201,7 @@ async def one_kill(
     await lives(stage, "a step of the training", lambda: newest() is not None)
     if patient:
         await lives(stage, "a checkpoint of it", lambda: bool((now := newest()) and stage.checkpoints(TASK, now.epoch)))
-    await asyncio.sleep(draw.uniform(0.0, LATER_S))
+    await asyncio.sleep(later_s)
     if TASK in stage.ended:
         raise ChildBroke(f"the training ended before it could be killed: {stage.ended[TASK].reason}")
     last = newest()
