@@ -20,7 +20,7 @@ from mesh.messages.commands import COMMANDS, Cancel, Drain, Resubmit
 from mesh.messages.ledger import AnyEvent, TaskCanceled, TaskParked, TaskResubmitted, TaskSucceeded, WorkerDrained
 from mesh.messages.tasks import TaskSpec
 
-HANDED_ON_S = 15.0
+HANDED_ON_S = 7.0
 """How long a worker that is drained at once may still hold a lease while nothing is wrong: it hears so in an answer to
 its next beat, and ends after a last checkpoint."""
 

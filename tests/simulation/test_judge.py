@@ -338,7 +338,7 @@ CAUGHT_AS: dict[Mutate, set[str]] = {
     tells_subscribers_twice: {"one projection", "every task ends"},
     believes_every_store: {"one lease", "true receipts"},
     lets_go_when_sent: {"true receipts"},
-    lets_go_before_it_is_stored: {"true receipts", "nothing lost"},
+    lets_go_before_it_is_stored: {"true receipts", "nothing lost", "every task ends"},
     leases_to_the_drained: {"obedience"},
     drains_nobody: {"obedience"},
     keeps_what_it_shall_hand_on: {"obedience"},
