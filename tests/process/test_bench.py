@@ -93,3 +93,11 @@ def test_a_file_is_moved_in_every_way_and_comes_back(tmp_path):
     assert moved >= {"Ramify", "Ramify, in a folder", "chunks by hand", "nats-py object store", "HTTP upload server"}
     memory = [aim for aim in document["aims"] if aim["aim"].startswith("memory")]
     assert [aim["met"] for aim in memory] == [True]
+
+
+def test_seeds_are_lived_through_and_counted(tmp_path):
+    document = quick(tmp_path, "simulation")
+    values = {(row["who"], row["metric"]): row["value"] for row in document["rows"]}
+    assert values["as always", "seeds"] == 40
+    assert values["as always", "faults"] > values["as always", "seeds"]
+    assert [values[who, "seeds that broke a promise"] for who in ("as always", "older broker")] == [0, 0]
