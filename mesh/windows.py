@@ -99,27 +99,32 @@ async def in_window(
         for item in waiting:
             await work(item)
 
-    try:
-        async with asyncio.TaskGroup() as lanes:
-            for _ in range(width):
-                lanes.create_task(lane())
-    except BaseExceptionGroup as group:
-        raise first(group) from None
+    await all_of(lane() for _ in range(width))
 
 
 async def together(one: Coroutine[Any, Any, T], other: Coroutine[Any, Any, T]) -> tuple[T, T]:
     """Both results; when one fails, the other is cancelled and the failure raised."""
+    results = await all_of((one, other))
+    return results[0], results[1]
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; when one fails, the others are cancelled and the failure is raised, ours if there are several.
+
+    No `asyncio.TaskGroup`: until Python 3.13 it forgets a cancellation from outside when a task fails in the same
+    moment, and who was told to end would try on for ever.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
     try:
-        async with asyncio.TaskGroup() as both:
-            tasks = both.create_task(one), both.create_task(other)
-    except BaseExceptionGroup as group:
-        raise first(group) from None
-    return tasks[0].result(), tasks[1].result()
-
-
-def first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to report of a group: one of ours if there is one."""
-    return next((error for error in group.exceptions if isinstance(error, RamifyError)), group.exceptions[0])
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+    if errors:
+        raise next((error for error in errors if isinstance(error, RamifyError)), errors[0])
+    return [task.result() for task in tasks]
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:

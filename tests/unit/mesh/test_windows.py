@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mesh import virtual_time
-from mesh.errors import BusUnavailable
+from mesh.errors import BusUnavailable, DiskFull
 from mesh.windows import Pace, in_window
 
 
@@ -101,3 +101,20 @@ async def test_every_place_is_given_back(end: str) -> None:
 
     async with asyncio.timeout(5):
         assert await asyncio.gather(*(pace.carry(fine) for _ in range(20))) == ["fine"] * 20
+
+
+async def test_a_cancellation_wins_over_a_failure_of_the_same_moment() -> None:
+    """Else whoever repeats what failed would never end, although he was told to."""
+    begun, fails = asyncio.Event(), asyncio.Event()
+
+    async def work(_: int) -> None:
+        begun.set()
+        await fails.wait()
+        raise DiskFull("The stream is full.")
+
+    task = asyncio.create_task(in_window([1], work, width=1))
+    await begun.wait()
+    fails.set()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
