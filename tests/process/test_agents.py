@@ -302,7 +302,7 @@ async def test_another_protocol_is_one_sentence(start: Start, broker: NatsBroker
 
     await broker.subscribe(SUBJECTS.ask("scheduler"), refuse)
     for role in ("gate", "worker"):
-        await check_sentence(await start(role), 4, "protocol 7", "update the older side")
+        await check_sentence(await start(role), 3, "protocol 7", "update the older side")
 
 
 async def until_alive(worker: AgentProcess) -> None:
