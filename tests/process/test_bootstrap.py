@@ -33,7 +33,7 @@ sys.exit(7)
 # Runs the door's code with installing steps of the test's own; `said` is the file that records what was done.
 DRIVER = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, also when these tests run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also when these tests run in the background
 sys.path.insert(0, {bin!r})
 import bootstrap, environment
 
