@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from executors.tensorfile import HEADER_BYTES_MAX
 from mesh import codec
 from mesh.errors import ArtifactCorrupt, Malformed
 
@@ -37,9 +38,6 @@ TENSORS, STATE = "state.safetensors", "state.msgpack"
 
 STATE_BYTES_MAX = 4 * 1024 * 1024
 """The small half: generators take some 12 KB, a history of a thousand validations 100 KB."""
-
-HEADER_BYTES_MAX = 100_000_000
-"""Longest header of a safetensors file: the format's own bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

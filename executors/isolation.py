@@ -26,8 +26,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -292,12 +293,7 @@ class Child:
 
     async def kill(self) -> None:
         """End the whole group and wait until it is gone; a cancellation waits for that too."""
-        burying = asyncio.ensure_future(self._bury())
-        try:
-            await asyncio.shield(burying)
-        except asyncio.CancelledError:
-            await burying
-            raise
+        await to_its_end(self._bury())
 
     async def _bury(self) -> None:
         platform.kill_group(self.pid, hard=True)
@@ -474,3 +470,13 @@ def _in_words(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"signal {signal.Signals(-code).name}"
     return f"signal {-code}"
+
+
+async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`; a cancellation waits for it too, and is raised afterwards."""
+    running = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await running
+        raise

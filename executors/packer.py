@@ -25,7 +25,7 @@ from pathlib import Path
 
 from executors import frames
 from executors.frames import Frame, Span
-from executors.isolation import KILL_S, LEAVE_S, environment
+from executors.isolation import KILL_S, LEAVE_S, environment, to_its_end
 from executors.packing import FROM_PACKER, Dropped, Opened, Pack, Packed, Refused, Settled
 from mesh import platform
 from mesh.cache import remove_folder
@@ -225,12 +225,7 @@ class Packer:
 
     async def _kill(self) -> None:
         """End its group and wait until it is gone; a cancellation waits for that too."""
-        burying = asyncio.ensure_future(self._bury())
-        try:
-            await asyncio.shield(burying)
-        except asyncio.CancelledError:
-            await burying
-            raise
+        await to_its_end(self._bury())
 
     async def _bury(self) -> None:
         process, words, self._process = self._process, self._words, None

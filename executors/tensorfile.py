@@ -20,7 +20,7 @@ from typing import Any
 from mesh.errors import ModelRefused
 
 HEADER_BYTES_MAX = 100_000_000
-"""Longest header; the format's own bound."""
+"""Longest header of a safetensors file; the format's own bound."""
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,

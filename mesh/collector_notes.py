@@ -18,7 +18,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from mesh.errors import DiskFull
+from mesh import sqlite_file
 
 FORMAT = 1
 
@@ -45,8 +45,7 @@ class CollectorNotes:
             except sqlite3.OperationalError:  # no room, or another process has it
                 raise
             except sqlite3.DatabaseError:  # damaged, or of another format: all of it can be learned again
-                for suffix in ("", "-wal", "-shm"):
-                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+                sqlite_file.remove(path)
                 self._db = _opened(path)
 
     def close(self) -> None:
@@ -153,28 +152,11 @@ class CollectorNotes:
         with self._errors():
             self._db.execute("DELETE FROM awaited WHERE round < ?", (round_,))
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise DiskFull(f"{self._path} can not be written ({error}): free some disk space.") from None
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite_file.full_when_unwritable(self._path)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, isolation_level=None, timeout=0.0)
-    try:
-        db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=OFF")
-        if db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.DatabaseError("another format")
-            for statement in _TABLES:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={FORMAT}")
-    except BaseException:
-        db.close()
-        raise
-    return db
+    pragmas = ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=OFF")
+    return sqlite_file.opened(path, _TABLES, format_=FORMAT, pragmas=pragmas)

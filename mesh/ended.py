@@ -19,8 +19,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mesh import codec
-from mesh.errors import DiskFull, EnvironmentUnfit, Malformed
+from mesh import codec, sqlite_file
+from mesh.errors import EnvironmentUnfit, Malformed
 from mesh.messages.base import Epoch, Key
 from mesh.messages.ledger import SavedLine, SnapshotHead, SnapshotPart
 from mesh.messages.tasks import TaskState
@@ -83,12 +83,8 @@ class EndedIndexOnDisk:
         try:
             return _opened(self.path)
         except sqlite3.DatabaseError:  # damaged, or of another format: what it held can be read elsewhere
-            self._remove()
+            sqlite_file.remove(self.path)
             return _opened(self.path)
-
-    def _remove(self) -> None:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     # -- lines --------------------------------------------------------------------------------------------------------
 
@@ -180,7 +176,7 @@ class EndedIndexOnDisk:
             self._db.close()
         if self._passing:
             with contextlib.suppress(OSError):
-                self._remove()
+                sqlite_file.remove(self.path)
         if self._lock is not None:
             self._lock.release()
 
@@ -190,12 +186,8 @@ class EndedIndexOnDisk:
         with self._errors():
             self._db.execute(statement, values)
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise DiskFull(f"The scheduler's index can not be written ({error}): free some disk space.") from None
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite_file.full_when_unwritable("The scheduler's index")
 
     def _remember(self, task: str, line: Ended | None) -> None:
         self._cache[task] = line
@@ -241,16 +233,8 @@ class SavedReader:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=0.0)
+    db = sqlite_file.opened(path, _TABLES, format_=FORMAT, pragmas=("journal_mode=WAL", "synchronous=NORMAL"))
     try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        if db.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
-            if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                raise sqlite3.DatabaseError("another format")
-            for statement in _TABLES:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={FORMAT}")
         db.execute("BEGIN IMMEDIATE")
     except BaseException:
         db.close()

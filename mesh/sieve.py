@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mesh.errors import DiskFull
+from mesh import sqlite_file
 from mesh.messages.collecting import name_of, row_of
 from mesh.messages.object_names import MANIFEST, ObjectName
 
@@ -41,7 +41,7 @@ class Sieve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._remove()
+        sqlite_file.remove(path)
         with self._errors():
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=OFF")
@@ -54,11 +54,7 @@ class Sieve:
     def close(self) -> None:
         """Remove the file."""
         self._db.close()
-        self._remove()
-
-    def _remove(self) -> None:
-        for suffix in ("", "-journal"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        sqlite_file.remove(self._path)
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -141,12 +137,8 @@ class Sieve:
             self._db.executemany(statement, rows)
             self._db.execute("COMMIT")
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise DiskFull(f"{self._path} can not be written ({error}): free some disk space.") from None
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return sqlite_file.full_when_unwritable(self._path)
 
 
 def _row(name: ObjectName) -> bytes:
