@@ -98,6 +98,8 @@ def installing_steps(groups: Sequence[str], installer: Installer) -> list[Step]:
         steps.append(Step("build tool", lambda: install_lock("build.txt", installer)))
         steps.append(Step("locked packages", lambda: install_lock("runtime.txt", installer)))
         steps.append(Step(f"torch {torch_version()}", lambda: install_torch(torch_version(), installer)))
+    if "kinds" in groups:
+        steps.append(Step("packages for more kinds", lambda: install_lock("kinds.txt", installer)))
     if "dev" in groups:
         steps.append(Step("packages for the tests", lambda: install_lock("dev.txt", installer)))
     return steps

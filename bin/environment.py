@@ -2,8 +2,8 @@
 
 Aim:     no noticeable time once the environment stands. A warm call reads the lock files and one stamp, and replaces
          itself by the environment's Python.
-How:     a group of packages ("runtime", "dev") is ready when its stamp, written last by `bootstrap`, names the digest
-         of its lock files and the interpreter behind the environment. Anything else goes to `bootstrap.install`.
+How:     a group of packages ("runtime", "kinds", "dev") is ready when its stamp, written last by `bootstrap`, names the
+         digest of its lock files and the interpreter behind the environment. Anything else goes to `bootstrap.install`.
 Promise: a complaint is one sentence on stderr with exit code 3; current folder and arguments pass through as they are.
 Not:     no package is checked on the warm path; whoever deletes files from the environment deletes its stamps too.
 
@@ -18,7 +18,8 @@ SUPPORTED = ((3, 11), (3, 12), (3, 13))
 EXIT_ENVIRONMENT = 3
 EXIT_INTERRUPTED = 130
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LOCKS = {"runtime": ("build.txt", "runtime.txt", "torch.txt"), "dev": ("dev.txt",)}
+LOCKS = {"runtime": ("build.txt", "runtime.txt", "torch.txt"), "kinds": ("kinds.txt",), "dev": ("dev.txt",)}
+ASKED_FOR = ("kinds",)  # the groups that `bin/agent install` adds; a newer lock is followed once they are there
 
 
 class EnvironmentTrouble(Exception):
@@ -63,16 +64,23 @@ def is_ready(venv: str, group: str, root: str = ROOT) -> bool:
     return found.startswith(wanted_stamp(venv, group, root)) and os.path.exists(venv_python(venv))
 
 
+def groups_for(arguments: "list[str]") -> "tuple[str, ...]":
+    """The groups that a call of `bin/agent` needs: `install GROUP` adds one, every other command runs without it."""
+    asked = arguments[1:2] if arguments[:1] == ["install"] else []
+    return ("runtime",) + tuple(group for group in asked if group in ASKED_FOR)
+
+
 def ready_python(groups: "tuple[str, ...]") -> str:
     """The interpreter of an environment in which all groups are installed; installs what is missing first."""
     try:
         venv = venv_folder()
-        missing = [group for group in groups if not is_ready(venv, group)]
-        if missing:
+        once_asked = [group for group in ASKED_FOR if os.path.exists(stamp_path(venv, group))]
+        wanted = [group for group in LOCKS if group in groups or group in once_asked]
+        if not all(is_ready(venv, group) for group in wanted):
             use_supported_interpreter(sys.version_info[:2], os.environ.get("PATH", ""))
             import bootstrap  # needs a supported Python, and some 30 ms that a warm call does not spend
 
-            bootstrap.install(venv, missing)
+            bootstrap.install(venv, wanted)
         return venv_python(venv)
     except EnvironmentTrouble as trouble:
         complain(str(trouble))

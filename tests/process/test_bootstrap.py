@@ -183,6 +183,30 @@ def test_groups_are_installed_as_they_are_missing(checkout):
     assert [line for line in checkout.told() if line.startswith("installed")] == ["installed runtime", "installed dev"]
 
 
+def test_packages_for_more_kinds_come_when_asked_for_and_follow_their_lock(checkout):
+    import environment
+
+    assert environment.groups_for(["worker", "install", "kinds"]) == ("runtime",)
+    assert environment.groups_for(["install"]) == environment.groups_for(["install", "torch"]) == ("runtime",)
+    asked = environment.groups_for(["install", "kinds"])
+    assert checkout.install(groups=asked)[0] == 0
+    lock = checkout.folder / "requirements" / "kinds.txt"
+    lock.write_text(lock.read_text().replace("bm25s==", "bm25s==9"))
+    assert checkout.install()[0] == 0
+    assert [line for line in checkout.told() if line.startswith("installed")] == [
+        "installed runtime kinds", "installed kinds",
+    ]  # fmt: skip
+
+
+def test_an_environment_that_is_made_again_gets_every_group_that_is_needed(checkout):
+    assert checkout.install()[0] == 0
+    (checkout.venv / "pyvenv.cfg").write_text("")
+    (checkout.venv / "bin" / "python").unlink()
+    (checkout.venv / "bin" / "python").symlink_to(sys.executable + "-is-gone")
+    assert checkout.install(groups=("runtime", "dev"))[0] == 0
+    assert checkout.told()[-1] == "installed runtime dev"
+
+
 # ---------------------------------------------------------------------------- two at once, kills and repairs
 
 

@@ -1,12 +1,10 @@
 """What goes into a mesh and comes out again loads in transformers, peft and safetensors, and answers as before.
 
-The two libraries are an extra (`pip install -c .venv/constraints.txt transformers peft`): without them these tests are
-skipped. They run in processes of their own, for they take seconds and hundreds of megabytes to import.
+The two libraries run in processes of their own, for they take seconds and hundreds of megabytes to import.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -31,13 +29,7 @@ from tests.support.model_commands import command, contents, reached
 from tests.support.splits import write_four
 
 ROOT = Path(__file__).parents[2]
-LACKING = [name for name in ("transformers", "peft") if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.skipif(
-        bool(LACKING), reason=f"not installed: {', '.join(LACKING)} (the extra `interchange`, see docs/install.md)"
-    ),
-]
+pytestmark = pytest.mark.process
 DEADLINE_S = 140.0
 
 

@@ -30,17 +30,21 @@ def version_of(requirement: Requirement) -> str:
     return str(requirement.specifier).removeprefix("==")
 
 
+@pytest.mark.parametrize(
+    ("lock", "dependencies"),
+    [("runtime.txt", PROJECT["dependencies"]), ("kinds.txt", PROJECT["optional-dependencies"]["kinds"])],
+)
 @pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
 @pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
-def test_the_lock_answers_every_dependency_once(python, system):
-    locked = pins("runtime.txt")
+def test_the_lock_answers_every_dependency_once(python, system, lock, dependencies):
+    locked = pins(lock)
     place = {
         **default_environment(),
         "python_full_version": python,
         "python_version": python[:4],
         "sys_platform": system,
     }
-    for wanted in map(Requirement, PROJECT["dependencies"]):
+    for wanted in map(Requirement, dependencies):
         if wanted.name != "torch":
             here = [pin for pin in locked[wanted.name] if pin.marker is None or pin.marker.evaluate(place)]
             assert len(here) == 1, f"{wanted.name} is locked {len(here)} times for Python {python} on {system}"
@@ -51,18 +55,27 @@ def test_torch_has_one_version_and_no_lock():
     assert [str(pin) for pin in pins("torch.txt")["torch"]] == [
         dependency for dependency in PROJECT["dependencies"] if dependency.startswith("torch")
     ]
-    assert "torch" not in pins("runtime.txt")
+    for name in ("runtime.txt", "kinds.txt", "dev.txt"):
+        assert "torch" not in pins(name)
 
 
-@pytest.mark.parametrize("name", ["build.txt", "dev.txt"])
-def test_later_locks_keep_the_versions_of_the_first(name):
-    runtime = pins("runtime.txt")
-    for package, (pin, *_) in pins(name).items():
-        if package in runtime:
-            assert version_of(pin) in [version_of(other) for other in runtime[package]]
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [("runtime.txt", "build.txt"), ("runtime.txt", "kinds.txt"), ("runtime.txt", "dev.txt"), ("kinds.txt", "dev.txt")],
+)
+def test_later_locks_keep_the_versions_of_the_first(earlier, later):
+    before = pins(earlier)
+    for package, found in pins(later).items():
+        if package in before:
+            assert {version_of(pin) for pin in found} <= {version_of(pin) for pin in before[package]}, package
 
 
-@pytest.mark.parametrize("name", ["build.txt", "runtime.txt", "dev.txt"])
+def test_the_extra_and_the_lock_are_of_the_same_packages():
+    wanted = (ROOT / "requirements" / "kinds.in").read_text("utf-8").splitlines()
+    assert [line for line in wanted if not line.startswith("#")] == PROJECT["optional-dependencies"]["kinds"]
+
+
+@pytest.mark.parametrize("name", ["build.txt", "runtime.txt", "kinds.txt", "dev.txt"])
 def test_locks_hold_hashes_and_no_address(name):
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     assert "://" not in text
