@@ -1,9 +1,10 @@
 """Evaluate: per-item outcomes of a model on a split, and how long one answer takes.
 
-In:    `model`, `split`
+In:    `model`, `split`; `base`, where the model is an adapter: what it adapts
 Out:   `outcomes`
 First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
        they are of the modality and the columns that the model reads, it knows at least one of their labels
+How:   executors/models/loading.py finds what the model's kind takes to ask it
 Not:   compares nothing, and says nothing about who should win
 """
 
@@ -16,13 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime, Stopped
-from mesh.errors import TaskRefused
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
-    from executors.data import Split
     from executors.device import Device
-    from executors.models.classifier import Classifier
+    from executors.models.loading import Respondent
 
 MIB = 1024 * 1024
 
@@ -60,52 +59,32 @@ class Evaluate:
         """Check, answer every item, time single answers."""
         from executors import device as devices
         from executors import outcomes
-        from executors.data import digest_of, read_split
-        from executors.models import classifier as classifiers
+        from executors.data import digest_of
         from executors.models import store
-        from executors.models.probabilities import check_finite
+        from executors.models.loading import load_model
 
         place = devices.choose(job.allotment)
         model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
-        model, split = classifiers.load(model_folder), read_split(split_folder)
-        _check_fit(model, split)
+        base = job.inputs.get("base")
+        model = load_model(model_folder, Path(base) if base else None)
+        items = model.read(split_folder)
+        model.check(items)
         tick = _ticker(context)
         with devices.memory_translated("evaluating"):
             model.to(place.torch)
-            log_probabilities = model.log_probabilities(model.encode(split, tick), place.torch, tick)
-        check_finite(log_probabilities)
-        found = outcomes.outcomes_of(
-            split,
-            log_probabilities,
-            model.labels,
-            model=digest_of(model_folder),
-            split_digest=digest_of(split_folder),
-        )
+            digests = {"model": digest_of(model_folder), "split": digest_of(split_folder)}
+            found = model.outcomes(items, place.torch, tick, **digests)
         kpis = {
-            "accuracy": outcomes.accuracy(found),
-            "loss": outcomes.mean_loss(found),
+            **model.kpis(found),
             "size_bytes": float(store.size_bytes(model_folder)),
             "items": float(found.items),
-            **_latencies(model, split, place, job.settings, tick),
+            **_latencies(model, items, place, job.settings, tick),
         }
         folder = outcomes.write(found, job.scratch / "outcomes")
-        facts = {
-            "device": place.name,
-            "precision": place.precision,
-            "reason": place.reason,
-            "split": split.schema.split,
-        }
+        facts: dict[str, Any] = {"device": place.name, "precision": place.precision, "reason": place.reason}
+        if schema := getattr(items, "schema", None):
+            facts["split"] = schema.split
         return Made(outputs={"outcomes": folder}, media={"outcomes": "outcomes"}, kpis=kpis, facts=facts)
-
-
-def _check_fit(model: Classifier, split: Split) -> None:
-    """Structural checks that need both sides. TaskRefused with what does not fit."""
-    if split.schema.modality != model.features.modality:
-        raise TaskRefused(f"the model reads {model.features.modality} data, the split is {split.schema.modality}")
-    if not set(model.labels) & set(split.schema.labels):
-        raise TaskRefused(
-            f"the model knows none of the split's {len(split.schema.labels)} labels: it is for other data"
-        )
 
 
 def _ticker(context: Context) -> Callable[[], None]:
@@ -118,22 +97,19 @@ def _ticker(context: Context) -> Callable[[], None]:
 
 
 def _latencies(
-    model: Classifier, split: Split, place: Device, settings: Any, tick: Callable[[], None]
+    model: Respondent, items: Any, place: Device, settings: Any, tick: Callable[[], None]
 ) -> dict[str, float]:
-    """Milliseconds from raw input to probabilities, one example at a time. The examples go round in turn, after a
-    warm-up that does not count, so that no cache of one example makes it look fast."""
+    """Milliseconds from raw input to answer, one item at a time. The items go round in turn, after a warm-up that does
+    not count, so that no cache of one item makes it look fast."""
     import numpy as np
-
-    from executors.data import single
 
     if settings.latency_items == 0:
         return {}
     took: list[float] = []
     warm_up, deadline = min(10, settings.latency_items), time.monotonic() + settings.latency_s_max
     for turn in range(warm_up + settings.latency_items):
-        one = single(split, turn * 7919 % len(split))
         started = time.perf_counter()
-        model.log_probabilities(model.encode(one), place.torch)
+        model.answer(items, turn * 7919, place.torch)
         if turn >= warm_up:
             took.append((time.perf_counter() - started) * 1000.0)
         if turn % 50 == 0:

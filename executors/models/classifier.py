@@ -26,6 +26,7 @@ from executors.data import Split
 from executors.features import Encoded, Features
 from executors.models import store
 from executors.models.blending import NETWORK_ALONE, Blend
+from executors.models.loading import SplitRespondent
 from executors.models.network import Network, Shape, rows_of
 from executors.models.probabilities import log_softmax
 from mesh.errors import ArtifactCorrupt
@@ -69,6 +70,19 @@ class Classifier:
             if path is not None:
                 path.to(device)
         return self
+
+    @property
+    def modality(self) -> str:
+        """'text' or 'tabular'."""
+        return self.features.modality
+
+    def place(self, device: torch.device) -> None:
+        """Move to where it computes."""
+        self.to(device)
+
+    def answers(self, split: Split, device: torch.device, tick: Callable[[], None] = _nothing) -> Floats:
+        """[n, labels], natural logarithms, from the raw inputs."""
+        return self.log_probabilities(self.encode(split, tick), device, tick)
 
     def parameter_count(self) -> int:
         """Numbers in both paths."""
@@ -154,6 +168,11 @@ def load(folder: Path) -> Classifier:
         found.fitted_on = str(config.get("fitted_on", ""))
         _fill(found.linear, store.part(arrays, "linear"))
     return found
+
+
+def respondent(folder: Path, base: Path | None) -> SplitRespondent:
+    """The classifier in `folder`, ready to be asked."""
+    return SplitRespondent(load(folder))
 
 
 def linear_path(inputs: int, labels: int, sparse: bool) -> Network:
