@@ -57,8 +57,10 @@ TRAIN: Facts = {
     "epochs_max": 10_000,
     "patience": 10_000,
     "checkpoint_s": CHECKPOINT_S,
+    "checkpoint_overhead": 1.0,
     "linear_path": False,
 }
+"""Whatever a checkpoint costs on a busy machine: what is measured begins with one that is there."""
 WARM: Facts = {"hidden": [16], "epochs_max": 1, "linear_path": False}
 
 NEEDS = Needs(cores=1.0, memory_bytes=1024**3, disk_bytes=256 * 1024**2)
