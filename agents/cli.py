@@ -44,6 +44,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "models": "List champions and pushed models, pull one into a folder, push a folder, or remove one.",
         "verdicts": "List what the gate decided, and why.",
         "doctor": "Check this machine, the broker and the streams, and say what is wrong.",
+        "install": "Install the packages that more kinds need, and list which kinds run here.",
         "config": "Print the settings in effect and where each comes from.",
     },
     "Stepping in": {

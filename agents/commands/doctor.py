@@ -86,9 +86,12 @@ def kinds() -> Iterator[Finding]:
     from executors import kinds as known
 
     for name, info in sorted(known.kind_infos().items()):
-        lacking = known.missing(info)
-        says = f"lacks {', '.join(lacking)}: a worker here does not offer it" if lacking else f"version {info.version}"
-        yield Finding(f"kind {name}", "note" if lacking else "ok", says)
+        origin = f"of {info.distribution} {info.release}" if info.distribution else "built in"
+        if lacking := known.missing(info):
+            says = f"lacks {', '.join(lacking)}: a worker here does not offer it; to mend it: {known.remedy(info)}"
+            yield Finding(f"kind {name}", "note", f"{origin}, {says}" if info.distribution else says)
+        else:
+            yield Finding(f"kind {name}", "ok", f"version {info.version}, {origin}")
 
 
 def disk(settings: Settings) -> Finding:

@@ -12,12 +12,17 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, cast
 
+import msgspec
+
+from executors import mending
 from executors.port import Kind, Runtime
 from mesh.errors import TaskRefused
+from mesh.messages.tasks import Needs
 
 GROUP = "ramify.kinds"
 
@@ -39,6 +44,10 @@ class KindInfo:
     """Top-level packages that have to be installed."""
     problem: str = ""
     """Why an installed kind can not be used; '' when it can."""
+    distribution: str = ""
+    """The installed package that offers the kind; '' for the built-in ones."""
+    release: str = ""
+    """That package's own version."""
 
 
 _BUILT_IN = (
@@ -66,7 +75,9 @@ def load(name: str) -> Kind:
     if info is None:
         raise TaskRefused(f"there is no executor kind {name[:80]!r}: this worker has {', '.join(sorted(kind_infos()))}")
     if lacking := missing(info):
-        raise TaskRefused(f"the kind {name!r} can not run here, it lacks {', '.join(lacking)}")
+        raise TaskRefused(
+            f"the kind {name!r} can not run here, it lacks {', '.join(lacking)}; on this machine: `{remedy(info)}`"
+        )
     return declared(info)
 
 
@@ -76,14 +87,42 @@ def declared(info: KindInfo) -> Kind:
     return cast(Kind, value() if isinstance(value, type) else value)
 
 
+def needs_of(name: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Needs | None:
+    """What a task of the kind `name` takes with these settings on data of these facts, by its own word. None when it is
+    not installed here, or refuses the settings: then its worker says why."""
+    info = kind_infos().get(name)
+    if info is None or info.problem:
+        return None
+    kind = declared(info)
+    try:
+        return kind.needs(msgspec.convert(dict(settings), kind.Settings), facts)
+    except Exception:  # settings that it refuses, or foreign code that can not tell
+        return None
+
+
 def missing(info: KindInfo) -> list[str]:
     """What the kind lacks on this machine: packages that are not installed, or the reason why it can not be read."""
     lacking = [name for name in info.requires if importlib.util.find_spec(name) is None]
     return [*lacking, info.problem] if info.problem else lacking
 
 
+def remedy(info: KindInfo) -> str:
+    """The command that brings what the kind lacks on this machine; '' when it lacks nothing."""
+    if not missing(info):
+        return ""
+    lacking = [name for name in info.requires if importlib.util.find_spec(name) is None]
+    return mending.command(lacking, distribution=info.distribution, problem=info.problem)
+
+
 def _installed(entry: EntryPoint) -> KindInfo:
-    """What an entry point offers."""
+    """What an entry point offers, and who offers it."""
+    info = _offered(entry)
+    if entry.dist is None:
+        return info
+    return dataclasses.replace(info, distribution=entry.dist.name, release=entry.dist.version)
+
+
+def _offered(entry: EntryPoint) -> KindInfo:
     module, attribute = entry.module, entry.attr
     try:
         value = entry.load()
