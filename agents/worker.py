@@ -495,6 +495,7 @@ class Worker:
         metrics.set("mesh_outbox_age_seconds", oldest_s)
         metrics.set("mesh_leases_held", len(self._running))
         metrics.set("mesh_checkpoints_paused", sum(bool(running.paused) for running in self._running.values()))
+        metrics.set("mesh_outputs_paused", sum(bool(running.outputs_wait) for running in self._running.values()))
         bytes_max = self._agent.settings.worker.outbox_bytes_max
         if size_bytes > (OUTBOX_ROOM if self._crowded else OUTBOX_FULL) * bytes_max:
             self._crowded = (

@@ -87,15 +87,16 @@ class Packed:
 class Snapshot:
     """A snapshot in its child's buffer, held open until it is let go."""
 
-    def __init__(self, made: Snapshotted, release: Callable[[], None]) -> None:
-        """release: tells the child that its buffer may be overwritten. OSError when there is no such buffer."""
+    def __init__(self, made: Snapshotted, release: Callable[[bool], None]) -> None:
+        """release: tells the child that its buffer may be overwritten; True: because there was no room for what is in
+        it. OSError when there is no such buffer."""
         self.made, self._release = made, release
         self._fd, self.path = platform.shared_again(made.buffer)
 
-    def let_go(self) -> None:
+    def let_go(self, *, lacked_room: bool = False) -> None:
         """It is not read any more."""
         os.close(self._fd)
-        self._release()
+        self._release(lacked_room)
 
 
 class Checkpoints:
@@ -135,13 +136,14 @@ class Checkpoints:
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
-    def take(self, made: Snapshotted, release: Callable[[], None]) -> None:
-        """Take over a snapshot. release: called once, when its buffer is not read any more."""
+    def take(self, made: Snapshotted, release: Callable[[bool], None]) -> None:
+        """Take over a snapshot. release: called once, when its buffer is not read any more; with True when this disk
+        had no room for it."""
         self._skip(made.skipped)
         try:
             snapshot = Snapshot(made, release)
         except OSError as error:
-            release()
+            release(False)
             self._lost(made.number, f"its buffer can not be opened ({error.strerror})")
             return
         if self._snapshot is not None:
@@ -187,10 +189,11 @@ class Checkpoints:
     async def _pack(self) -> None:
         while self._snapshot is not None:
             snapshot, self._snapshot = self._snapshot, None
-            made = snapshot.made
+            made, lacked_room = snapshot.made, False
             try:
                 parcel = await self._packer.pack(self._folder, snapshot.path, made.files, plain=self._copy_to(made))
             except DiskFull as error:
+                lacked_room = True
                 self._pause(error)
                 self._lost(made.number, str(error))
                 continue
@@ -198,7 +201,7 @@ class Checkpoints:
                 self._lost(made.number, str(error))
                 continue
             finally:
-                snapshot.let_go()
+                snapshot.let_go(lacked_room=lacked_room)
             self._pack_s = parcel.seconds
             if parcel.plain is not None:
                 self._copied_at = time.monotonic()

@@ -32,6 +32,7 @@ from executors.isolation import Bounds, Child
 from executors.packer import Packer
 from executors.pool import Pool
 from executors.port import Runtime
+from executors.room import WAITS
 from mesh import limits, metrics
 from mesh.artifacts import ArtifactStore
 from mesh.cache import disk_errors, remove_folder
@@ -91,6 +92,8 @@ class Running:
         self.stage = Stage.FETCHING
         self.news: Progressed | None = None
         """Newest progress that was not yet published."""
+        self.outputs_wait = ""
+        """Why what it has computed is not written or stored at the moment, in a sentence."""
         self._tools, self._gpus = tools, tuple(tools.gpu_numbers[index] for index in begin.gpus)
         self._spec, self._epoch = begin.lease.task, begin.lease.epoch
         self._resume = Resume(begin.lease)
@@ -99,10 +102,12 @@ class Running:
         self._voided = ""
         self._yielding = ""
         self._abandoned = ""
+        self._finished: Spooled | None = None
+        """The result, once the child has said that it is done and its outputs lie in the folder."""
         self._spooled = False
+        """It is written down: what a later life can deliver."""
         self._seconds = 0.0
         self._uploads: Checkpoints | None = None
-        self._outputs_wait = ""
 
     # -- what others see and ask --------------------------------------------------------------------------------------
 
@@ -126,7 +131,7 @@ class Running:
     @property
     def held_up(self) -> str:
         """Why its checkpoints or outputs are not stored at the moment, or ''."""
-        return self._outputs_wait or self.paused
+        return self.outputs_wait or self.paused
 
     def take_progress(self) -> Progress | None:
         """What to tell subscribers now, if there is news."""
@@ -149,7 +154,7 @@ class Running:
     def void(self, reason: str) -> None:
         """The lease is over: kill what runs for it and record nothing. A finished result is delivered all the same:
         while the task is open the ledger takes it under a new epoch."""
-        if self._spooled:
+        if self._finished is not None:
             return
         self._voided = self._voided or reason or "the lease is over"
         self._cancel()
@@ -301,6 +306,7 @@ class Running:
     def _hear(self, frame: Frame) -> None:
         if isinstance(frame, Progressed):
             self.news = frame
+            self._heed_phase(frame.phase)
         elif isinstance(frame, Checkpointed) and Path(frame.folder).is_relative_to(self._folder):
             self._checkpoints.offer(frame)
         elif isinstance(frame, Snapshotted) and self._child is not None:
@@ -309,8 +315,8 @@ class Running:
     def _take(self, made: Snapshotted, child: Child) -> None:
         """A snapshot in the child's own memory, or in a file of its scratch folder."""
 
-        def release() -> None:
-            child.release(made.run, made.number)
+        def release(lacked_room: bool) -> None:
+            child.release(made.run, made.number, lacked_room=lacked_room)
 
         own = os.path.dirname(made.buffer) == f"/proc/{child.pid}/fd" or Path(made.buffer).is_relative_to(self._folder)
         if own and os.access(made.buffer, os.R_OK):
@@ -381,8 +387,9 @@ class Running:
         )
 
     def _spool(self, made: Finished) -> None:
-        """Write the result down beside its outputs, before anything else can go wrong."""
-        spooled = Spooled(
+        """Write the result down beside its outputs, before anything else can go wrong. A disk without room for it costs
+        no result: it is tried again while the outputs wait, and done without when they do not."""
+        self._finished = Spooled(
             key=self._result_key,
             incarnation=self._tools.incarnation,
             outputs={name: str(Path(path).relative_to(self._folder)) for name, path in made.outputs.items()},
@@ -390,23 +397,26 @@ class Running:
             facts_of=made.facts_of,
             outcome=self._outcome(made),
         )
+        try:
+            self._write_down(self._finished)
+        except DiskFull as error:
+            log.warning("the result of %s is not written down before it is uploaded: %s", self._spec.id, error)
+
+    def _write_down(self, finished: Spooled) -> None:
         with disk_errors("A finished result", self._folder):
-            worker_spool.save(self._folder, spooled)
+            worker_spool.save(self._folder, finished)
         self._spooled = True
 
     async def _deliver(self, made: Finished) -> None:
         """Upload and owe. A result without outputs needs no upload: the outbox alone keeps it safe."""
         self.stage = Stage.UPLOADING
         await self._checkpoints.close()
-        if made.outputs:
+        if self._finished is not None:
             self.news = Progressed(run=0, step=0, done=1.0, metrics={}, phase="uploading")
-            spooled = await asyncio.to_thread(worker_spool.load, self._folder)
-            if spooled is None:
-                raise DiskFull(f"The finished result of {self._spec.id} could not be read back from the disk.")
             await worker_spool.deliver(
-                self._folder, spooled, self._tools.store, self._tools.debts.owe, self._outputs_are_waiting
+                self._folder, self._finished, self._tools.store, self._tools.debts.owe, self._outputs_are_waiting
             )
-            self._outputs_wait = ""
+            self.outputs_wait = ""
         else:
             incarnation = self._tools.incarnation
             await self._tools.debts.owe(
@@ -448,9 +458,22 @@ class Running:
 
     def _outputs_are_waiting(self, text: str) -> None:
         """Told to whoever watches, and again with each turn that is in vain."""
-        self._outputs_wait = text[: limits.TEXT_CHARS_MAX]
+        self.outputs_wait = text[: limits.TEXT_CHARS_MAX]
         self.news = Progressed(run=0, step=0, done=1.0, metrics={}, phase="outputs wait")
         self._say(text)
+        if self._finished is not None and not self._spooled:
+            with contextlib.suppress(DiskFull):
+                self._write_down(self._finished)
+
+    def _heed_phase(self, phase: str) -> None:
+        """What the child says of room on this disk for its outputs is told on, as long as it says so."""
+        waits = phase == WAITS
+        if waits and not self.outputs_wait:
+            text = f"outputs of {self._spec.id} wait: there is no room left below {self._scratch}, free some space"
+            self.outputs_wait = text[: limits.TEXT_CHARS_MAX]
+            log.warning("%s", text)
+        elif not waits:
+            self.outputs_wait = ""
 
     def _say(self, text: str) -> None:
         log.info("%s", text)

@@ -13,7 +13,6 @@ Not covered: a kind that writes to descriptors by number, or leaves its process 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib
 import os
@@ -30,11 +29,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from executors import frames, kinds
+from executors import frames, kinds, room
 from executors.frames import Frame, KindRow, Start
 from executors.port import Allotment, Job, Made, Runtime, Stopped, Taken
 from mesh import limits, platform
-from mesh.errors import ArtifactCorrupt, ChildBroke, OutOfMemory, Reject, TaskRefused
+from mesh.errors import ArtifactCorrupt, ChildBroke, DiskFull, OutOfMemory, Reject, TaskRefused
 from mesh.messages.commands import FailureClass
 
 PROGRESS_S = 0.1
@@ -73,6 +72,7 @@ class Channel:
         self._halts: dict[int, str] = {}
         self._released: dict[int, int] = {}
         self._unreadable: set[int] = set()
+        self._lacked_room: set[tuple[int, int]] = set()
         self._saves: Counter[int] = Counter()
         self._news = threading.Condition()
         self.tasks: queue.Queue[Start | None] = queue.Queue()
@@ -112,6 +112,10 @@ class Channel:
         """True when the worker can not open this run's buffer."""
         return run in self._unreadable
 
+    def lacked_room(self, run: int, number: int) -> bool:
+        """True when the worker had no room for this snapshot."""
+        return (run, number) in self._lacked_room
+
     def saves(self, run: int) -> int:
         """How many checkpoints the worker has asked this run for."""
         return self._saves[run]
@@ -128,6 +132,7 @@ class Channel:
                     with self._news:
                         self._released[frame.run] = max(frame.number, self._released.get(frame.run, 0))
                         self._unreadable.update((frame.run,) if frame.unreadable else ())
+                        self._lacked_room.update(((frame.run, frame.number),) if frame.lacked_room else ())
                         self._news.notify_all()
                 elif isinstance(frame, frames.Save):
                     self._saves[frame.run] += 1
@@ -226,6 +231,10 @@ class TaskContext:
         """True when nobody reads this snapshot any more; waits at most `wait_s`."""
         return self._channel.released(self._run, number, wait_s)
 
+    def lacked_room(self, number: int) -> bool:
+        """True when this snapshot was not kept, because the disk is full."""
+        return self._channel.lacked_room(self._run, number)
+
     def saves_requested(self) -> int:
         """How often a checkpoint was asked for, without a stop."""
         return self._channel.saves(self._run)
@@ -304,7 +313,9 @@ def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
     except OutOfMemory as error:
         return frames.Failed(run=start.run, failure=FailureClass.MEMORY, reason=_sentence(error))
     except BaseException as error:  # SystemExit and the like end the task, not the protocol
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, DiskFull):
+            reason = _sentence(error)
+        elif room.is_full(error):
             reason = f"There is no room left below {start.scratch} for what the task writes: free some space."
         else:
             reason = _sentence(error)

@@ -217,6 +217,8 @@ class Released(Frame, frozen=True, kw_only=True):
     number: int
     unreadable: bool = False
     """The buffer can not be opened here: nothing was taken, and folders are wanted from now on."""
+    lacked_room: bool = False
+    """This snapshot was not taken, because the disk is full."""
 
 
 class Save(Frame, frozen=True, kw_only=True):

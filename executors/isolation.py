@@ -275,10 +275,10 @@ class Child:
         """Ask the running task for a checkpoint; it goes on. Does not wait."""
         self.post(frames.Save(run=self.runs))
 
-    def release(self, run: int, number: int, *, unreadable: bool = False) -> None:
+    def release(self, run: int, number: int, *, unreadable: bool = False, lacked_room: bool = False) -> None:
         """Tell the task of this run that its snapshot `number`, and all before it, will not be read again. unreadable:
-        its memory can not be opened here."""
-        self.post(frames.Released(run=run, number=number, unreadable=unreadable))
+        its memory can not be opened here; lacked_room: this one was not kept, because the disk is full."""
+        self.post(frames.Released(run=run, number=number, unreadable=unreadable, lacked_room=lacked_room))
 
     async def close(self) -> None:
         """Tell it to leave, give it LEAVE_S, and end its group."""

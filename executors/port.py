@@ -114,6 +114,9 @@ class Context(Protocol):
     def released(self, number: int, wait_s: float = 0.0) -> bool:
         """True when nobody reads snapshot `number` any more; waits for that at most `wait_s`."""
 
+    def lacked_room(self, number: int) -> bool:
+        """True when snapshot `number` was released without being kept, because this machine's disk is full."""
+
     def saves_requested(self) -> int:
         """How often a checkpoint was asked for from outside, without a stop, in this run."""
 

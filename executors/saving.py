@@ -6,12 +6,14 @@
 
 At the end of a run, or when it has to stop, the newest state is what counts: the buffer is waited for, but no longer
 than a slow packer needs (`patience_s`); then the state is written as a folder after all, which the worker can send by
-itself. What goes wrong here costs a checkpoint and a line in the log, and never the training.
+itself. A full disk is waited for, too, room.LAST_S at most. What goes wrong here costs a checkpoint and a line in the
+log, and never the training.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -20,7 +22,7 @@ from typing import Any
 
 from torch import Tensor
 
-from executors import checkpoint
+from executors import checkpoint, room
 from executors.checkpoint import Snapshot
 from executors.port import Context, Taken
 from executors.snapshot import Buffer
@@ -65,6 +67,8 @@ class Saver:
         """The buffer was waited for in vain."""
         self._handed = 0
         """Number of the snapshot that was handed over last."""
+        self._unwritten = 0
+        """Number of the newest checkpoint that the disk had no room for, here."""
 
     def free(self) -> bool:
         """True when the buffer may be filled."""
@@ -105,6 +109,23 @@ class Saver:
         self, make: Callable[[], Snapshot], still: Collection[str], mark: Mark, tick: Callable[[], None]
     ) -> None:
         """Hand over the state at the end of a run, and wait until it is taken. tick: called while waiting."""
+        lost = self.lost
+        self._hand_over_last(make, still, mark, tick)
+        if not self._lacked_room():
+            return
+        self._context.log(f"there is no room for the last checkpoint: it waits {room.LAST_S:.0f} s at most")
+        patience, again = room.Patience(room.LAST_S, tick), dataclasses.replace(mark, skipped=0)
+        while self._lacked_room() and patience.pause():
+            self._hand_over_last(make, still, again, tick)
+        self.lost = lost + self._lacked_room()
+
+    def _lacked_room(self) -> bool:
+        """Was the newest checkpoint lost because a disk is full?"""
+        return self.number > 0 and (self._unwritten == self.number or self._context.lacked_room(self.number))
+
+    def _hand_over_last(
+        self, make: Callable[[], Snapshot], still: Collection[str], mark: Mark, tick: Callable[[], None]
+    ) -> None:
         if self._settled(tick):
             in_memory = self._context.packs
             if not self.take(make(), still, mark):
@@ -155,6 +176,9 @@ class Saver:
         try:
             folder = checkpoint.write(self._folder / f"{number:06d}", buffer.parts())
         except OSError as error:
+            shutil.rmtree(self._folder / f"{number:06d}.tmp", ignore_errors=True)  # it takes room, and is no checkpoint
+            if room.is_full(error):
+                self._unwritten = number
             self._lose(f"it can not be written below {self._folder} ({error.strerror}): free some space")
             return
         self._context.checkpoint(folder, number=number, step=mark.step, best=mark.best, trained_s=mark.trained_s)

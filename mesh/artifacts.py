@@ -147,8 +147,9 @@ class ArtifactStore:
         leaves no entry."""
         if self._cache.manifest(digest) is not None:
             return
-        part = self._cache.new_part()
+        part: Path | None = None
         try:
+            part = self._cache.new_part()
             for name, file in files.items():
                 target = part / "files" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +159,8 @@ class ArtifactStore:
                     shutil.copyfile(file, target)
             self._cache.admit(part, digest, manifest)
         except OSError:
-            remove_folder(part)
+            if part is not None:
+                remove_folder(part)
 
     # -- get ----------------------------------------------------------------------------------------------------------
 

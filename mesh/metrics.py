@@ -108,6 +108,7 @@ TABLE: tuple[Declared, ...] = (
     ),
     _counter("mesh_checkpoint_bytes_total", "Bytes of packed checkpoints: of their state, and of new objects.", "what"),
     _gauge("mesh_checkpoints_paused", "Running tasks whose checkpoints wait: no room, or no broker."),
+    _gauge("mesh_outputs_paused", "Tasks that have computed their outputs and wait: no room, or no broker."),
     _counter("mesh_child_kills_total", "Child processes that were killed, by reason.", "reason"),
     _histogram("mesh_child_start_seconds", "From the start of a child to its first frame."),
     # artifacts

@@ -82,13 +82,13 @@ class Baseline:
             features = linear.features_for(train, settings.features_max)
             parts = [linear.examples(features, split) for split in (train, validation)]
             found = linear.search(parts[0], parts[1], labels, modality, limits, job.seed, pulse.fitted)
-        return _deliver(job, features, train, validation, found)
+        return _deliver(job, context, features, train, validation, found)
 
 
-def _deliver(job: Job, features: Features, train: Split, validation: Split, found: Found) -> Made:
+def _deliver(job: Job, context: Context, features: Features, train: Split, validation: Split, found: Found) -> Made:
     import numpy as np
 
-    from executors import modelcard, outcomes
+    from executors import modelcard, outcomes, room
     from executors.models import store
     from executors.models.probabilities import check_finite, log_softmax
 
@@ -120,10 +120,12 @@ def _deliver(job: Job, features: Features, train: Split, validation: Split, foun
     arrays["network.wide.weight"] = best.weights if sparse else best.weights.T
     arrays["network.bias"] = best.bias
     kpis = {"validation_accuracy": outcomes.accuracy(claims), "validation_loss": outcomes.mean_loss(claims)}
-    folder = store.write_model(job.scratch / "model", arrays, config, modelcard.card(config, kpis))
+    card = modelcard.card(config, kpis)
+    folder = room.written(context, job.scratch / "model", lambda place: store.write_model(place, arrays, config, card))
+    claimed = room.written(context, job.scratch / "claims", lambda place: outcomes.write(claims, place))
     kpis["size_bytes"], kpis["parameters"] = float(store.size_bytes(folder)), float(best.weights.size + best.bias.size)
     return Made(
-        outputs={"model": folder, "claims": outcomes.write(claims, job.scratch / "claims")},
+        outputs={"model": folder, "claims": claimed},
         media={"model": "model", "claims": "outcomes"},
         facts_of={"model": {"kind": job.kind, "architecture": "linear"}},
         kpis=kpis,

@@ -58,7 +58,7 @@ class Evaluate:
     def run(self, job: Job, context: Context) -> Made:
         """Check, answer every item, time single answers."""
         from executors import device as devices
-        from executors import outcomes
+        from executors import outcomes, room
         from executors.data import digest_of
         from executors.models import store
         from executors.models.loading import load_model
@@ -80,7 +80,7 @@ class Evaluate:
             "items": float(found.items),
             **_latencies(model, items, place, job.settings, tick),
         }
-        folder = outcomes.write(found, job.scratch / "outcomes")
+        folder = room.written(context, job.scratch / "outcomes", lambda place: outcomes.write(found, place))
         facts: dict[str, Any] = {"device": place.name, "precision": place.precision, "reason": place.reason}
         if schema := getattr(items, "schema", None):
             facts["split"] = schema.split

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-from executors import port
+from executors import port, room
 from executors.port import Context, Job, Made, Runtime, Stopped
 from mesh.errors import ArtifactCorrupt, OutOfMemory, Retry, TaskRefused
 from mesh.messages.tasks import Needs
@@ -162,15 +162,18 @@ class _Run:
     def _payload(self) -> dict[str, Path]:
         if self._settings.payload_bytes == 0:
             return {}
+        step = int(self._elapsed_s / STEP_S)
+        return {"payload": room.written(self._context, self._job.scratch / "payload", self._write, step=step)}
+
+    def _write(self, path: Path) -> Path:
         import random
 
-        path = self._job.scratch / "payload"
         source, left = random.Random(self._job.seed), self._settings.payload_bytes
         with path.open("wb") as file:
             while left > 0:
                 file.write(source.randbytes(min(left, _BLOCK_BYTES)))
                 left -= _BLOCK_BYTES
-        return {"payload": path}
+        return path
 
 
 def _hold_gil(seconds: float) -> None:

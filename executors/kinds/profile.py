@@ -9,6 +9,7 @@ Not:   decides nothing about specializations or branches
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from executors import port
+from executors import port, room
 from executors.port import Context, Job, Made, Runtime, Stopped
 from mesh.errors import TaskRefused
 from mesh.messages.tasks import Needs
@@ -97,10 +98,11 @@ class Profile:
             outputs[name] = job.scratch / name
             if outputs[name].exists():
                 shutil.rmtree(outputs[name])
-            splits.write(
-                outputs[name], made, rows[name], split=name, salt=settings.salt, encoding=encoding,
+            write = functools.partial(
+                splits.write, examples=made, rows=rows[name], split=name, salt=settings.salt, encoding=encoding,
                 text_columns=facts["text_columns"],
             )  # fmt: skip
+            room.written(context, outputs[name], write, step=index)
         media = dict.fromkeys(outputs, "split")
         facts_of = {
             name: {"split": name, "examples": facts["splits"][name], "modality": choice.modality} for name in outputs

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from executors import checkpoint, features, kinds, modelcard, outcomes
+from executors import checkpoint, features, kinds, modelcard, outcomes, room
 from executors import device as devices
 from executors.data import Split, digest_of, read_split
 from executors.device import Device
@@ -207,9 +207,10 @@ def _deliver(
     }
     stored = {"kind": job.kind, "settings": msgspec.to_builtins(job.settings), "trained": facts}
     card = modelcard.card(classifiers.described(model, stored), kpis)
-    folder = model.save(job.scratch / "model", stored, card)
+    step = finished.state.step
+    folder = room.written(context, job.scratch / "model", lambda place: model.save(place, stored, card), step=step)
     kpis["size_bytes"] = float(store.size_bytes(folder))
-    claimed = outcomes.write(claims, job.scratch / "claims")
+    claimed = room.written(context, job.scratch / "claims", lambda place: outcomes.write(claims, place), step=step)
     return Learned(folder, claimed, kpis, facts, finished.stopped_by, finished.state.exact)
 
 

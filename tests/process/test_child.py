@@ -146,10 +146,10 @@ async def test_snapshots_are_handed_over_and_released(bench: Bench) -> None:
             "a": b"0123", "b": b"456789",
         }  # fmt: skip
         bench.child.release(99, 2)  # of another run: nobody listens
-        bench.child.release(start.run, number, unreadable=number == 2)
+        bench.child.release(start.run, number, unreadable=number == 2, lacked_room=number == 1)
     ending = await running
     assert isinstance(ending, Finished)
-    assert ending.kpis == {"packs": 1.0, "packs_at_the_end": 0.0}
+    assert ending.kpis == {"packs": 1.0, "packs_at_the_end": 0.0, "lacked_room": 1.0}
 
 
 async def test_a_task_is_asked_to_save_and_goes_on(bench: Bench) -> None:

@@ -25,6 +25,10 @@ class Unpacked:
         """Nothing is ever taken."""
         return True
 
+    def lacked_room(self, number: int) -> bool:
+        """There is room."""
+        return False
+
     def saves_requested(self) -> int:
         """Nobody asks."""
         return 0

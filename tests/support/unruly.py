@@ -130,7 +130,9 @@ def _snapshots(job: Job, context: Context) -> Made:
             raise RuntimeError("the snapshot was not released")
     if context.released(3, 0.01):
         raise RuntimeError("what was not taken can not be released")
-    return Made(kpis={"packs": packs, "packs_at_the_end": float(context.packs)})
+    lacked_room = [number for number in (1, 2) if context.lacked_room(number)]
+    kpis = {"packs": packs, "packs_at_the_end": float(context.packs), "lacked_room": float(sum(lacked_room))}
+    return Made(kpis=kpis)
 
 
 def _asked(job: Job, context: Context) -> Made:

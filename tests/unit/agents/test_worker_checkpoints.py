@@ -41,6 +41,7 @@ class Desk:
         self.packer = PackerAtHand(folder)
         self.owed: list[CheckpointMade] = []
         self.released: list[int] = []
+        self.lacked_room: list[int] = []
         self.scratch = folder / "scratch"
         self.checkpoints = Checkpoints(
             "task", Epoch(1, 2), "w1.0001", self.store, self.packer, self._owe, self.scratch,
@@ -50,6 +51,11 @@ class Desk:
     async def _owe(self, row: CheckpointMade) -> None:
         self.gate.order.append("row")
         self.owed.append(row)
+
+    def _let_go(self, number: int, lacked_room: bool) -> None:
+        self.released.append(number)
+        if lacked_room:
+            self.lacked_room.append(number)
 
     @property
     def numbers(self) -> list[int]:
@@ -63,7 +69,7 @@ class Desk:
             run=1, number=number, step=10 * number, best=number == 2, trained_s=1.5, buffer=str(path), files=spans,
             facts={"fingerprint": {"torch": "2"}}, skipped=skipped,
         )  # fmt: skip
-        self.checkpoints.take(made, lambda: self.released.append(number))
+        self.checkpoints.take(made, lambda full: self._let_go(number, full))
 
     async def restored(self, row: CheckpointMade) -> dict[str, bytes]:
         """What another worker would get."""
@@ -194,7 +200,7 @@ async def test_what_was_handed_over_outlives_its_maker(desk: Desk) -> None:
     spans = buffer_of(desk.folder / "image", files)
     os.write(fd, (desk.folder / "image").read_bytes())
     made = Snapshotted(run=1, number=1, step=1, best=False, trained_s=0.0, buffer=path, files=spans)
-    desk.checkpoints.take(made, lambda: desk.released.append(1))
+    desk.checkpoints.take(made, lambda full: desk.released.append(1))
     os.close(fd)
     await desk.checkpoints.flush()
     assert await desk.restored(desk.owed[0]) == files
@@ -202,7 +208,7 @@ async def test_what_was_handed_over_outlives_its_maker(desk: Desk) -> None:
 
 async def test_a_buffer_that_is_gone_costs_one_checkpoint(desk: Desk) -> None:
     made = Snapshotted(run=1, number=1, step=1, best=False, trained_s=0.0, buffer="/nowhere/at/all", files=())
-    desk.checkpoints.take(made, lambda: desk.released.append(1))
+    desk.checkpoints.take(made, lambda full: desk.released.append(1))
     assert desk.released == [1]
     desk.snapshot(2)
     await desk.checkpoints.flush()
@@ -224,10 +230,11 @@ async def test_a_full_disk_pauses_until_a_checkpoint_fits_again(desk: Desk) -> N
     desk.snapshot(1)
     await until(lambda: bool(desk.checkpoints.paused))
     assert "There is no room." in desk.checkpoints.paused
-    assert desk.released == [1]
+    assert (desk.released, desk.lacked_room) == ([1], [1])
     desk.snapshot(2)
     await desk.checkpoints.flush()
     assert (desk.numbers, desk.checkpoints.paused) == ([2], "")
+    assert desk.lacked_room == [1]
 
 
 async def test_objects_that_the_store_lost_are_sent_again_from_the_bases_kept_here(desk: Desk) -> None:

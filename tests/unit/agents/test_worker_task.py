@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,11 @@ from executors.frames import Finished, Frame, Halted, Progressed, Snapshotted, S
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
+from executors.room import WAITS
 from mesh import platform, windows
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Log
+from mesh.cache import LocalCache
 from mesh.errors import DiskFull
 from mesh.messages.base import Epoch
 from mesh.messages.commands import CheckpointMade, GiveBack, ResultFound
@@ -44,6 +47,8 @@ class Trainer:
         self.pid, self.silent_s, self.step = os.getpid(), 0.0, 0
         self.folder, self.fds = folder, list[int]()
         self.released: list[int] = []
+        self.refused: list[int] = []
+        """Snapshots that the disk had no room for."""
         self.started: Start | None = None
         self.hear: Callable[[Frame], None] = lambda frame: None
         self.begun, self.halted = asyncio.Event(), asyncio.Event()
@@ -88,8 +93,10 @@ class Trainer:
             os.close(fd)  # it is gone as soon as it has said that it stops
         self.halted.set()
 
-    def release(self, run: int, number: int, *, unreadable: bool = False) -> None:
+    def release(self, run: int, number: int, *, unreadable: bool = False, lacked_room: bool = False) -> None:
         self.released.append(number)
+        if lacked_room:
+            self.refused.append(number)
 
 
 class Stage:
@@ -115,8 +122,9 @@ class Stage:
         store = ArtifactStore(
             cast(Log, None), Subjects(), cache=folder / "cache", cache_bytes_max=10**9, backend=self.gate
         )
+        self.packer = PackerAtHand(folder)
         tools = Tools(
-            worker="w1", incarnation="w1.0001", store=store, pool=cast(Pool, OnePool()), packer=PackerAtHand(folder),
+            worker="w1", incarnation="w1.0001", store=store, pool=cast(Pool, OnePool()), packer=self.packer,
             debts=cast(Debts, Owing()), scratch=folder / "scratch", runtimes={"train": runtime}, gpu_numbers=(),
             light=asyncio.Semaphore(1),
         )  # fmt: skip
@@ -212,6 +220,101 @@ async def test_outputs_that_find_a_full_store_are_told_until_they_are_stored(
     (row,) = stage.owed
     assert isinstance(row, ResultFound)
     assert list(row.outcome.outputs) == ["model"]
+
+
+async def test_a_child_that_waits_for_room_is_told_of_until_it_goes_on(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    for phase in ("linear path", WAITS, WAITS):
+        stage.child.hear(Progressed(run=1, step=9, done=1.0, phase=phase))
+    assert "outputs of task wait: there is no room left below " in stage.running.held_up
+    assert stage.running.outputs_wait == stage.running.held_up
+    assert stage.running.paused == "", "no checkpoint waits"
+    progress = stage.running.take_progress()
+    assert progress is not None
+    assert (progress.phase, progress.step) == (WAITS, 9)
+    stage.child.hear(Progressed(run=1, step=9, done=1.0, phase="claims"))
+    assert stage.running.held_up == ""
+    stage.child.finish()
+    await life
+    assert [type(row) for row in stage.owed] == [ResultFound]
+
+
+async def test_a_snapshot_that_finds_no_room_is_handed_back_as_such(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.packer.failures = [DiskFull("There is no room.")]
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.snapshot(1)
+    await until(lambda: stage.child.released == [1])
+    stage.child.snapshot(2)
+    await until(lambda: stage.checkpoints == [2])
+    assert stage.child.refused == [1]
+    stage.running.void("enough")
+    await life
+
+
+async def test_a_result_that_can_not_be_written_down_is_delivered_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written down as soon as there is room, because the upload may take long."""
+    monkeypatch.setattr(worker_spool, "PAUSE_S_FIRST", 0.0)
+    save, full = worker_spool.save, [OSError(errno.ENOSPC, "No space left on device")] * 2
+
+    def save_if_there_is_room(folder: Path, spooled: worker_spool.Spooled) -> None:
+        if full:
+            raise full.pop()
+        save(folder, spooled)
+
+    monkeypatch.setattr(worker_spool, "save", save_if_there_is_room)
+    stage = Stage(tmp_path)
+    stage.gate.error = DiskFull("The stream is full.")
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.finish()
+    written = tmp_path / "scratch" / "task.1-1" / worker_spool.NAME
+    await until(written.exists)
+    assert full == []
+    stage.running.void("the task went elsewhere")
+    stage.gate.error = None
+    await life
+    (row,) = stage.owed
+    assert isinstance(row, ResultFound)
+    assert list(row.outcome.outputs) == ["model"]
+
+
+async def test_a_result_that_is_not_written_down_is_given_back_when_no_time_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(folder: Path, spooled: worker_spool.Spooled) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(worker_spool, "save", save)
+    stage = Stage(tmp_path)
+    stage.gate.error = DiskFull("The stream is full.")
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.finish()
+    await until(lambda: bool(stage.running.held_up))
+    stage.running.abandon("the worker stops")
+    await life
+    assert [type(row) for row in stage.owed] == [GiveBack]
+
+
+async def test_outputs_that_no_cache_has_room_for_are_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(cache: LocalCache) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalCache, "new_part", full)
+    stage = Stage(tmp_path)
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.finish()
+    await life
+    assert [type(row) for row in stage.owed] == [ResultFound]
 
 
 async def test_a_child_names_its_own_memory_or_nothing(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from executors import checkpoint
+from executors import checkpoint, room
 from executors.checkpoint import Snapshot
 from executors.saving import Mark, Saver
 from tests.support.executing import PackingRecorder, Recorder
@@ -174,9 +174,80 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path: Path, mon
     context = Recorder(tmp_path / "kept")
     saver = Saver(context, tmp_path / "work", 0)
     saver.take(at(1), (), mark(1))
+    monkeypatch.setattr(room, "LAST_S", 0.0)
     saver.take_last(lambda: at(2), (), mark(2), lambda: None)
     assert (saver.lost, context.checkpoints) == (2, [])
     assert "training goes on" in context.lines[0]
+    saver.close()
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow each other at once."""
+    monkeypatch.setattr(room, "PAUSE_S_FIRST", 0.0)
+
+
+def test_the_last_folder_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_pause: None) -> None:
+    write, tries = checkpoint.write, []
+
+    def full_twice(folder: Path, files: Any) -> Path:
+        tries.append(folder.name)
+        if len(tries) > 2:
+            return write(folder, files)
+        (folder.with_name(folder.name + ".tmp")).mkdir(parents=True)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write", full_twice)
+    context = Recorder(tmp_path / "kept")
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take_last(lambda: at(2), (), mark(2), lambda: None)
+    assert tries == ["000001", "000002", "000003"]
+    assert [row[1:3] for row in context.checkpoints] == [(3, 2)]
+    assert list((tmp_path / "work").iterdir()) == [], "what is half-written takes room"
+    assert any("it waits 60 s at most" in line for line in context.lines)
+    assert saver.lost == 0
+    saver.close()
+
+
+class Full(PackingRecorder):
+    """A worker whose disk has no room for the first few snapshots."""
+
+    def __init__(self, kept: Path, tries: int) -> None:
+        super().__init__(kept)
+        self.tries, self.refused = tries, list[int]()
+
+    def pack(self) -> None:
+        """Release what can not be kept."""
+        if self.tries <= 0:
+            return super().pack()
+        self.tries -= 1
+        self.refused.append(self.taken[-1].number)
+        self.released_up_to = self.taken[-1].number
+
+    def lacked_room(self, number: int) -> bool:
+        """What the worker said of this one."""
+        return number in self.refused
+
+
+def test_the_last_snapshot_is_handed_over_again_until_there_is_room(tmp_path: Path, no_pause: None) -> None:
+    context = Full(tmp_path / "kept", 3)
+    saver, looks = Saver(context, tmp_path / "work", 0), list[int]()
+    saver.take(at(1), (), mark(1))
+    assert saver.lost == 0, "the worker counts it, training goes on"
+    saver.take_last(lambda: at(2), (), mark(2, skipped=5), lambda: looks.append(1))
+    assert context.refused == [1, 2, 3]
+    assert [row[1:3] for row in context.checkpoints] == [(4, 2)]
+    assert [taken.skipped for taken in context.taken] == [0, 5, 0, 0], "told once"
+    assert saver.lost == 0
+    saver.close()
+
+
+def test_it_is_not_handed_over_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "LAST_S", 0.0)
+    context = Full(tmp_path / "kept", 10_000)
+    saver = Saver(context, tmp_path / "work", 0)
+    saver.take_last(lambda: at(2), (), mark(2), lambda: None)
+    assert (context.refused, context.checkpoints, saver.lost) == ([1], [], 1)
     saver.close()
 
 
