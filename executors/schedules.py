@@ -1,10 +1,16 @@
 """Learning rates as pure functions of the step, and how long a run may be.
 
     1 |     _________
-      |    /         `-._             rises over `warmup` steps, falls in a straight line to FLOOR at `end`;
-      |   /              `-._         when the end moves (the machine is slower than thought), the line is aimed anew
-    0 |__/___________________`-.__    from where it stands, so the last steps always run at a small rate
+      |    /         `-._             rises over `warmup` steps, then goes to FLOOR at `end` in the schedule's shape
+      |   /              `-._         (here a line); when the end moves (the machine is slower than thought), the
+    0 |__/___________________`-.__    shape is aimed anew from where it stands: the last steps run at a small rate
          warmup              end
+
+    constant   stays at the peak
+    linear     a straight line
+    cosine     half a cosine (Loshchilov and Hutter, 2016)
+    wsd        warm-up, stable, decay: stays at the peak, and falls in a straight line over the last DECAY of the run
+               (Hu et al., 2024)
 
 A run is planned in steps. How many fit into the time is measured during the warm-up, whose rate does not depend on the
 plan; the plan then is part of the state, so a resumed run follows the same line.
@@ -12,10 +18,18 @@ plan; the plan then is part of the state, so a resumed run follows the same line
 
 from __future__ import annotations
 
+import math
+
 import msgspec
+
+SHAPES = ("constant", "linear", "cosine", "wsd")
 
 FLOOR = 0.02
 """Share of the peak rate at the end: steps below it cost time and move nothing."""
+
+DECAY = 0.2
+"""Share of a `wsd` run in which the rate falls: shorter ones end at a worse loss, longer ones spend steps on small
+rates."""
 
 HEADROOM = 0.95
 """Share of the remaining time that is planned: the last validation and checkpoint need the rest."""
@@ -26,31 +40,46 @@ repeats."""
 
 
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
-    """A straight line from (anchor_step, anchor) to (end, FLOOR), after the warm-up."""
+    """The way from (anchor_step, anchor) to (end, FLOOR), after the warm-up."""
 
     warmup: int
     end: int
     anchor_step: int = 0
     anchor: float = 1.0
+    shape: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"a schedule is one of {', '.join(SHAPES)}, got {self.shape!r}")
 
     def factor(self, step: int) -> float:
         """Share of the peak learning rate for the step that follows `step` finished ones."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
-        span = self.end - self.anchor_step
+        if self.shape == "constant":
+            return self.anchor
+        begin = self.anchor_step
+        if self.shape == "wsd":
+            begin = max(begin, self.end - max(1, round((self.end - self.warmup) * DECAY)))
+            if step <= begin < self.end:
+                return self.anchor
+        span = self.end - begin
         if span <= 0:
             return FLOOR
+        if self.shape == "cosine":
+            done = min(1.0, (step - begin) / span)
+            return FLOOR + (self.anchor - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * done))
         return max(FLOOR, self.anchor * (self.end - step) / span)
 
     def aimed(self, step: int, end: int) -> Schedule:
-        """The same rate at `step`, but the line ends at `end`."""
-        return Schedule(warmup=self.warmup, end=max(end, step), anchor_step=step, anchor=self.factor(step))
+        """The same rate at `step`, but the way ends at `end`."""
+        return msgspec.structs.replace(self, end=max(end, step), anchor_step=step, anchor=self.factor(step))
 
 
-def first(steps: int, warmup: int) -> Schedule:
-    """The line for a run of `steps` steps; a warm-up takes at most a tenth of them."""
+def first(steps: int, warmup: int, shape: str = "linear") -> Schedule:
+    """The schedule for a run of `steps` steps; a warm-up takes at most a tenth of them."""
     warmup = min(warmup, max(1, steps // 10))
-    return Schedule(warmup=warmup, end=steps, anchor_step=warmup)
+    return Schedule(warmup=warmup, end=steps, anchor_step=warmup, shape=shape)
 
 
 def affordable(step: int, left_s: float, seconds_per_step: float) -> int:

@@ -1,8 +1,8 @@
 """All that a training needs to continue, and the two ways that it goes: into a snapshot, and back.
 
     State        counters, plan, the best so far, trace, fingerprint     a record; msgpack carries it
-    Moving       network, optimizer, gradient scaler, best weights       tensors by name: model.*, best.*, and what
-                                                                         AdamW remembers of each trained parameter
+    Moving       network, optimizer, gradient scaler, best weights,      tensors by name: model.*, best.*, extra.*, and
+                 what else a kind's training goes on from                what AdamW remembers of each trained parameter
     generators   of python, numpy, torch and its devices                 executors/checkpoint.py
 
 The order of the data needs no state: it is a function of the step (executors/data.py). A snapshot falls between whole
@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -93,6 +93,8 @@ class Moving:
     scaler: torch.amp.GradScaler
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """The best weights so far; frozen ones are left out."""
+    extra: Callable[[], Mapping[str, Tensor]] = dict
+    """A kind's further tensors, changed in place by its steps."""
 
     @property
     def device(self) -> torch.device:
@@ -137,10 +139,11 @@ class Moving:
         for name, parameter in self.network.named_parameters():
             for moment, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"{moment}.{name}"] = tensor
+        tensors |= {f"extra.{name}": tensor.detach() for name, tensor in self.extra().items()}
         return tensors | {f"best.{name}": tensor for name, tensor in self.best.items()}
 
     def digest(self) -> str:
-        """SHA-256 of weights, moments, best weights and generators: equal for runs that did the same, bit by bit."""
+        """SHA-256 of all tensors and generators: equal for runs that did the same, bit by bit."""
         found = self.tensors()
         total = hashlib.sha256()
         for name in sorted(found):
@@ -185,6 +188,8 @@ class Moving:
             yield f"model.{name}", tensor, True
             if state.best_step >= 0 and name not in frozen:
                 yield f"best.{name}", tensor, True
+        for name, tensor in self.extra().items():
+            yield f"extra.{name}", tensor, True
         if state.step:
             for name, parameter in self._moved(tensors):
                 yield f"step.{name}", torch.zeros(()), True
@@ -224,6 +229,9 @@ class Moving:
 
     def _fill(self, tensors: Mapping[str, Tensor], state: State) -> None:
         self.network.load_state_dict(_under(tensors, "model"))
+        for name, tensor in self.extra().items():
+            with torch.no_grad():
+                tensor.copy_(tensors[f"extra.{name}"])
         if state.step:
             for name, parameter in self._moved(tensors):
                 moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}

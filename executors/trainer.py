@@ -4,8 +4,8 @@
         evaluate, when it is due              a better network is remembered
         aim the schedule, when the machine turned out slower than planned
         checkpoint, when it is due
-        leave, when there is a reason         'epochs', 'early stop', 'budget', or a stop from outside
-        one step                              forward, backward, clip, check, move
+        leave, when there is a reason         'epochs', 'steps', 'early stop', 'budget', or a stop from outside
+        one step                              executors/stepping.py
         report
 
 A kind brings a `Trainable` (what to learn) and a `Recipe` (how long, how fast); the loop brings everything else. All
@@ -23,7 +23,7 @@ the copy alone.
 Bad numbers stop a run before the weights move. Running out of memory ends the process (OutOfMemory): the next attempt
 computes half as many examples at once and still takes `batch` of them per step.
 
-Not covered: several devices.
+Several processes that train one network are a `Team` (executors/team.py).
 """
 
 from __future__ import annotations
@@ -35,84 +35,27 @@ import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, TypeVar
 
 import torch
-from torch import Tensor, nn
 
-from executors import cadence, checkpoint, schedules
+from executors import checkpoint, compiling, peak, schedules
 from executors.cadence import Cadence
 from executors.checkpoint import Snapshot
 from executors.data import Ahead, Ints, batches
 from executors.device import Device, fingerprint, memory_translated
+from executors.pace import Pace
 from executors.port import Context, Stopped
+from executors.recipe import Recipe
 from executors.saving import Mark, Saver
 from executors.state import HISTORY_MAX, Moving, State
+from executors.stepping import Stepper, Taken
+from executors.team import Team
+from executors.trainable import Trainable
 from mesh.errors import ArtifactCorrupt, NonFinite
 
 REPORT_S = 0.5
 """Seconds between two reports: a bar that moves, and a sign of life well below any stall limit."""
-
-SCALE_LEAST = 2.0**-14
-"""A gradient scale below it means that the gradient itself is not finite, whatever it is scaled by."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What a network is worth on validation. `score`: higher is better, what 'best' is chosen by."""
-
-    score: float
-    loss: float
-    metrics: Mapping[str, float]
-
-
-class Trainable(Protocol):
-    """What a kind brings to the loop."""
-
-    @property
-    def network(self) -> nn.Module:
-        """What is trained, on its device."""
-
-    @property
-    def rows(self) -> int:
-        """Training examples."""
-
-    def build(self, rows: Ints) -> Any:
-        """A batch of these training examples. Runs in another thread, draws no random numbers."""
-
-    def targets(self, batch: Any) -> int:
-        """How many predictions a batch asks for."""
-
-    def loss(self, batch: Any) -> Tensor:
-        """Sum of the loss over the batch's targets."""
-
-    def evaluate(self, tick: Callable[[], None]) -> Evaluation:
-        """The network on validation. Calls `tick` at least every second; it may raise. Draws no random numbers."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train."""
-
-    batch: int
-    micro_batch: int
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    epochs_max: int
-    evaluate_every: int
-    """Steps."""
-    patience: int
-    """Evaluations without a better one before an early stop."""
-    clip: float
-    budget_s: float
-    seed: int
-    checkpoint_s: float = 30.0
-    checkpoint_steps: int = 0
-    """0: by time only."""
-    overhead: float = cadence.OVERHEAD
-    """Share of the run's time that checkpoints may cost; they come less often than asked for to stay below it; 1: no
-    bound."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,6 +70,9 @@ class Finished:
     checkpoints: Mapping[str, float]
     """Of this attempt: taken, skipped, postponed, lost; what one cost, all of them as a share of the time, and what
     came once."""
+
+
+Value = TypeVar("Value")
 
 
 class StopAsked(Exception):
@@ -146,13 +92,17 @@ class Trainer:
         *,
         number: int = 0,
         kind: str = "",
+        team: Team | None = None,
     ) -> None:
         """folder: where checkpoints are written, if they are; number: of the checkpoint that came before; kind: name
-        and version of whose training it is."""
+        and version of whose training it is; team: the processes that train together, this one alone if there is
+        none."""
         self.trainable, self.recipe, self.device, self.context = trainable, recipe, device, context
+        self.team = team or Team()
         self._per_epoch = -(-trainable.rows // recipe.batch)
-        scaler = torch.amp.GradScaler(device.torch.type, enabled=device.precision == "fp16")
-        self._moving = Moving(trainable.network, _optimizer(trainable.network, recipe), scaler)
+        self.compiled = compiling.compiled(trainable.network, recipe.compile, device, self.steps_max)
+        self._moving = self._prepared()
+        self._stepper = Stepper(trainable, recipe, device, self._moving, self.team, self._between)
         self._saver = Saver(context, folder, number)
         self._pace = Pace()
         self._shown: dict[str, float] = {}
@@ -163,16 +113,30 @@ class Trainer:
         self.state = State(
             rows=trainable.rows,
             batch=recipe.batch,
-            schedule=schedules.first(recipe.epochs_max * self._per_epoch, recipe.warmup_steps),
+            schedule=schedules.first(self.steps_max, recipe.warmup_steps, recipe.schedule),
             fingerprint={**self._fingerprint(), "kind": kind},
         )
         self._before_s = 0.0
         self._cadence = self._new_cadence()
 
+    def _prepared(self) -> Moving:
+        """The network as it is to be trained, with its optimizer. ValueError for a frozen name that it has not."""
+        network, recipe = self.trainable.network, self.recipe
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        for name in self.trainable.frozen():
+            if name not in parameters:
+                raise ValueError(f"the network has no parameter {name!r} to freeze")
+            parameters[name].requires_grad_(False)
+        self.team.wrap(network)
+        groups = self.trainable.parameter_groups(recipe)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+        scaler = torch.amp.GradScaler(self.device.torch.type, enabled=self.device.precision == "fp16")
+        return Moving(network, optimizer, scaler, extra=self.trainable.state)
+
     @property
     def steps_max(self) -> int:
         """Steps of a run that neither time nor patience ends."""
-        return self.recipe.epochs_max * self._per_epoch
+        return self.recipe.steps_max or self.recipe.epochs_max * self._per_epoch
 
     @property
     def trained_s(self) -> float:
@@ -191,7 +155,7 @@ class Trainer:
             self._saver.close()
         digest = self._moving.digest()
         self._moving.take_best()
-        return Finished(stopped_by, self.state, digest, self._pace.examples_per_s, self._checkpoints())
+        return Finished(stopped_by, self.state, digest, self._pace.targets_per_s, self._checkpoints())
 
     def _loop(self) -> str:
         source = batches(self.recipe.seed, self.trainable.rows, self.recipe.batch, self.state.step)
@@ -208,7 +172,7 @@ class Trainer:
                     self._last_checkpoint()
                     return stopped_by
                 self._checkpoint_if_due()
-                self._step(ahead.next())
+                self._step(ahead)
                 if self._saver.empty():
                     self._saver.prepare(self._moving.tensors())
                 self._report()
@@ -216,74 +180,45 @@ class Trainer:
     def _reason(self) -> str:
         """'' or why the run is over."""
         if self.state.step >= self.steps_max:
-            return "epochs"
+            return "steps" if self.recipe.steps_max else "epochs"
         if self.state.stale >= self.recipe.patience:
             return "early stop"
-        if self.state.step >= self.state.schedule.end or self.trained_s >= self.recipe.budget_s:
+        if self.state.step >= self.state.schedule.end or self._agreed(self.trained_s >= self.recipe.budget_s):
             return "budget"
         return ""
 
-    def _step(self, batch: list[Any]) -> None:
-        """Forward, backward, clip, check, move."""
-        packing = not self._saver.free()
-        self._pace.begin()
-        network, scaler = self.trainable.network, self._moving.scaler
-        rate = self.recipe.learning_rate * self.state.schedule.factor(self.state.step)
-        network.train()
-        self._moving.optimizer.zero_grad(set_to_none=True)
-        targets = sum(self.trainable.targets(part) for part in batch)
-        total = self._gradients(batch, targets)
-        scaler.unscale_(self._moving.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(network.parameters(), self.recipe.clip))
-        if not math.isfinite(norm) and (not scaler.is_enabled() or scaler.get_scale() < SCALE_LEAST):
-            raise NonFinite(self._sentence("the gradient's norm", norm))
-        for group in self._moving.optimizer.param_groups:
-            group["lr"] = rate
-        scaler.step(self._moving.optimizer)
-        scaler.update()
-        self.state.step += 1
-        self.state.trace = hashlib.sha256(
-            self.state.trace + struct.pack("<qddd", self.state.step, total, norm, rate)
-        ).digest()
-        mean = self.state.loss_mean
-        self.state.loss_mean = 0.95 * mean + 0.05 * total if self.state.step > 1 else total
-        self._shown.update(loss=self.state.loss_mean, grad_norm=norm, learning_rate=rate)
-        took = self._pace.end(targets)
-        if took is not None:
+    def _step(self, ahead: Ahead[list[Any]]) -> None:
+        """Take the next batch's step and write it down."""
+        state, packing, asked_at = self.state, not self._saver.free(), time.monotonic()
+        batch = ahead.next()
+        began = time.monotonic()
+        taken = self._stepper.take(batch, state.step, state.schedule.factor(state.step))
+        self._note(taken)
+        took = time.monotonic() - began
+        if self._pace.stepped(took, began - asked_at, taken.targets):
             self._cadence.stepped(took, packing=packing)
 
-    def _gradients(self, batch: list[Any], targets: int) -> float:
-        """Add up the gradients of a step's parts; its loss. Stopped between two parts when that is asked for."""
-        total = 0.0
-        began = checkpoint.generators() if len(batch) > 1 else {}
-        for number, part in enumerate(batch):
-            if number:
-                self._give_up_if_asked(began)
-            with self.device.autocast():
-                loss = self.trainable.loss(part) / targets
-            total += float(loss.detach())
-            if not math.isfinite(total):
-                raise NonFinite(self._sentence("the loss", total))
-            self._moving.scaler.scale(loss).backward()
-        return total
+    def _note(self, taken: Taken) -> None:
+        """One step more."""
+        state = self.state
+        state.step += 1
+        said = struct.pack("<qddd", state.step, taken.loss, taken.norm, taken.rate)
+        state.trace = hashlib.sha256(state.trace + said).digest()
+        state.loss_mean = 0.95 * state.loss_mean + 0.05 * taken.loss if state.step > 1 else taken.loss
+        self._shown["loss"] = state.loss_mean
+        self._shown["grad_norm"] = taken.norm
+        self._shown["learning_rate"] = taken.rate
 
-    def _give_up_if_asked(self, began: Mapping[str, Any]) -> None:
+    def _between(self, undo: Callable[[], None]) -> None:
         """Leave a step between two of its parts, as if it had not begun, where that can be made true."""
         self._report()
-        why = self.context.stop_requested()
+        why = self._stop_asked()
         if why and not (why == "checkpoint" and self._moving.remembers_forward()):
-            self._moving.optimizer.zero_grad(set_to_none=True)
-            checkpoint.restore_generators(began)
+            undo()
             self._stop(why)
 
-    def _sentence(self, what: str, value: float) -> str:
-        return (
-            f"{what} became {value} at step {self.state.step + 1}; the weights were not moved: "
-            "try a lower learning_rate, or look at the data"
-        )
-
     def _build(self, rows: Ints) -> list[Any]:
-        size = self.recipe.micro_batch
+        size, rows = self.recipe.micro_batch, self.team.share(rows)
         return [self.trainable.build(rows[start : start + size]) for start in range(0, len(rows), size)]
 
     # -- evaluation and plan ------------------------------------------------------------------------------------------
@@ -321,19 +256,27 @@ class Trainer:
         if per_step_s is not None:
             per_step_s += self._evaluation_s / self.recipe.evaluate_every
             left_s = self.recipe.budget_s - self.trained_s
-            self.state.schedule = schedules.replanned(self.state.schedule, self.state.step, left_s, per_step_s)
+            planned = schedules.replanned(self.state.schedule, self.state.step, left_s, per_step_s)
+            self.state.schedule = self._agreed(planned)
         self._pace.renew()
 
     def _tick(self) -> None:
         """The sign of life of a long evaluation."""
-        if why := self.context.stop_requested():
+        if why := self._stop_asked():
             raise StopAsked(why)
         self._report(phase="validation")
 
     # -- stopping and checkpoints -------------------------------------------------------------------------------------
 
+    def _agreed(self, value: Value) -> Value:
+        """What a clock or somebody outside decides, decided for all processes."""
+        return self.team.agreed(value)
+
+    def _stop_asked(self) -> str:
+        return self._agreed(self.context.stop_requested())
+
     def _stop_if_asked(self) -> None:
-        if why := self.context.stop_requested():
+        if why := self._stop_asked():
             self._stop(why)
 
     def _stop(self, why: str) -> NoReturn:
@@ -352,7 +295,7 @@ class Trainer:
             free=self._saver.free(),
         )
         self._saves_seen = saves
-        if why:
+        if self._agreed(why):
             first = not self._cadence.taken  # may have to wait until its memory is there
             made = self._saver.take(self.snapshot(), self._moving.still(), self._mark())
             ended = time.monotonic()
@@ -410,7 +353,9 @@ class Trainer:
         self._before_s = max(self.state.trained_s, trained_s)
 
     def _fingerprint(self) -> dict[str, Any]:
-        return {**fingerprint(self.device), "micro_batch": min(self.recipe.micro_batch, self.recipe.batch)}
+        told = {**fingerprint(self.device), "micro_batch": min(self.recipe.micro_batch, self.recipe.batch)}
+        told["compile"] = self.compiled.on
+        return {**told, "accumulate": "float64"} if self.recipe.accumulate_float64 else told
 
     # -- reporting ----------------------------------------------------------------------------------------------------
 
@@ -420,52 +365,12 @@ class Trainer:
             return
         self._reported_at = now
         done = max(self.state.step / max(1, self.state.schedule.end), self.trained_s / self.recipe.budget_s)
-        epoch = self.state.step / self._per_epoch
-        metrics = {**self._shown, "examples_per_s": self._pace.examples_per_s, "epoch": epoch}
+        metrics = {
+            **self._shown,
+            "examples_per_s": self._pace.targets_per_s,
+            "epoch": self.state.step / self._per_epoch,
+            "batch_s": self._pace.batch_s,
+            "waiting_share": self._pace.waiting_share,
+            "memory_peak_bytes": float(peak.memory_bytes(self.device.torch)),
+        }
         self.context.progress(self.state.step, min(1.0, done), metrics, phase)
-
-
-class Pace:
-    """How long steps take, since the last evaluation; the first two of a process are slow and do not count."""
-
-    def __init__(self) -> None:
-        self._skip = 2
-        self._steps, self._seconds, self._examples = 0, 0.0, 0
-        self._all_seconds, self._all_examples = 0.0, 0
-        self._begun = 0.0
-
-    def begin(self) -> None:
-        """A step begins."""
-        self._begun = time.monotonic()
-
-    def end(self, examples: int) -> float | None:
-        """It is done; the seconds that it took, if they count."""
-        took = time.monotonic() - self._begun
-        if self._skip:
-            self._skip -= 1
-            return None
-        self._steps, self._seconds, self._examples = self._steps + 1, self._seconds + took, self._examples + examples
-        self._all_seconds, self._all_examples = self._all_seconds + took, self._all_examples + examples
-        return took
-
-    def renew(self) -> None:
-        """Start the window anew."""
-        self._steps, self._seconds, self._examples = 0, 0.0, 0
-
-    @property
-    def seconds_per_step(self) -> float | None:
-        """None until enough steps were seen."""
-        return self._seconds / self._steps if self._steps >= 3 else None
-
-    @property
-    def examples_per_s(self) -> float:
-        """Over the whole process, steps only."""
-        return self._all_examples / self._all_seconds if self._all_seconds > 0 else 0.0
-
-
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Fused AdamW; biases do not decay."""
-    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)

@@ -447,6 +447,16 @@ def memory_available() -> int:
     return available
 
 
+def memory_peak() -> int:
+    """The most memory that this process has used so far, in bytes; 0 where the system does not count it."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def disk_free(path: Path) -> int:
     """Bytes that this user may still write under `path` (or under its nearest existing parent)."""
     while not path.exists() and path != path.parent:

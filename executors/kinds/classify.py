@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime
+from executors.recipe import TrainingSettings, one_of, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ ARCHITECTURES = ("auto", "linear", "deep", "wide-deep")
 MIB = 1024 * 1024
 
 
-class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ClassifySettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train. None: chosen by modality and size (executors/models/choices.py), and named in the result's
     facts."""
 
@@ -36,11 +37,11 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     """'linear' (one weight per feature and label), 'deep' (hidden layers), 'wide-deep' (both), or 'auto'."""
     hidden: tuple[int, ...] | None = None
     """Widths of the deep path's layers, 1 to 4 of them."""
-    learning_rate: float | None = None
-    batch: int | None = None
-    """Examples per step."""
-    epochs_max: int | None = None
-    weight_decay: float | None = None
+    learning_rate: float | None = None  # type: ignore[assignment]
+    batch: int | None = None  # type: ignore[assignment]
+    epochs_max: int | None = None  # type: ignore[assignment]
+    weight_decay: float | None = None  # type: ignore[assignment]
+    evaluate_every: int | None = None  # type: ignore[assignment]
     dropout: float | None = None
     """Share of hidden units left out in a training step."""
     feature_dropout: float | None = None
@@ -48,11 +49,7 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     label_smoothing: float | None = None
     linear_path: bool = True
     """Fit the tuned linear model beside the network and let validation say how much each counts."""
-    warmup_steps: int = 50
-    patience: int = 10
-    """Validations without a better one before an early stop."""
     clip: float = 5.0
-    """Largest norm of a step's gradient."""
     word_max: int = 2
     """Longest sequence of words; 0 for none. Text only, as the next four."""
     char_min: int = 2
@@ -62,28 +59,15 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     """Training texts an n-gram must stand in."""
     features_max: int | None = None
     """N-grams that the network reads at most, the most frequent ones; the linear path reads more."""
-    precision: str = "auto"
-    """'fp32'; 'bf16' where the hardware has it; 'fp16' on a GPU; or 'auto'."""
-    checkpoint_s: float = 30.0
-    checkpoint_steps: int = 0
-    """A checkpoint also every so many steps; 0: by time only."""
-    checkpoint_overhead: float = 0.01
-    """Share of the training time that checkpoints may cost: they come less often than asked for to stay below it.
-    1: no bound."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"architecture is one of {', '.join(ARCHITECTURES)}, got {self.architecture!r}")
-        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
-            raise ValueError(f"precision is auto, fp32, bf16 or fp16, got {self.precision!r}")
+        super().__post_init__()
+        one_of(self, "architecture", ARCHITECTURES)
         if self.hidden is not None and not (
             0 < len(self.hidden) <= 4 and all(0 < width <= 8192 for width in self.hidden)
         ):
             raise ValueError(f"hidden is one to four widths of 1 to 8192, got {self.hidden}")
-        for name, low, high in BOUNDS:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{name} must be {low:g} to {high:g}, got {value}")
+        within(self, BOUNDS)
         if self.char_max and self.char_min > self.char_max:
             raise ValueError(f"char_min must not exceed char_max, got {self.char_min} and {self.char_max}")
         if not self.word_max and not self.char_max:
@@ -91,26 +75,16 @@ class ClassifySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
 
 
 BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("learning_rate", 1e-7, 10.0),
-    ("batch", 1, 65_536),
-    ("epochs_max", 1, 10_000),
-    ("weight_decay", 0.0, 10.0),
     ("dropout", 0.0, 0.95),
     ("feature_dropout", 0.0, 0.95),
     ("label_smoothing", 0.0, 0.5),
-    ("warmup_steps", 1, 100_000),
-    ("patience", 1, 10_000),
-    ("clip", 1e-6, 1e6),
     ("word_max", 0, 5),
     ("char_min", 1, 8),
     ("char_max", 0, 8),
     ("documents_min", 1, 1_000),
     ("features_max", 100, 5_000_000),
-    ("checkpoint_s", 0.1, 86_400.0),
-    ("checkpoint_steps", 0, 10_000_000),
-    ("checkpoint_overhead", 1e-5, 1.0),
 )
-"""Setting, least, most. Units: 1/step for rates, counts, seconds."""
+"""Setting, least, most."""
 
 
 class Classify:

@@ -16,7 +16,7 @@ from executors.features import Encoded
 from executors.models.classifier import Classifier, logits_of
 from executors.models.network import Network, Rows, rows_of
 from executors.models.probabilities import log_softmax
-from executors.trainer import Evaluation
+from executors.trainable import Base, Evaluation
 
 Labels = NDArray[np.int64]
 
@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclasses.dataclass(slots=True)
-class ClassifierLearner:
+class ClassifierLearner(Base):
     """What trains. Best is what answers most validation examples right; among equals the smaller loss."""
 
     classifier: Classifier

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from executors import checkpoint, features, kinds, modelcard, outcomes, room
 from executors import device as devices
+from executors import features, modelcard, outcomes, room, training
 from executors.data import Split, digest_of, read_split
 from executors.device import Device
 from executors.models import answering, store
@@ -33,7 +33,8 @@ from executors.models.network import Network, Shape, continued
 from executors.models.probabilities import check_finite, fitted_temperature, log_softmax
 from executors.ngrams import Ngrams
 from executors.port import Context, Job
-from executors.trainer import Finished, Recipe, Trainer
+from executors.recipe import Recipe
+from executors.trainer import Finished
 from mesh.errors import TaskRefused
 
 
@@ -56,9 +57,7 @@ def learn(job: Job, context: Context) -> Learned:
         raise TaskRefused(
             "the training and the validation split have different columns: they come from different datasets"
         )
-    place = devices.choose(job.allotment, job.settings.precision)
-    context.log(f"computes on {place.name} in {place.precision} with {place.threads} threads: {place.reason}")
-    checkpoint.seed_generators(job.seed)
+    place = training.begin(job, context)
     start = _start(job)
     schema, rows = splits["train"].schema, len(splits["train"])
     choices = choose(job.settings, schema.modality, rows, len(schema.labels), continued=start is not None)
@@ -79,18 +78,7 @@ def _trained(
     with devices.memory_translated("preparing the features"):
         train, validation = (_part(model, splits[name], context) for name in ("train", "validation"))
     learner = ClassifierLearner(model, train, validation, place.torch, choices.label_smoothing)
-    trainer = Trainer(
-        learner,
-        _recipe(job, choices),
-        place,
-        context,
-        job.scratch / "checkpoints",
-        number=job.checkpoint_number,
-        kind=f"{job.kind} {kinds.load(job.kind).version}",
-    )
-    if job.resume is not None:
-        trainer.resume(job.resume, job.trained_s)
-    return trainer.run()
+    return training.train(job, context, learner, _recipe(job, choices), place)
 
 
 def _start(job: Job) -> Classifier | None:
@@ -166,23 +154,12 @@ def _tick(context: Context) -> Any:
 
 
 def _recipe(job: Job, choices: Choices) -> Recipe:
-    settings = job.settings
-    return Recipe(
-        batch=choices.batch,
-        micro_batch=devices.micro_batch(choices.batch, job.memory_attempts),
-        learning_rate=choices.learning_rate,
-        weight_decay=choices.weight_decay,
-        warmup_steps=settings.warmup_steps,
-        epochs_max=choices.epochs_max,
-        evaluate_every=choices.evaluate_every,
-        patience=settings.patience,
-        clip=settings.clip,
-        budget_s=job.budget_s * (1.0 - answering.LINEAR_SHARE) if settings.linear_path else job.budget_s,
-        seed=job.seed,
-        checkpoint_s=settings.checkpoint_s,
-        checkpoint_steps=settings.checkpoint_steps,
-        overhead=settings.checkpoint_overhead,
-    )
+    chosen = {
+        name: getattr(choices, name)
+        for name in ("batch", "learning_rate", "weight_decay", "epochs_max", "evaluate_every")
+    }
+    share = 1.0 - answering.LINEAR_SHARE if job.settings.linear_path else 1.0
+    return training.recipe_of(job, budget_s=job.budget_s * share, **chosen)
 
 
 def _deliver(
@@ -215,25 +192,15 @@ def _deliver(
 
 
 def _facts(job: Job, answer: Answer, choices: Choices, place: Device, finished: Finished) -> dict[str, Any]:
-    state, model = finished.state, answer.classifier
+    model = answer.classifier
     facts: dict[str, Any] = {
         "architecture": model.architecture,
         "choices": {name: list(value) if isinstance(value, tuple) else value for name, value in _rows(choices)},
         "features": model.features.width,
         "network_features": model.network.shape.inputs,
-        "device": {"name": place.name, "precision": place.precision, "threads": place.threads, "reason": place.reason},
-        "steps": state.step,
-        "best_step": state.best_step,
-        "trained_s": round(state.trained_s, 3),
-        "checkpoints": dict(finished.checkpoints),
-        "trace": state.trace.hex(),
-        "state": finished.digest,
+        **training.facts_of(job, _recipe(job, choices), place, finished),
         **{name: value for name, value in answer.facts.items() if name != "before"},
     }
-    if job.memory_attempts:
-        facts["micro_batch"] = devices.micro_batch(choices.batch, job.memory_attempts)
-    if state.differed:
-        facts["fingerprint"] = state.differed
     if "before" in answer.facts:
         improved = not answer.kept_champion
         role = "base" if job.inputs.get("base") else "champion"

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 from executors import checkpoint
 from executors.device import Device, micro_batch
 from executors.port import Stopped
-from executors.trainer import Evaluation, Finished, Recipe, Trainer
+from executors.recipe import Recipe
+from executors.trainable import Base, Evaluation
+from executors.trainer import Finished, Trainer
 from mesh.errors import ArtifactCorrupt, NonFinite, OutOfMemory
 from tests.support.executing import PackingRecorder, Recorder
 
@@ -36,7 +38,7 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-class Lines:
+class Lines(Base):
     """A small network with dropout that learns which side of a plane a point lies on."""
 
     def __init__(self) -> None:

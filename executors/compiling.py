@@ -1,0 +1,63 @@
+"""Whether a network is compiled, with the reason.
+
+`torch.compile` in place: the network keeps its names. Every shape of a batch gets code of its own, so that the code
+that a step runs does not depend on which shapes came before: a resumed run is bit-identical to one that was not.
+Compiled and not compiled differ in the last bits, so it is part of the fingerprint.
+
+'auto' says yes only where it pays: on a GPU with Triton, for a run long enough to win back the compilation. On a CPU it
+does not: a GPT of five million parameters ran 1.08 times as fast after a first step of 90 s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import shutil
+
+from torch import nn
+
+from executors.device import Device
+
+STEPS_LEAST = 2_000
+"""Shorter runs do not win back half a minute to two minutes of compilation."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Compiled:
+    """What was decided."""
+
+    on: bool
+    reason: str
+
+
+def decided(wish: str, device: Device, steps: int) -> Compiled:
+    """Whether to compile for a run of so many steps."""
+    kind = device.torch.type
+    if wish == "off":
+        return Compiled(False, "not asked for")
+    if lacking := _lacking(kind):
+        return Compiled(False, lacking)
+    if wish == "on":
+        return Compiled(True, "as asked")
+    if kind != "cuda":
+        return Compiled(False, f"on a {kind} it does not win back what compiling takes")
+    if steps < STEPS_LEAST:
+        return Compiled(False, f"{steps} steps are too few to win back what compiling takes ({STEPS_LEAST} are not)")
+    return Compiled(True, "a long run on a GPU")
+
+
+def compiled(network: nn.Module, wish: str, device: Device, steps: int) -> Compiled:
+    """Decide, and compile the network in place if so; the work is done in the first steps."""
+    found = decided(wish, device, steps)
+    if found.on:
+        network.compile(dynamic=False)
+    return found
+
+
+def _lacking(kind: str) -> str:
+    """What compiling lacks on this machine; '' when it can be done."""
+    if kind == "cuda":
+        return "" if importlib.util.find_spec("triton") else "Triton is not installed"
+    compiler = os.environ.get("CXX") or "g++"
+    return "" if shutil.which(compiler) else f"there is no C++ compiler ({compiler}) on this machine"

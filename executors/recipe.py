@@ -1,0 +1,125 @@
+"""How to train: the recipe that the loop follows, and the settings by which every kind that trains is told.
+
+A kind's settings inherit `TrainingSettings`, give their own defaults and add their own fields; executors/training.py
+makes the recipe of them. Bounds are checked when the settings are made, before anything is loaded. Light: no torch, so
+that a kind's declaration can be read cheaply.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from executors import cadence, port
+from executors.schedules import SHAPES
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE = ("auto", "on", "off")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to train."""
+
+    batch: int
+    micro_batch: int
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: int
+    epochs_max: int
+    evaluate_every: int
+    """Steps."""
+    patience: int
+    """Evaluations without a better one before an early stop."""
+    clip: float
+    budget_s: float
+    seed: int
+    steps_max: int = 0
+    """Length of the run in steps; 0: in epochs."""
+    schedule: str = "linear"
+    accumulate_float64: bool = False
+    compile: str = "off"
+    checkpoint_s: float = 30.0
+    checkpoint_steps: int = 0
+    """0: by time only."""
+    overhead: float = cadence.OVERHEAD
+    """Share of the run's time that checkpoints may cost; they come less often than asked for to stay below it; 1: no
+    bound."""
+
+
+class TrainingSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every training can be told. A kind overrides defaults by naming the field again."""
+
+    batch: int = 32
+    """Examples per step."""
+    micro_batch: int = 0
+    """Examples computed at once; a step adds up their gradients. 0: all of them."""
+    learning_rate: float = 1e-3
+    """At its peak."""
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    schedule: str = "linear"
+    """'constant', 'linear', 'cosine', or 'wsd' (warm-up, stable, decay)."""
+    epochs_max: int = 10
+    steps_max: int = 0
+    """Length of the run in steps, whatever `epochs_max` says; 0: in epochs."""
+    evaluate_every: int = 100
+    """Steps between two validations."""
+    patience: int = 10
+    """Validations without a better one before an early stop."""
+    clip: float = 1.0
+    """Largest norm of a step's gradient."""
+    precision: str = "auto"
+    """'fp32'; 'bf16' where the hardware has it; 'fp16' on a GPU; or 'auto'."""
+    accumulate_float64: bool = False
+    """Add up a step's gradients in float64: sums of many parts, or of half-precision ones, lose nothing. Eight bytes
+    more per parameter."""
+    compile: str = "auto"
+    """torch.compile: 'on', 'off', or 'auto' where it pays."""
+    checkpoint_s: float = 30.0
+    checkpoint_steps: int = 0
+    """A checkpoint also every so many steps; 0: by time only."""
+    checkpoint_overhead: float = cadence.OVERHEAD
+    """Share of the training time that checkpoints may cost: they come less often than asked for to stay below it.
+    1: no bound."""
+
+    def __post_init__(self) -> None:
+        one_of(self, "schedule", SHAPES)
+        one_of(self, "precision", PRECISIONS)
+        one_of(self, "compile", COMPILE)
+        within(self, BOUNDS)
+        batch: int | None = self.batch  # a kind may leave it open
+        if batch is not None and self.micro_batch > batch:
+            raise ValueError(f"micro_batch is at most batch ({batch}), got {self.micro_batch}")
+
+
+BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("batch", 1, 65_536),
+    ("micro_batch", 0, 65_536),
+    ("learning_rate", 1e-7, 10.0),
+    ("weight_decay", 0.0, 10.0),
+    ("warmup_steps", 1, 100_000),
+    ("epochs_max", 1, 10_000),
+    ("steps_max", 0, 100_000_000),
+    ("evaluate_every", 1, 10_000_000),
+    ("patience", 1, 10_000),
+    ("clip", 1e-6, 1e6),
+    ("checkpoint_s", 0.1, 86_400.0),
+    ("checkpoint_steps", 0, 10_000_000),
+    ("checkpoint_overhead", 1e-5, 1.0),
+)
+"""Setting, least, most."""
+
+
+def within(settings: Any, bounds: tuple[tuple[str, float, float], ...]) -> None:
+    """ValueError for the first setting that is out of its bounds; None is within any."""
+    for name, low, high in bounds:
+        value = getattr(settings, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name} must be {low:g} to {high:g}, got {value}")
+
+
+def one_of(settings: Any, name: str, choices: tuple[str, ...]) -> None:
+    """ValueError when the setting is none of the choices."""
+    if (value := getattr(settings, name)) not in choices:
+        raise ValueError(f"{name} is one of {', '.join(choices)}, got {value!r}")

@@ -1,0 +1,89 @@
+"""The way of every kind that trains, from its settings to the trained network.
+
+    place = training.begin(job, context)                        device, threads, generators
+    ... the kind reads its data and makes its model on place.torch ...
+    recipe = training.recipe_of(job)                            settings to numbers; overrides by name
+    finished = training.train(job, context, trainable, recipe, place)
+
+`train` resumes from the job's checkpoint where there is one, runs the loop (executors/trainer.py) and leaves the best
+weights in the trainable's network. `facts_of` is what a result says about its training.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from executors import checkpoint, kinds
+from executors import device as devices
+from executors.device import Device
+from executors.port import Context, Job
+from executors.recipe import Recipe
+from executors.trainable import Trainable
+from executors.trainer import Finished, Trainer
+
+
+def begin(job: Job, context: Context) -> Device:
+    """The place to compute for this job, said in the log; every generator starts from the job's seed."""
+    place = devices.choose(job.allotment, job.settings.precision)
+    context.log(f"computes on {place.name} in {place.precision} with {place.threads} threads: {place.reason}")
+    checkpoint.seed_generators(job.seed)
+    return place
+
+
+def recipe_of(job: Job, **chosen: Any) -> Recipe:
+    """The recipe that a job's settings (a `TrainingSettings`) ask for. chosen: what the kind decides in their stead, by
+    the recipe's names. Every time that memory ran out halves what is computed at once."""
+    settings = job.settings
+    batch = chosen.pop("batch", settings.batch)
+    told = chosen.pop("micro_batch", settings.micro_batch) or batch
+    named = {name: getattr(settings, name) for name in _SAME_NAMES if name not in chosen}
+    given: dict[str, Any] = {
+        "budget_s": job.budget_s,
+        "seed": job.seed,
+        "overhead": settings.checkpoint_overhead,
+        **named,
+        **chosen,
+    }
+    return Recipe(batch=batch, micro_batch=devices.micro_batch(min(told, batch), job.memory_attempts), **given)
+
+
+_SAME_NAMES = (
+    "learning_rate", "weight_decay", "warmup_steps", "epochs_max", "steps_max", "evaluate_every", "patience", "clip",
+    "schedule", "accumulate_float64", "compile", "checkpoint_s", "checkpoint_steps",
+)  # fmt: skip
+
+
+def train(job: Job, context: Context, trainable: Trainable, recipe: Recipe, place: Device) -> Finished:
+    """Train, or train on from the job's checkpoint. Stopped, NonFinite, OutOfMemory, ArtifactCorrupt as the loop
+    says."""
+    trainer = Trainer(
+        trainable,
+        recipe,
+        place,
+        context,
+        job.scratch / "checkpoints",
+        number=job.checkpoint_number,
+        kind=f"{job.kind} {kinds.load(job.kind).version}",
+    )
+    if job.resume is not None:
+        trainer.resume(job.resume, job.trained_s)
+    return trainer.run()
+
+
+def facts_of(job: Job, recipe: Recipe, place: Device, finished: Finished) -> dict[str, Any]:
+    """What a result says about how it was trained."""
+    state = finished.state
+    facts: dict[str, Any] = {
+        "device": {"name": place.name, "precision": place.precision, "threads": place.threads, "reason": place.reason},
+        "steps": state.step,
+        "best_step": state.best_step,
+        "trained_s": round(state.trained_s, 3),
+        "checkpoints": dict(finished.checkpoints),
+        "trace": state.trace.hex(),
+        "state": finished.digest,
+    }
+    if job.memory_attempts:
+        facts["micro_batch"] = recipe.micro_batch
+    if state.differed:
+        facts["fingerprint"] = state.differed
+    return facts
