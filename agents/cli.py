@@ -52,6 +52,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "dead-letters": "List the tasks that were set aside for good, and why.",
         "resubmit": "Start parked tasks again, from their newest checkpoint.",
         "drain": "Take a worker out of service, or back into it.",
+        "checkpoint": "Have a running task take a checkpoint now, and wait until it is on record.",
         "refused": "List the late results that a worker here was refused, hand one in, or take it out.",
     },
     "Agents, one process each": {
@@ -64,6 +65,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "Measuring": {
         "bench": "Run a benchmark and print its document.",
+        "gradcheck": "Compare a training kind's gradients with numerical ones, in float64.",
         "simulate": "Live through seeded faults in virtual time, and see whether every promise is kept.",
     },
 }

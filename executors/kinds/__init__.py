@@ -28,6 +28,7 @@ GROUP = "ramify.kinds"
 
 _SCIENCE = ("numpy", "pyarrow", "safetensors", "sklearn")
 _TORCH = ("numpy", "safetensors", "torch")
+_TRANSFORMERS = (*_TORCH, "transformers", "tokenizers", "peft")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,7 +56,10 @@ _BUILT_IN = (
     KindInfo("profile", "executors.kinds.profile", "Profile", 1, Runtime.SCIENCE, _SCIENCE),
     KindInfo("baseline", "executors.kinds.baseline", "Baseline", 1, Runtime.SCIENCE, _SCIENCE),
     KindInfo("classify", "executors.kinds.classify", "Classify", 1, Runtime.TORCH, _TORCH),
+    KindInfo("lora", "executors.kinds.lora", "Lora", 1, Runtime.TORCH, _TRANSFORMERS),
     KindInfo("evaluate", "executors.kinds.evaluate", "Evaluate", 1, Runtime.TORCH, _TORCH),
+    KindInfo("index", "executors.kinds.index", "Index", 1, Runtime.TORCH, (*_TORCH, "faiss")),
+    KindInfo("gradcheck", "executors.kinds.gradcheck", "Gradcheck", 1, Runtime.TORCH, _TORCH),
 )
 
 

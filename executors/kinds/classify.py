@@ -13,6 +13,7 @@ Not:   sees no holdout; compares nothing
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,10 +24,17 @@ from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
     from executors.models.learning import Learned
+    from executors.trainable import Trainable
 
 ARCHITECTURES = ("auto", "linear", "deep", "wide-deep")
 
 MIB = 1024 * 1024
+
+PROGRAM_BYTES = 420 * MIB
+"""A child with torch, numpy and scikit-learn imported."""
+
+TEXT_BYTES = 60 * MIB
+"""Intermediate arrays of n-grams, whatever the size of the data."""
 
 
 class ClassifySettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -96,29 +104,40 @@ class Classify:
     Settings: ClassVar[type[port.Settings]] = ClassifySettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
-        """One core; memory for torch and the larger of two stages: the network (weights, gradient, two moments, the
-        best one, a snapshot's copies) over the features that it reads, then the linear path over all of them."""
+        """One core; memory for torch, the features and the larger of two stages: the network (weights, gradient, two
+        moments, the best one, a snapshot of all but the gradient, and its largest tensor anew while it is replaced),
+        then the linear path over all features beside the network's best."""
+        from executors.models.choices import choose
+
         rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
         size = int(facts.get("bytes") or rows * 200)
-        if facts.get("modality") == "tabular":
+        text = facts.get("modality") != "tabular"
+        chosen = choose(settings, "text" if text else "tabular", rows, labels, continued=False)
+        if text:
+            width, wide = min(chosen.features_max, max(1_000, size // 8)), min(200_000, max(1_000, size // 4))
+            encoded, all_encoded = TEXT_BYTES + min(40 * size, 8_192 * MIB), TEXT_BYTES + min(60 * size, 12_288 * MIB)
+        else:
             width = wide = int(facts.get("features") or 100)
             encoded = all_encoded = 3 * 8 * rows * width
-        else:
-            most = settings.features_max or max(20_000, min(100_000, 12_000_000 // (labels + 128)))
-            width, wide = min(most, max(1_000, size // 8)), min(200_000, max(1_000, size // 4))
-            encoded, all_encoded = min(40 * size, 8 * 1024 * MIB), min(60 * size, 12 * 1024 * MIB)
-        hidden = settings.hidden or (128,)
-        parameters = width * (labels + hidden[0]) + sum(hidden) * max(hidden)
+        widths = (width, *chosen.hidden, labels) if chosen.hidden else (0,)
+        layers = [labels * width * (chosen.architecture != "deep"), *(a * b for a, b in itertools.pairwise(widths))]
+        network, largest = 4 * sum(layers), 4 * max(layers)
         linear = 4 * min(wide * labels, 40_000_000)
-        checkpoint = 16 * parameters
-        memory = 500 * MIB + max(encoded + 9 * 4 * parameters, all_encoded + 5 * linear + 3 * 4 * parameters)
-        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 3 * checkpoint + linear + 2 * size)
+        stages = encoded + 9 * network + 3 * largest, all_encoded + 5 * linear + 3 * network
+        disk = 64 * MIB + 12 * network + linear + 2 * size
+        return Needs(cores=1.0, memory_bytes=PROGRAM_BYTES + max(stages), disk_bytes=disk)
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, calibrate, claim."""
         from executors.models import learning
 
         return _made(job, learning.learn(job, context))
+
+    def gradcheck_instance(self) -> Mapping[str, Trainable]:
+        """Tiny networks over made-up rows, for `bin/agent gradcheck`."""
+        from executors.models import checkable
+
+        return checkable.classifiers()
 
 
 def _made(job: Job, learned: Learned) -> Made:
