@@ -164,6 +164,7 @@ def _task_row(task: Task, workers: dict[str, Worker], reason: str) -> TaskRow:
         priority=spec.priority,
         step=step,
         checkpoint_number=task.checkpoint.number if task.checkpoint else 0,
+        checkpoint_step=task.checkpoint.step if task.checkpoint else 0,
         reason=reason or (f"waits for {', '.join(sorted(task.missing))}" if task.missing else ""),
         needs=spec.needs,
     )

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
-from agents import worker_notice, worker_resources, worker_spool
+from agents import worker_asked, worker_notice, worker_resources, worker_spool
 from agents.runtime import Agent, home_folder
 from agents.worker_again import Again
 from agents.worker_beats import Beats, BeatThread, Report
@@ -197,6 +197,7 @@ class Worker:
             await self._debts.all_sent(SPOOLED_S)  # the first beat ends the leases of the life before
             answers = await agent.listen(agent.subjects.answer(agent.name), self._on_answer)
             wanted = await agent.listen(agent.subjects.wanted(), self._wanted.hear)
+            asked = await agent.serve("save", agent.subjects.ask_worker(agent.name), self._on_question, queue="")
             agent.broker.on_state(self._on_state)
             self._help(self._tell_progress(), "progress")
             self._help(self._tidy(), "tidy")
@@ -210,6 +211,7 @@ class Worker:
             await self._stop()
             await answers.close()
             await wanted.close()
+            await asked.close()
         finally:
             self._memory.close()
             for running in self._running.values():
@@ -345,6 +347,9 @@ class Worker:
             self._tell_now()
         elif before != self._state.offer:
             self._tell()
+
+    async def _on_question(self, message: Message) -> None:
+        await worker_asked.answer(self._agent, message, self._running.values())
 
     def _remember(self) -> None:
         """What was heard, for the beats and for the lives to come: should the broker come back older, they say so."""

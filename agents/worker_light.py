@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from agents.worker_state import Begin
-from agents.worker_task import Running, Stage, Tools
+from agents.worker_task import NOT_RUNNING, Running, Stage, Tools
 from executors.frames import Finished, Halted
 from executors.lane import Ending, Lane, Ticket
 from executors.port import Runtime
@@ -64,6 +64,11 @@ class LightRunning(Running):
         self._yielding = self._yielding or reason
         if not self._left and not self._lane.halt(self._ticket, "checkpoint"):
             self._leave()
+
+    def _not_now(self) -> str:
+        if self._left or self._voided or self._abandoned or self._yielding:
+            return super()._not_now()
+        return "" if self._lane.save(self._ticket) else NOT_RUNNING[Stage.WAITING]
 
     def abandon(self, reason: str) -> None:
         if self._left:

@@ -27,7 +27,7 @@ from agents.worker_owed import Debts
 from agents.worker_resume import Beginning, Resume
 from agents.worker_spool import Spooled, patiently
 from agents.worker_state import Begin
-from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Snapshotted, Start
+from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.packer import Packer
 from executors.pool import Pool
@@ -42,6 +42,7 @@ from mesh.messages.base import Key
 from mesh.messages.commands import FailureClass, FailureFound, GiveBack, ResultFound
 from mesh.messages.leases import Held
 from mesh.messages.results import Progress
+from mesh.messages.services import SaveAnswer
 from mesh.messages.tasks import Outcome
 
 log = get_log("agents.worker")
@@ -62,6 +63,16 @@ class Stage(enum.StrEnum):
     RUNNING = "running"
     UPLOADING = "uploading"
     OVER = "over"
+
+
+NOT_RUNNING = {
+    Stage.FETCHING: "its inputs are still on their way to the worker",
+    Stage.WAITING: "it waits for its turn on the worker",
+    Stage.RUNNING: "it is just beginning or just ending",
+    Stage.UPLOADING: "its work is done, and on its way into the mesh",
+    Stage.OVER: "its work is done",
+}
+"""Why no checkpoint can be taken when no child works on a lease."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,6 +115,11 @@ class Running:
         self._abandoned = ""
         self._finished: Spooled | None = None
         """The result, once the child has said that it is done and its outputs lie in the folder."""
+        self._handed = begin.lease.checkpoint_number
+        """Number of the newest checkpoint that the child has handed over."""
+        self._heeds = False
+        """The task looks for requests to save."""
+        self._phase = ""
         self._spooled = False
         """It is written down: what a later life can deliver."""
         self._seconds = 0.0
@@ -166,6 +182,27 @@ class Running:
             self._child.halt("checkpoint")
         elif self.stage in (Stage.FETCHING, Stage.WAITING):
             self._cancel()
+
+    def save(self) -> SaveAnswer:
+        """Ask for a checkpoint; the work goes on."""
+        if why := self._not_now():
+            return SaveAnswer(task=self._spec.id, asked=False, reason=why)
+        hint = self.held_up
+        if not self._heeds:
+            hint = (
+                f"its kind {self._spec.executor} takes none when it is asked, or has not come to the part of its work "
+                f"that does{f' (it is at: {self._phase})' if self._phase else ''}"
+            )
+        return SaveAnswer(task=self._spec.id, asked=True, number=self._handed, reason=hint)
+
+    def _not_now(self) -> str:
+        """Ask the child to save; why that can not be, or ''."""
+        if self._yielding or self._abandoned or self._voided:
+            return "it is being stopped"
+        if self._child is None or self.stage is not Stage.RUNNING:
+            return NOT_RUNNING[self.stage]
+        self._child.save()
+        return ""
 
     def abandon(self, reason: str) -> None:
         """No time is left: kill what runs, keep what is on disk."""
@@ -306,11 +343,16 @@ class Running:
     def _hear(self, frame: Frame) -> None:
         if isinstance(frame, Progressed):
             self.news = frame
+            self._phase = frame.phase
             self._heed_phase(frame.phase)
         elif isinstance(frame, Checkpointed) and Path(frame.folder).is_relative_to(self._folder):
+            self._handed = max(self._handed, frame.number)
             self._checkpoints.offer(frame)
         elif isinstance(frame, Snapshotted) and self._child is not None:
+            self._handed = max(self._handed, frame.number)
             self._take(frame, self._child)
+        elif isinstance(frame, Heeds):
+            self._heeds = True
 
     def _take(self, made: Snapshotted, child: Child) -> None:
         """A snapshot in the child's own memory, or in a file of its scratch folder."""

@@ -193,6 +193,7 @@ class TaskContext:
         self._run = run
         self._packs = packs
         self._said: tuple[float, str] = (0.0, "")
+        self._heeds = False
         self._quiet_until = time.monotonic() + PROGRESS_S if quiet else 0.0
 
     def progress(self, step: int, done: float, metrics: Mapping[str, float], phase: str = "") -> None:
@@ -237,6 +238,9 @@ class TaskContext:
 
     def saves_requested(self) -> int:
         """How often a checkpoint was asked for, without a stop."""
+        if not self._heeds:
+            self._heeds = True
+            self._channel.send(frames.Heeds(run=self._run))
         return self._channel.saves(self._run)
 
     def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:

@@ -6,6 +6,7 @@
     worker: start(run 1)     -> child: progress … snapshot … checkpoint … log … finished | failed | halted
     worker: released(run 1, n)  the n-th snapshot is packed: its buffer may be overwritten
     worker: save(run 1)         asks the running task for a checkpoint; it goes on
+    child:  heeds(run 1)        once, when the task begins to look for that
     worker: halt(run 1)         asks the running task to stop ('stop') or to checkpoint and stop ('checkpoint')
     worker: start(run 2)        light children only; several may be written ahead, they run in order
     worker: recall              light children only -> child: returned(runs that have not begun)
@@ -113,6 +114,14 @@ class Checkpointed(Frame, frozen=True, kw_only=True):
     step: int
     best: bool
     trained_s: float
+
+
+class Heeds(Frame, frozen=True, kw_only=True):
+    """The task looks for requests to save, from now on and for as long as it is in that part of its work."""
+
+    name: ClassVar[str] = "heeds"
+
+    run: int
 
 
 class Logged(Frame, frozen=True, kw_only=True):
@@ -247,7 +256,7 @@ class End(Frame, frozen=True, kw_only=True):
 
 FROM_CHILD: dict[str, type[Frame]] = {
     frame.name: frame
-    for frame in (Ready, Progressed, Snapshotted, Checkpointed, Logged, Finished, Failed, Halted, Returned)
+    for frame in (Ready, Progressed, Snapshotted, Checkpointed, Heeds, Logged, Finished, Failed, Halted, Returned)
 }
 TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Released, Save, Recall, Halt, End)}
 

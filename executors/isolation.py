@@ -39,6 +39,7 @@ from executors.frames import (
     Finished,
     Frame,
     Halted,
+    Heeds,
     Logged,
     Progressed,
     Ready,
@@ -365,7 +366,7 @@ class Child:
             self.step = frame.step
         if isinstance(frame, Logged):
             self._output.line(frame.text)
-        elif isinstance(frame, Progressed | Snapshotted | Checkpointed):
+        elif isinstance(frame, Progressed | Snapshotted | Checkpointed | Heeds):
             self._hear(frame)
         elif not self._ending.done():
             self._ending.set_result(frame)

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 
 from executors import frames
-from executors.frames import Checkpointed, Failed, Finished, Frame, Halted, Progressed, Returned, Start
+from executors.frames import Checkpointed, Failed, Finished, Frame, Halted, Heeds, Progressed, Returned, Start
 from executors.isolation import Bounds, Child, error_of
 from executors.pool import Pool
 from executors.port import Runtime
@@ -144,6 +144,13 @@ class Lane:
         if ticket.line is None:
             return False
         ticket.line.child.post(frames.Halt(run=ticket.start.run, reason=reason))
+        return True
+
+    def save(self, ticket: Ticket) -> bool:
+        """Ask a task for a checkpoint; it goes on. False when it has not been given to a child."""
+        if ticket.line is None:
+            return False
+        ticket.line.child.post(frames.Save(run=ticket.start.run))
         return True
 
     def look(self, ticket: Ticket) -> tuple[float, int, bool]:
@@ -270,7 +277,7 @@ class Lane:
         ticket = line.waiting.get(getattr(frame, "run", 0))
         if ticket is None:
             return
-        if isinstance(frame, Progressed | Checkpointed):
+        if isinstance(frame, Progressed | Checkpointed | Heeds):
             ticket.hear(frame)
         elif isinstance(frame, Finished | Halted | Failed):
             del line.waiting[ticket.start.run]

@@ -118,7 +118,8 @@ class Context(Protocol):
         """True when snapshot `number` was released without being kept, because this machine's disk is full."""
 
     def saves_requested(self) -> int:
-        """How often a checkpoint was asked for from outside, without a stop, in this run."""
+        """How often a checkpoint was asked for from outside, without a stop, in this run. Who calls it says thereby
+        that he takes one when the number rises."""
 
     def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:
         """Hand over a finished checkpoint folder (complete and synced). The worker uploads it and removes it.

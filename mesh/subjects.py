@@ -16,6 +16,7 @@ $KV.<prefix>_models.<name>                     models     who pushes a model, by
 <prefix>.lead                                  core       the leader's beat
 <prefix>.wanted                                core       the leader: objects that caches should give back
 <prefix>.ask.<role>                            core       questions; who is in charge answers
+<prefix>.ask.worker.<name>                     core       questions to one worker
 $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
 $SYS.ACCOUNT.<account>.DISCONNECT              system     the broker says whose connection closed
 """
@@ -185,6 +186,10 @@ class Subjects:
     def ask(self, role: str) -> str:
         """Questions to an agent of this role."""
         return f"{self.prefix}.ask.{_token(role)}"
+
+    def ask_worker(self, name: str) -> str:
+        """Questions to one worker."""
+        return f"{self.prefix}.ask.worker.{_token(name)}"
 
     def service(self, verb: str, name: str, id_: str) -> tuple[str, str, str]:
         """The three subjects of one verb (PING, INFO, STATS) of the NATS service protocol, ADR-32."""

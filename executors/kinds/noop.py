@@ -90,6 +90,8 @@ class _Run:
         self._attempts += 1
         self._saved_s = self._elapsed_s
         self._reported_s = -PROGRESS_S
+        self._saves = 0
+        """Requests for a checkpoint that were heard."""
 
     def run(self) -> Made:
         failing = self._fails()
@@ -121,7 +123,8 @@ class _Run:
                 raise Stopped(reason)
             if self._elapsed_s >= until_s:
                 return
-            if 0 < self._settings.checkpoint_s <= self._elapsed_s - self._saved_s:
+            saves, self._saves = self._saves, self._context.saves_requested()
+            if self._saves > saves or 0 < self._settings.checkpoint_s <= self._elapsed_s - self._saved_s:
                 self._checkpoint()
             time.sleep(min(STEP_S, until_s - self._elapsed_s))
 

@@ -77,6 +77,28 @@ class OwedAnswer(Record, frozen=True, kw_only=True):
     ledger_seq: int
 
 
+class SaveQuestion(Record, frozen=True, kw_only=True):
+    """Would you take a checkpoint of this task now? Its work goes on. Asked of the worker that runs it."""
+
+    kind: ClassVar[str] = "save"
+
+    task: str
+
+
+class SaveAnswer(Record, frozen=True, kw_only=True):
+    """What came of the request; the checkpoint itself comes as a row, when it is stored."""
+
+    kind: ClassVar[str] = "save-answer"
+
+    task: str
+    asked: bool
+    """The child that runs the task was asked."""
+    number: int = 0
+    """Of the newest checkpoint that it has handed over so far: the one that was asked for has a higher one."""
+    reason: str = ""
+    """Why it was not asked, or what may keep the checkpoint from coming soon."""
+
+
 class TaskRow(Part, frozen=True, kw_only=True):
     """One task, as `bin/agent tasks` shows it."""
 
@@ -95,6 +117,8 @@ class TaskRow(Part, frozen=True, kw_only=True):
     checkpoint_number: int = 0
     reason: str = ""
     needs: Needs = Needs()
+    checkpoint_step: int = 0
+    """Where the newest recorded checkpoint stands."""
 
 
 class WorkerRow(Part, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from executors import isolation
-from executors.frames import Checkpointed, Finished, Frame, Halted, Progressed, Snapshotted, Start
+from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
@@ -159,6 +159,7 @@ async def test_a_task_is_asked_to_save_and_goes_on(bench: Bench) -> None:
     await until(lambda: any(isinstance(frame, Progressed) and frame.step == 1 for frame in bench.heard))
     bench.child.save()
     assert isinstance(await running, Finished)
+    assert [type(frame) for frame in bench.heard].count(Heeds) == 1, "it is told once that it looks"
 
 
 async def test_a_checkpoint_that_can_not_be_continued_from_is_named_so(bench: Bench, tmp_path: Path) -> None:

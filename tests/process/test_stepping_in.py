@@ -61,6 +61,9 @@ async def test_a_person_steps_in(tmp_path: Path) -> None:
         moved, _ = await mesh.first("long", lambda one: one.state is TaskState.LEASED)
         assert isinstance(moved, TaskMoved)
         holder = moved.incarnation.partition(".")[0]
+        for number in (1, 2):
+            made = await document(mesh, "checkpoint", "long")
+            assert (made["task"], made["number"], made["worker"]) == ("long", number, holder)
         other = "w2" if holder == "w1" else "w1"
         code, out, err = await agent(mesh, "drain", holder, "--now", "--reason", "it moves")
         assert code == 0, err

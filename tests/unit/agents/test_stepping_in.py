@@ -9,19 +9,21 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from agents.commands import cancel, dead_letters, drain, publishing, refused, resubmit
+from agents.commands import cancel, checkpoint, dead_letters, drain, publishing, refused, resubmit
 from agents.commands.reach import Reach
 from agents.scheduler import body
 from mesh import codec, virtual_time
-from mesh.errors import NotFound, Reject, SettingsInvalid
+from mesh.bus import Message
+from mesh.errors import BusUnavailable, NotFound, Reject, Retry, SettingsInvalid
 from mesh.memory import MemoryBroker, MemoryServer
 from mesh.messages.base import Key, Record
-from mesh.messages.commands import FailureClass, FailureFound, ResultFound, Submit
+from mesh.messages.commands import CheckpointMade, FailureClass, FailureFound, ResultFound, Submit
 from mesh.messages.leases import Answer, Beat, Held, Lease, Offer, OrderKind, Receipt
-from mesh.messages.services import Ask, Status
+from mesh.messages.services import Ask, Problem, SaveAnswer, SaveQuestion, Status
 from mesh.messages.tasks import Outcome, TaskSpec
 from mesh.outbox import Outbox
 from mesh.setting_tree import Settings
@@ -30,7 +32,7 @@ from tests.support import agents
 from tests.support.agents import until
 
 SUBJECTS = Subjects()
-DOORS = (cancel, dead_letters, drain, refused, resubmit)
+DOORS = (cancel, checkpoint, dead_letters, drain, refused, resubmit)
 
 
 class Mesh:
@@ -203,6 +205,81 @@ def test_a_drained_worker_is_asked_to_give_back_and_gets_nothing_until_it_is_bac
         answer = await mesh.beat()
         assert [one.order for one in answer.orders] == [OrderKind.KEEP]
         assert [lease.task.id for lease in answer.leases] == ["b"]
+
+    play(scene)
+
+
+class Listening:
+    """A worker that answers what it is asked, as it is told to."""
+
+    def __init__(self, mesh: Mesh, answer: SaveAnswer | Problem, made: CheckpointMade | None = None) -> None:
+        self.mesh, self.answer, self.made = mesh, answer, made
+        self.asked: list[str] = []
+
+    async def __call__(self, message: Message) -> None:
+        self.asked.append(codec.decode(message.data, SaveQuestion).task)
+        await self.mesh.broker.publish(message.reply, codec.encode(self.answer))
+        if self.made is not None:
+            await self.mesh.put(SUBJECTS.owed("w1", self.made.key), self.made)
+
+
+async def _checkpoint_of(
+    mesh: Mesh, capsys: pytest.CaptureFixture[str], answer: SaveAnswer | Problem, number: int = 0
+) -> Any:
+    """What the command says when the worker answers so, and then records a checkpoint of this number."""
+    lease = mesh.held[0]
+    made = None
+    if number:
+        key = Key(lease.task, lease.epoch, CheckpointMade.kind, number)
+        made = CheckpointMade(
+            key=key, incarnation="w1.1", manifest="ab" * 32, step=10 * number, best=False, trained_s=1.0
+        )
+    listening = Listening(mesh, answer, made)
+    heard = await mesh.broker.subscribe(SUBJECTS.ask_worker("w1"), listening)
+    try:
+        return await mesh.door(checkpoint, capsys, lease.task, "--wait", "1s")
+    finally:
+        assert listening.asked == [lease.task]
+        await heard.close()
+
+
+def test_a_running_task_is_asked_for_a_checkpoint(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scene(mesh: Mesh) -> None:
+        await mesh.plan("a", "b")
+        with pytest.raises(NotFound, match=r"no open task is called 'x'.*tasks --open"):
+            await mesh.door(checkpoint, capsys, "x")
+        with pytest.raises(Reject, match="a does not run, so there is nothing new to keep: no worker"):
+            await mesh.door(checkpoint, capsys, "a")
+        await mesh.take()
+        with pytest.raises(BusUnavailable, match="w1, which runs a, did not answer"):
+            await mesh.door(checkpoint, capsys, "a")
+
+        told = await _checkpoint_of(mesh, capsys, SaveAnswer(task="a", asked=True, number=2), number=3)
+        assert told == {"task": "a", "number": 3, "step": 30, "worker": "w1"}
+        with pytest.raises(Reject, match="a takes no checkpoint now: it is being stopped"):
+            await _checkpoint_of(mesh, capsys, SaveAnswer(task="a", asked=False, reason="it is being stopped"))
+        with pytest.raises(Reject, match="it does not understand"):
+            await _checkpoint_of(mesh, capsys, Problem(reason="it does not understand"))
+        with pytest.raises(Retry, match=r"a was asked, and after 1 s .*older than the request \(4 .*next step"):
+            await _checkpoint_of(mesh, capsys, SaveAnswer(task="a", asked=True, number=4), number=4)
+        with pytest.raises(Retry, match="its kind takes none"):
+            await _checkpoint_of(mesh, capsys, SaveAnswer(task="a", asked=True, number=9, reason="its kind takes none"))
+
+    play(scene)
+
+
+def test_an_attempt_that_ends_meanwhile_is_told_of(play: Play, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scene(mesh: Mesh) -> None:
+        await mesh.plan("a")
+        lease = await mesh.take()
+
+        async def fail(message: Message) -> None:
+            await mesh.broker.publish(message.reply, codec.encode(SaveAnswer(task="a", asked=True)))
+            await mesh.fail(lease)
+
+        await mesh.broker.subscribe(SUBJECTS.ask_worker("w1"), fail)
+        with pytest.raises(Reject, match="this attempt at a ended before the checkpoint was on record"):
+            await mesh.door(checkpoint, capsys, "a")
 
     play(scene)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any, cast
 import pytest
 
 from agents import worker_checkpoints, worker_spool
+from agents.worker_asked import saved
 from agents.worker_owed import Debts
 from agents.worker_state import Begin
 from agents.worker_task import Running, Tools
-from executors.frames import Finished, Frame, Halted, Progressed, Snapshotted, Start
+from executors.frames import Finished, Frame, Halted, Heeds, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
@@ -28,6 +30,7 @@ from mesh.errors import DiskFull
 from mesh.messages.base import Epoch
 from mesh.messages.commands import CheckpointMade, GiveBack, ResultFound
 from mesh.messages.leases import Lease
+from mesh.messages.services import SaveAnswer
 from mesh.messages.tasks import TaskSpec
 from mesh.subjects import Subjects
 from tests.support.gate import Gate
@@ -49,6 +52,7 @@ class Trainer:
         self.released: list[int] = []
         self.refused: list[int] = []
         """Snapshots that the disk had no room for."""
+        self.saves = 0
         self.started: Start | None = None
         self.hear: Callable[[Frame], None] = lambda frame: None
         self.begun, self.halted = asyncio.Event(), asyncio.Event()
@@ -92,6 +96,10 @@ class Trainer:
         for fd in self.fds:
             os.close(fd)  # it is gone as soon as it has said that it stops
         self.halted.set()
+
+    def save(self) -> None:
+        """Asked to save."""
+        self.saves += 1
 
     def release(self, run: int, number: int, *, unreadable: bool = False, lacked_room: bool = False) -> None:
         self.released.append(number)
@@ -220,6 +228,34 @@ async def test_outputs_that_find_a_full_store_are_told_until_they_are_stored(
     (row,) = stage.owed
     assert isinstance(row, ResultFound)
     assert list(row.outcome.outputs) == ["model"]
+
+
+async def test_a_checkpoint_on_request_is_the_next_one_that_is_handed_over(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    asked = functools.partial(saved, "task", [stage.running])
+    assert asked() == SaveAnswer(task="task", asked=False, reason="its inputs are still on their way to the worker")
+    assert saved("other", [stage.running]).reason == "this worker does not run it"
+    life = asyncio.create_task(stage.running.run())
+    await stage.child.begun.wait()
+    stage.child.hear(Progressed(run=1, step=1, done=0.1, phase="features"))
+    answer = asked()
+    assert (answer.asked, answer.number, stage.child.saves) == (True, 0, 1)
+    assert "its kind train takes none when it is asked, or has not come to the part" in answer.reason
+    assert "(it is at: features)" in answer.reason
+    stage.child.hear(Heeds(run=1))
+    stage.child.snapshot(3)
+    assert asked() == SaveAnswer(task="task", asked=True, number=3)
+    await until(lambda: stage.checkpoints == [3])
+    stage.gate.error = DiskFull("The stream is full.")
+    stage.child.snapshot(4)
+    await until(lambda: bool(stage.running.paused))
+    assert asked().reason == stage.running.paused
+    stage.gate.error = None
+    stage.running.give_back("enough")
+    assert asked() == SaveAnswer(task="task", asked=False, reason="it is being stopped")
+    assert stage.child.saves == 3
+    await life
+    assert not asked().asked
 
 
 async def test_a_child_that_waits_for_room_is_told_of_until_it_goes_on(tmp_path: Path) -> None:

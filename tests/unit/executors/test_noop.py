@@ -77,6 +77,16 @@ def test_it_stops_with_a_checkpoint_and_goes_on_from_it(tmp_path: Path, clock: C
     assert made.kpis["attempts"] == 2.0
 
 
+def test_a_checkpoint_comes_when_it_is_asked_for(tmp_path: Path, clock: Clock) -> None:
+    class Asking(Watching):
+        def saves_requested(self) -> int:
+            return sum(clock.now_s >= at for at in (101.0, 101.5))
+
+    watching = Asking()
+    run(tmp_path, watching, seconds=2.0)
+    assert [number for _, number, *_ in watching.checkpoints] == [1, 2]
+
+
 def test_checkpoints_come_in_time(tmp_path: Path) -> None:
     watching = Watching()
     run(tmp_path, watching, seconds=5.0, checkpoint_s=1.0)
