@@ -1,12 +1,11 @@
 """How much of the truth an index finds: recall@k against exact search, query by query, and what an answer costs.
 
-recall@k of one query = |its k nearest by the index, among its k nearest by comparing all| / k. The truth is found with
-float32 like the index; rows whose scores tie at the k-th place count as found when their score is as good.
+recall@k of one query = |its k nearest by the index, among its k nearest by comparing all| / k. The truth is computed in
+float32, like the index. Of rows that tie at the k-th place one is the truth: equal vectors cost recall by chance.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.choices import Spec
-from retrieval.vectors import NO_ROW, Ids, VectorIndex
+from retrieval.vectors import NO_ROW, Floats, Ids, VectorIndex, nearest
 
 BLOCK = 256
 """Queries of one call: often enough to hear a stop."""
@@ -25,25 +23,19 @@ def _nothing() -> None:
     """A tick that nobody waits for."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Truth:
-    """What comparing all vectors finds."""
-
-    ids: Ids
-    """[m, k], nearest first; NO_ROW where there are fewer rows."""
-    k: int
-
-
-def exact(index: VectorIndex, queries: NDArray[Any], k: int, tick: Callable[[], None] = _nothing) -> Truth:
-    """The truth for `queries`. index: a flat one over the same vectors."""
-    return Truth(in_blocks(index, queries, k, tick), k)
-
-
-def flat_over(vectors: NDArray[Any], ids: Ids, metric: str, threads: int) -> VectorIndex:
-    """The exact index over vectors [n, d]: the yardstick."""
-    index = VectorIndex(Spec(family="flat", metric=metric, dimension=vectors.shape[1]), threads=threads)
-    index.add(vectors, ids)
-    return index
+def exact(
+    vectors: Floats, ids: Ids, queries: Floats, k: int, metric: str, *, threads: int = 1,
+    tick: Callable[[], None] = _nothing,
+) -> Ids:  # fmt: skip
+    """The truth: per query [m, d] the ids [m, k] of its k nearest among vectors [n, d], nearest first; NO_ROW where
+    there are fewer rows. Vectors and queries as `vectors.prepared` makes them."""
+    within = min(k, len(vectors))
+    found = np.full((len(queries), k), NO_ROW, np.int64)
+    for start in range(0, len(queries), BLOCK):
+        block = slice(start, start + BLOCK)
+        found[block, :within] = ids[nearest(vectors, queries[block], within, metric, threads)]
+        tick()
+    return found
 
 
 def in_blocks(index: VectorIndex, queries: NDArray[Any], k: int, tick: Callable[[], None] = _nothing) -> Ids:

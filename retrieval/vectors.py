@@ -101,20 +101,33 @@ class VectorIndex:
             self.inner.hnsw.efSearch = width
 
     def _checked(self, vectors: NDArray[Any]) -> Floats:
-        """As the index wants them; of length one for the cosine."""
-        array = np.ascontiguousarray(vectors, np.float32)
-        if array.ndim != 2 or array.shape[1] != self.spec.dimension:
-            raise DataRefused(f"expected vectors [n, {self.spec.dimension}], got {list(array.shape)}")
-        if not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-            raise DataRefused(f"vector {row} holds numbers that are not finite")
-        if self.spec.metric != "cosine":
-            return array
-        lengths = np.sqrt(np.einsum("nd,nd->n", array, array, dtype=np.float64))
-        if len(array) and not lengths.min() > 0:
-            raise DataRefused(f"vector {int(lengths.argmin())} is all zero: it has no direction, and no cosine")
-        unit: Floats = (array / lengths[:, None]).astype(np.float32)
-        return unit
+        return prepared(vectors, self.spec.dimension, self.spec.metric)
+
+
+def prepared(vectors: NDArray[Any], dimension: int, metric: str) -> Floats:
+    """As FAISS wants them: float32 [n, dimension], finite, of length one for the cosine. DataRefused otherwise."""
+    array = np.ascontiguousarray(vectors, np.float32)
+    if array.ndim != 2 or array.shape[1] != dimension:
+        raise DataRefused(f"expected vectors [n, {dimension}], got {list(array.shape)}")
+    squares = np.einsum("nd,nd->n", array, array, dtype=np.float64)
+    if not np.isfinite(squares).all():
+        raise DataRefused(f"vector {int(np.flatnonzero(~np.isfinite(squares))[0])} holds numbers that are not finite")
+    if metric != "cosine":
+        return array
+    if len(array) and not squares.min() > 0:
+        raise DataRefused(f"vector {int(squares.argmin())} is all zero: it has no direction, and no cosine")
+    unit: Floats = array / np.sqrt(squares).astype(np.float32)[:, None]
+    return unit
+
+
+def nearest(vectors: Floats, queries: Floats, k: int, metric: str, threads: int) -> Ids:
+    """The truth: of each query [m, d] the rows [m, k] of its k nearest among vectors [n, d], by comparing all of them;
+    both as `prepared` makes them, k at most n. Nothing is copied."""
+    import faiss
+
+    with _computing(threads):
+        rows: Ids = faiss.knn(queries, vectors, k, faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)[1]
+    return rows
 
 
 def _ids(before: int, rows: int, ids: NDArray[Any] | None) -> Ids:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 LOADERS = {
     "baseline": "executors.models.classifier:respondent",
     "classify": "executors.models.classifier:respondent",
+    "language-model": "executors.models.languageanswering:respondent",
+    "lora": "executors.models.tuned:respondent",
+    "index": "executors.models.indexed:respondent",
 }
 """Kind that made the model to the function that loads it, as 'module:function'."""
 
