@@ -22,7 +22,6 @@ import numpy as np
 
 from executors import modelcard, room, vectorfiles
 from executors.data import order
-from executors.kinds import index as kind
 from executors.models.indexed import Truth, outcomes_of, write_config, write_truth
 from executors.port import Context, Job, Stopped
 from executors.pulse import Pulse
@@ -30,7 +29,7 @@ from executors.vectorfiles import Vectors
 from mesh.errors import DataRefused, TaskRefused
 from mesh.messages.judgement import Outcomes
 from retrieval import recall, stored
-from retrieval.choices import Wishes, choose
+from retrieval.choices import PROGRAM_BYTES, Wishes, choose
 from retrieval.vectors import VectorIndex, prepared
 
 ADD_ROWS = 65_536
@@ -73,7 +72,7 @@ def _room_bytes(job: Job, vectors: Vectors) -> int:
     """What the index may take of the task's memory, as the kind's `needs` divides it."""
     if not job.allotment.memory_bytes:
         return UNBOUNDED
-    return max(0, job.allotment.memory_bytes - kind.BASE_BYTES - 3 * vectors.rows.nbytes)
+    return max(0, job.allotment.memory_bytes - PROGRAM_BYTES - 3 * vectors.rows.nbytes)
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------

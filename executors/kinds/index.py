@@ -17,12 +17,9 @@ from typing import Any, ClassVar
 from executors import port
 from executors.port import Context, Job, Made, Runtime
 from mesh.messages.tasks import Needs
-from retrieval.choices import FAMILIES, METRICS, codes_for
+from retrieval.choices import FAMILIES, METRICS, PROGRAM_BYTES, codes_for
 
 MIB = 1024 * 1024
-
-BASE_BYTES = 350 * MIB
-"""A child with torch and FAISS that has read nothing yet."""
 
 
 class IndexSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +112,7 @@ class Index:
         else:
             index = whole + (4 * rows * 2 * (settings.links or 32) if settings.family == "hnsw" else 0)
         queries = 3 * 4 * width * settings.queries_max + int(given.get("queries") or 0)
-        memory = BASE_BYTES + encoding + 3 * vectors + index + queries
+        memory = PROGRAM_BYTES + encoding + 3 * vectors + index + queries
         return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + index + queries + 8 * rows)
 
     def run(self, job: Job, context: Context) -> Made:

@@ -21,6 +21,7 @@ from executors.models.indexed import read_truth
 from executors.port import Allotment, Made, Stopped
 from mesh.errors import DataRefused, TaskRefused
 from retrieval import stored
+from retrieval.choices import PROGRAM_BYTES
 from tests.support.executing import Recorder, job_for, made_by
 from tests.support.footprint import footprint
 
@@ -113,10 +114,9 @@ def test_queries_of_their_own_and_ids_of_ones_own(tmp_path: Path) -> None:
 
 def test_little_memory_makes_codes(tmp_path: Path) -> None:
     from executors.indexing import _room_bytes
-    from executors.kinds.index import BASE_BYTES
 
     given = vectorfiles.Vectors(np.zeros((1_000, 16), np.float32), np.arange(1_000))
-    job = job_for(Index(), {}, tmp_path, {}, allotment=Allotment(1.0, BASE_BYTES + 1_000_000))
+    job = job_for(Index(), {}, tmp_path, {}, allotment=Allotment(1.0, PROGRAM_BYTES + 1_000_000))
     assert _room_bytes(job, given) == 1_000_000 - 3 * 64_000
 
 
