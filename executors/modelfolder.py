@@ -33,6 +33,9 @@ from mesh.messages.models import LABEL_NAMES_MAX, ModelFormat
 FORMAT = 2
 """Form of a Ramify model's config.json; rises when an older program would misread a newer model."""
 
+FORM_WHOLE = "transformers"
+"""What the "ramify" part of a config says as its `form` when transformers loads the folder as it is."""
+
 CONFIG_BYTES_MAX = 8 * 1024 * 1024
 """Labels and column names make a config large; 8 MiB are some 40,000 of them."""
 
@@ -118,7 +121,7 @@ def look(folder: Path) -> ModelFolder:
             "save it, or one that `bin/agent models pull` wrote."
         )
     config = _json(folder / CONFIG, CONFIG_BYTES_MAX)
-    if "ramify" in config:
+    if "ramify" in config and not (isinstance(config["ramify"], dict) and config["ramify"].get("form") == FORM_WHOLE):
         return _ramify(folder, kept, left_out, config)
     return _transformers(folder, kept, left_out, config)
 
