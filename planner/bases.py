@@ -17,9 +17,10 @@ from mesh.messages.tasks import Needs
 from planner import proposals
 from planner.profile import Profile
 
-PER_BYTE = {"train": (9, 5), "evaluate": (3, 1)}
+PER_BYTE = {"train": (9, 22), "evaluate": (3, 1)}
 """Memory and disk that a byte of the base model takes beside what the data asks for. To train: weights, gradients, two
-moments, the best weights, the model as it came, copies for a snapshot; its files and three checkpoints."""
+moments, the best weights, the model as it came, copies for a snapshot; its files, what comes of it, and its checkpointed
+state, four times its size, up to five times over."""
 
 _FORM_WORDS = {
     ModelFormat.RAMIFY: "a model of Ramify",

@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executors import port
+from executors import port, room
 from executors.port import Context, Job, Made, Runtime
 from executors.recipe import TrainingSettings, one_of, within
 from mesh.messages.tasks import Needs
@@ -124,7 +124,7 @@ class Classify:
         network, largest = 4 * sum(layers), 4 * max(layers)
         linear = 4 * min(wide * labels, 40_000_000)
         stages = encoded + 9 * network + 3 * largest, all_encoded + 5 * linear + 3 * network
-        disk = 64 * MIB + 12 * network + linear + 2 * size
+        disk = 64 * MIB + room.of_training(4 * network, network + linear) + 2 * size
         return Needs(cores=1.0, memory_bytes=PROGRAM_BYTES + max(stages), disk_bytes=disk)
 
     def run(self, job: Job, context: Context) -> Made:
