@@ -164,13 +164,14 @@ class Encoder:
         return contextlib.nullcontext()
 
 
-def batched(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows of each batch, the longest texts first: what needs most memory is tried first."""
+def batched(lengths: Sequence[int], places: int = TOKENS_PER_BATCH) -> Iterator[list[int]]:
+    """Rows of each batch, the longest texts first: what needs most memory is tried first. places: of a batch, padding
+    included; a single longer text is a batch of its own."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batch: list[int] = []
     for row in order:
         longest = lengths[batch[0]] if batch else lengths[row]
-        if batch and ((len(batch) + 1) * longest > TOKENS_PER_BATCH or len(batch) >= ROWS_PER_BATCH):
+        if batch and ((len(batch) + 1) * longest > places or len(batch) >= ROWS_PER_BATCH):
             yield batch
             batch = []
         batch.append(row)
