@@ -27,6 +27,7 @@ from agents.worker_owed import Debts
 from agents.worker_resume import Beginning, Resume
 from agents.worker_spool import Spooled, patiently
 from agents.worker_state import Begin
+from agents.worker_training import Reported
 from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.packer import Packer
@@ -124,6 +125,7 @@ class Running:
         """It is written down: what a later life can deliver."""
         self._seconds = 0.0
         self._uploads: Checkpoints | None = None
+        self._reported = Reported(self._spec.executor)
 
     # -- what others see and ask --------------------------------------------------------------------------------------
 
@@ -343,6 +345,7 @@ class Running:
     def _hear(self, frame: Frame) -> None:
         if isinstance(frame, Progressed):
             self.news = frame
+            self._reported.note(frame.step, frame.metrics)
             self._phase = frame.phase
             self._heed_phase(frame.phase)
         elif isinstance(frame, Checkpointed) and Path(frame.folder).is_relative_to(self._folder):

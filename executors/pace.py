@@ -14,11 +14,14 @@ class Pace:
         self._skip = 2
         self._steps, self._seconds = 0, 0.0
         self._all_seconds, self._all_targets, self._all_waited = 0.0, 0, 0.0
+        self.targets = 0
+        """Predictions learnt from, the first steps too."""
         self.batch_s = 0.0
         """Seconds of a step lately, with the wait for its batch."""
 
     def stepped(self, seconds: float, waited: float, targets: int) -> bool:
         """A step took so long after waiting so long for its batch; whether it counts."""
+        self.targets += targets
         if self._skip:
             self._skip -= 1
             return False

@@ -48,7 +48,7 @@ from executors.pace import Pace
 from executors.port import Context, Stopped
 from executors.recipe import Recipe
 from executors.saving import Mark, Saver
-from executors.state import HISTORY_MAX, Moving, State
+from executors.state import HISTORY_MAX, Moving, State, digest_of
 from executors.stepping import Stepper, Taken
 from executors.team import Team
 from executors.trainable import Trainable
@@ -153,8 +153,9 @@ class Trainer:
             stopped_by = self._loop()
         finally:
             self._saver.close()
-        digest = self._moving.digest()
+        digest = self._digest()
         self._moving.take_best()
+        self.team.unwrap(self.trainable.network)
         return Finished(stopped_by, self.state, digest, self._pace.targets_per_s, self._checkpoints())
 
     def _loop(self) -> str:
@@ -173,7 +174,7 @@ class Trainer:
                     return stopped_by
                 self._checkpoint_if_due()
                 self._step(ahead)
-                if self._saver.empty():
+                if self.team.rank == 0 and self._saver.empty():
                     self._saver.prepare(self._moving.tensors())
                 self._report()
 
@@ -218,8 +219,7 @@ class Trainer:
             self._stop(why)
 
     def _build(self, rows: Ints) -> list[Any]:
-        size, rows = self.recipe.micro_batch, self.team.share(rows)
-        return [self.trainable.build(rows[start : start + size]) for start in range(0, len(rows), size)]
+        return [self.trainable.build(part) for part in self.team.parts(rows, self.recipe.micro_batch)]
 
     # -- evaluation and plan ------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Trainer:
         state, network = self.state, self.trainable.network
         network.eval()
         try:
-            found = self.trainable.evaluate(self._tick)
+            found = self.team.evaluated(lambda: self.trainable.evaluate(self._tick))
         except StopAsked as asked:
             self._stop(str(asked))
         if not math.isfinite(found.score) or not math.isfinite(found.loss):
@@ -262,7 +262,7 @@ class Trainer:
 
     def _tick(self) -> None:
         """The sign of life of a long evaluation."""
-        if why := self._stop_asked():
+        if self.team.rank == 0 and (why := self.context.stop_requested()):  # the others do not evaluate, or follow
             raise StopAsked(why)
         self._report(phase="validation")
 
@@ -297,16 +297,21 @@ class Trainer:
         self._saves_seen = saves
         if self._agreed(why):
             first = not self._cadence.taken  # may have to wait until its memory is there
-            made = self._saver.take(self.snapshot(), self._moving.still(), self._mark())
+            snapshot = self.snapshot()
+            made = self.team.rank > 0 or self._saver.take(snapshot, self._moving.still(), self._mark())
             ended = time.monotonic()
             self._cadence.took(ended, step, ended - now, once=first, made=made)
 
     def _last_checkpoint(self) -> None:
         """Hand over the state at the end of a run, and see it taken."""
         began = time.monotonic()
-        self._saver.take_last(
-            self.snapshot, self._moving.still(), self._mark(), lambda: self._report(phase="checkpoint")
-        )
+        if self.team.size > 1:
+            snapshot = self.snapshot()  # all of them have to take part, once; nothing moves any more
+            take: Callable[[], Snapshot] = lambda: snapshot  # noqa: E731
+        else:
+            take = self.snapshot
+        if self.team.rank == 0:
+            self._saver.take_last(take, self._moving.still(), self._mark(), lambda: self._report(phase="checkpoint"))
         self._cadence.took(time.monotonic(), self.state.step, time.monotonic() - began, once=True)
 
     def _mark(self) -> Mark:
@@ -341,20 +346,28 @@ class Trainer:
 
     def snapshot(self) -> Snapshot:
         """Everything as it is after the last step; copy it before the next."""
-        return self._moving.snapshot(self.state)
+        taken = self._moving.snapshot(self.state)
+        return Snapshot(self.team.whole(taken.tensors), taken.state)
 
     def resume(self, folder: Path, trained_s: float = 0.0) -> None:
         """Continue from a checkpoint. trained_s: what the mesh knows of earlier attempts. ArtifactCorrupt when the
         checkpoint is damaged or belongs to another task; nothing has changed then."""
         try:
-            self.state = self._moving.restore(checkpoint.load(folder), self.state)
+            saved = checkpoint.load(folder)
+            mine = Snapshot(self.team.divided(saved.tensors, self.trainable.network), saved.state)
+            self.state = self._moving.restore(mine, self.state)
         except ArtifactCorrupt as error:
             raise ArtifactCorrupt(f"{error} ({folder.name})", resume=True) from None
         self._before_s = max(self.state.trained_s, trained_s)
 
+    def _digest(self) -> str:
+        """Of everything after the last step."""
+        return digest_of(self.team.whole(self._moving.tensors()))
+
     def _fingerprint(self) -> dict[str, Any]:
         told = {**fingerprint(self.device), "micro_batch": min(self.recipe.micro_batch, self.recipe.batch)}
         told["compile"] = self.compiled.on
+        told |= self.team.facts()
         return {**told, "accumulate": "float64"} if self.recipe.accumulate_float64 else told
 
     # -- reporting ----------------------------------------------------------------------------------------------------
@@ -368,6 +381,7 @@ class Trainer:
         metrics = {
             **self._shown,
             "examples_per_s": self._pace.targets_per_s,
+            "examples": float(self._pace.targets),
             "epoch": self.state.step / self._per_epoch,
             "batch_s": self._pace.batch_s,
             "waiting_share": self._pace.waiting_share,
