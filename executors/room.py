@@ -40,15 +40,15 @@ WAITS = "waits for room"
 """The phase of a task that has computed its outputs and can not write them."""
 
 STATES = 5
-"""A training's checkpointed state lies in its scratch folder at most so many times over: the objects that deltas are made
-against, those of checkpoints on their way and in the making (three in all; 2.8 were seen, in a new cycle of weights that
-do not compress), a plain copy for the local cache, and a buffer file or a folder where no memory is shared."""
+"""A training's checkpointed state lies in its scratch folder at most so many times over: the objects that deltas are
+made against, those of checkpoints on their way and in the making (three in all; 2.8 were seen, in a new cycle of
+weights that do not compress), a plain copy for the cache, and a buffer file or a folder where no memory is shared."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def of_training(state_bytes: int, outputs_bytes: int) -> int:
-    """Bytes of disk that a training takes at its peak, beside its inputs. state_bytes: weights, moments, best weights."""
+    """Bytes of disk that a training takes at its peak, beside its inputs. state_bytes: weights, moments, best ones."""
     return STATES * state_bytes + outputs_bytes
 
 

@@ -19,8 +19,8 @@ from planner.profile import Profile
 
 PER_BYTE = {"train": (9, 22), "evaluate": (3, 1)}
 """Memory and disk that a byte of the base model takes beside what the data asks for. To train: weights, gradients, two
-moments, the best weights, the model as it came, copies for a snapshot; its files, what comes of it, and its checkpointed
-state, four times its size, up to five times over."""
+moments, the best weights, the model as it came, copies for a snapshot; its files, what comes of it, and its
+checkpointed state, four times its size, up to five times over."""
 
 _FORM_WORDS = {
     ModelFormat.RAMIFY: "a model of Ramify",

@@ -114,8 +114,8 @@ def test_patience_ends_in_the_middle_of_a_pause(clock: list[float]) -> None:
 
 
 def test_the_disk_that_a_training_asks_for_holds_what_was_seen_to_lie_there() -> None:
-    """880 steps of two layers of 1,024 units, a checkpoint every 25 ms: 4.5 MB of weights, 17.9 MB of state; at the peak
-    50.4 MB of objects, 17.9 MB of a plain copy, then 4.5 MB of model."""
+    """880 steps of two layers of 1,024 units, a checkpoint every 25 ms: 4.5 MB of weights, 17.9 MB of state; at the
+    peak 50.4 MB of objects, 17.9 MB of a plain copy, then 4.5 MB of model."""
     weights, state, peak = 4_480_000, 17_920_000, 50_400_000 + 17_920_000 + 4_480_000
     assert peak < room.of_training(state, weights) < 1.4 * peak
     needs = Classify().needs(
