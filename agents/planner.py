@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from agents.handling import handle
 from agents.runtime import Agent
+from executors import kinds
 from mesh import codec
 from mesh.bus import Stored
 from mesh.errors import Conflict, NotFound, Retry
@@ -90,7 +91,7 @@ class Planner:
             nodes, revisions = await self._graph()
             source = plans.profiled_source(topic, ended.task)
             champion, revision = await self._champion(plans.specialization_id(topic, ended.outcome))
-            plan = plans.plan(topic, source, ended.outcome, nodes, champion, revision)
+            plan = plans.plan(topic, source, ended.outcome, nodes, champion, revision, kinds.needs_of)
             if isinstance(plan, Refuse):
                 return await self._command(plan)
             if await self._write(plan.placement.changed, revisions):

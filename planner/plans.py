@@ -14,7 +14,8 @@ Not here: who runs a task and when (planner/scheduling.py), evaluation (consensu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mesh import limits
 from mesh.errors import Malformed
@@ -39,6 +40,10 @@ BASELINE_BUDGET_S_MAX = 600.0
 """The yardstick is a linear model: more time makes it no better."""
 
 MIB = 1024 * 1024
+
+Estimate = Callable[[str, Facts, Mapping[str, Any]], Needs | None]
+"""What a task of this executor kind takes with these settings on data of which a profile said these facts. None when
+the kind is not known here, or would refuse the settings."""
 
 WALL_S_OVERHEAD = 600.0
 """Start, download, evaluation and upload beside the training budget, generously; beyond it the child is killed."""
@@ -140,11 +145,13 @@ def plan(
     nodes: Mapping[str, Specialization],
     champion: Champion | None,
     champion_revision: int,
+    estimate: Estimate,
 ) -> Plan | Refuse:
     """The training plan of a profiled topic.
 
     outcome: that of its profile task; champion: the record of the topic's specialization as read, with its revision
-    (0: none). See `specialization_id` for what to read.
+    (0: none). See `specialization_id` for what to read. estimate: asked for each line with the settings that it gets;
+    where it does not know, the profile's own estimate, made for a kind's defaults, stands.
     """
     missing = [name for name in SPLITS if not outcome.outputs.get(name)]
     if missing:
@@ -158,7 +165,8 @@ def plan(
     if topic.base is not None and (why := bases.why_not(topic.base, profile)):
         return refusal_of(topic.id, f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}")
     placement = graph.place(nodes, topic, source, profile)
-    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion)
+    needs = _needs_with(estimate, outcome.facts, profile)
+    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs)
     tasks = (shaped.evolver(), shaped.reinventor(), shaped.baseline())
     submit = Submit(
         id=derived_id(topic.id, "plan"),
@@ -168,6 +176,11 @@ def plan(
         facts=shaped.facts(placement, champion_revision if champion is not None else 0),
     )
     return Plan(submit, placement)
+
+
+def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) -> Callable[[str, Facts], Needs]:
+    """Executor kind and settings to what such a task takes on the profiled data."""
+    return lambda executor, settings: estimate(executor, settings, facts) or profile.needs_of(executor)
 
 
 def specialization_id(topic: Topic, outcome: Outcome) -> str:
@@ -188,6 +201,7 @@ class _Shaped:
     splits: Mapping[str, str]
     profile: Profile
     champion: Champion | None
+    needs_with: Callable[[str, Facts], Needs]
 
     @property
     def base(self) -> BaseModel | None:
@@ -289,7 +303,7 @@ class _Shaped:
             purpose="baseline" if line is Line.BASELINE else "train",
             settings=settings,
             inputs=inputs,
-            needs=self.profile.needs_of(executor),
+            needs=self.needs_with(executor, settings),
             priority=self.topic.priority,
             budget_s=budget_s,
             wall_s_max=max(3_600.0, 2.0 * self.topic.budget_s + WALL_S_OVERHEAD),

@@ -114,7 +114,8 @@ class Classify:
         text = facts.get("modality") != "tabular"
         chosen = choose(settings, "text" if text else "tabular", rows, labels, continued=False)
         if text:
-            width, wide = min(chosen.features_max, max(1_000, size // 8)), min(200_000, max(1_000, size // 4))
+            grams = max(1_000, size // 2)  # different ones; of long texts fewer, of codes and random names as many
+            width, wide = min(chosen.features_max, grams), min(200_000, grams)
             encoded, all_encoded = TEXT_BYTES + min(40 * size, 8_192 * MIB), TEXT_BYTES + min(60 * size, 12_288 * MIB)
         else:
             width = wide = int(facts.get("features") or 100)

@@ -206,10 +206,5 @@ def needs_of_kinds(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     settings. The one place where a profile and the kinds meet; a kind that is not installed here is left out."""
     from executors import kinds
 
-    found = {}
-    for name in KINDS_AFTER:
-        info = kinds.kind_infos().get(name)
-        if info is not None and not info.problem:
-            kind = kinds.declared(info)
-            found[name] = msgspec.to_builtins(kind.needs(kind.Settings(), facts))
-    return found
+    found = {name: kinds.needs_of(name, {}, facts) for name in KINDS_AFTER}
+    return {name: msgspec.to_builtins(needs) for name, needs in found.items() if needs is not None}

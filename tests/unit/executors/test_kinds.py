@@ -32,6 +32,17 @@ def test_the_table_says_what_the_kinds_say() -> None:
     assert kinds.missing(infos["profile"]) == []
 
 
+def test_a_kind_says_what_its_settings_take() -> None:
+    facts = {"modality": "text", "rows": 5_000, "labels": 20, "bytes": 2_000_000}
+    small, large = (kinds.needs_of("classify", {"hidden": [width]}, facts) for width in (32, 512))
+    assert small is not None
+    assert large is not None
+    assert large.memory_bytes > 2 * small.memory_bytes
+    assert large.disk_bytes > small.disk_bytes
+    assert kinds.needs_of("classify", {"hidden": "wide"}, facts) is None
+    assert kinds.needs_of("nobody's", {}, facts) is None
+
+
 def test_the_table_imports_no_library() -> None:
     program = (
         "import sys; from executors import kinds\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from mesh import codec, limits
@@ -10,7 +13,7 @@ from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel, ModelFormat
-from mesh.messages.tasks import Line, OnDisconnect, Outcome, TaskSpec
+from mesh.messages.tasks import Line, Needs, OnDisconnect, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Independent, Kpi, Topic
 from planner import plans, profile, proposals
 from planner.graph import Source
@@ -38,8 +41,12 @@ PROFILE = Outcome(outputs=SPLITS, facts=FACTS)
 SOURCE = Source(DATA, None, "label")
 
 
+def by_profile(executor: str, settings: object, facts: object) -> None:
+    """An estimate of one who knows no kind."""
+
+
 def planned(topic: Topic = TOPIC, champion: Champion | None = None, revision: int = 0) -> Submit:
-    made = plans.plan(topic, SOURCE, PROFILE, {}, champion, revision)
+    made = plans.plan(topic, SOURCE, PROFILE, {}, champion, revision, by_profile)
     assert isinstance(made, plans.Plan)
     return made.submit
 
@@ -159,6 +166,21 @@ def test_a_champion_that_reads_other_data_is_not_continued_and_the_plan_says_why
         assert (submit.facts["champion"], submit.facts["champion_revision"]) == ("c" * 64, 3)
 
 
+def test_each_line_gets_room_for_the_settings_that_it_was_given() -> None:
+    asked: list[tuple[str, dict[str, object], object]] = []
+
+    def estimate(executor: str, settings: Facts, facts: Mapping[str, Any]) -> Needs | None:
+        asked.append((executor, dict(settings), facts["examples"]))
+        return None if executor == "baseline" else Needs(memory_bytes=len(asked) << 30)
+
+    made = plans.plan(TOPIC, SOURCE, PROFILE, {}, champion(hidden=[4_096]), 3, estimate)
+    assert isinstance(made, plans.Plan)
+    tasks = by_line(made.submit)
+    assert [task.needs.memory_bytes >> 30 for task in tasks.values()] == [1, 2, 0]
+    assert [(task.executor, task.settings, 1_790) for task in tasks.values()] == asked
+    assert tasks[Line.EVOLVER].settings["hidden"] == [4_096]
+
+
 def test_planning_again_submits_the_same_bytes() -> None:
     assert codec.encode(planned()) == codec.encode(planned())
 
@@ -181,14 +203,15 @@ def test_dials_stay_within_their_bounds() -> None:
 
 def test_a_profile_that_says_too_little_is_refused() -> None:
     for outcome in (Outcome(outputs={"train": "t" * 64}, facts=FACTS), Outcome(outputs=SPLITS, facts={"labels": 3})):
-        refused = plans.plan(TOPIC, SOURCE, outcome, {}, None, 0)
+        refused = plans.plan(TOPIC, SOURCE, outcome, {}, None, 0, by_profile)
         assert isinstance(refused, Refuse)
         assert TOPIC.id in refused.reason
         assert plans.specialization_id(TOPIC, Outcome(facts={"labels": 3})) == ""
 
 
 def test_a_task_that_no_line_can_train_is_refused() -> None:
-    refused = plans.plan(TOPIC, SOURCE, Outcome(outputs=SPLITS, facts={**FACTS, "task": "fold"}), {}, None, 0)
+    folding = Outcome(outputs=SPLITS, facts={**FACTS, "task": "fold"})
+    refused = plans.plan(TOPIC, SOURCE, folding, {}, None, 0, by_profile)
     assert isinstance(refused, Refuse)
     assert "'fold'" in refused.reason
 
@@ -215,7 +238,7 @@ def refused(base: BaseModel, task: str | None = None) -> str:
     """The sentence with which a topic with this base model is refused, before or after its profile."""
     topic = TOPIC.evolve(base=base, task=task)
     first = plans.profile_submit(topic, SOURCE)
-    answer = first if isinstance(first, Refuse) else plans.plan(topic, SOURCE, PROFILE, {}, None, 0)
+    answer = first if isinstance(first, Refuse) else plans.plan(topic, SOURCE, PROFILE, {}, None, 0, by_profile)
     assert isinstance(answer, Refuse)
     assert "the base model digits-net (bbbbbbbbbbbb)" in answer.reason
     return answer.reason
@@ -237,7 +260,7 @@ def test_the_evolver_starts_from_the_base_model_and_nobody_else_does() -> None:
 def test_a_large_base_model_asks_for_room_where_it_is_trained_and_evaluated() -> None:
     facts = {**FACTS, "needs": {kind: {"memory_bytes": 1_000_000_000} for kind in ("classify", "baseline", "evaluate")}}
     topic = TOPIC.evolve(base=msgspec.structs.replace(BASE, size_bytes=10**9))
-    plan = plans.plan(topic, SOURCE, Outcome(outputs=SPLITS, facts=facts), {}, None, 0)
+    plan = plans.plan(topic, SOURCE, Outcome(outputs=SPLITS, facts=facts), {}, None, 0, by_profile)
     assert isinstance(plan, plans.Plan)
     needs = {line: task.needs.memory_bytes for line, task in by_line(plan.submit).items()}
     assert needs == {Line.EVOLVER: 10**10, Line.REINVENTOR: 10**9, Line.BASELINE: 10**9}
