@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LOADERS = {
     "baseline": "executors.models.classifier:respondent",
     "classify": "executors.models.classifier:respondent",
+    "contrastive": "executors.models.dualencoder:respondent",
     "language-model": "executors.models.languageanswering:respondent",
     "lora": "executors.models.tuned:respondent",
     "index": "executors.models.indexed:respondent",

@@ -181,13 +181,22 @@ class Transformer(nn.Module):
     """Tokens to logits of the token that follows each. dropout: share of what each half of a layer adds that is left
     out in training."""
 
+    cosines: Tensor
+    sines: Tensor
+
     def __init__(self, shape: Shape, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape, self.dropout = shape, dropout
         self.model = Trunk(shape, dropout)
         self.lm_head = None if shape.tied else nn.Linear(shape.width, shape.vocabulary, bias=False)
-        self._turns: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self.lay_tables()
         self._start()
+
+    def lay_tables(self) -> None:
+        """Make the tables of the rotary positions, which are no part of what is saved."""
+        cosines, sines = turns_of(self.shape)
+        self.register_buffer("cosines", cosines, persistent=False)
+        self.register_buffer("sines", sines, persistent=False)
 
     def _start(self) -> None:
         added = SPREAD / math.sqrt(2 * self.shape.layers)
@@ -203,8 +212,7 @@ class Transformer(nn.Module):
         if last > self.shape.context:
             raise ValueError(f"the network sees {self.shape.context} tokens at once, got {last}")
         stream = self.model.embed_tokens(tokens)
-        cosines, sines = self._table(stream)
-        turns = cosines[first:last], sines[first:last]
+        turns = self.cosines[first:last], self.sines[first:last]
         if self.training and self.dropout:
             stream = functional.dropout(stream, self.dropout)
         for layer in self.model.layers:
@@ -227,20 +235,13 @@ class Transformer(nn.Module):
             logits = logits.float()
         return functional.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
-    def _table(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [context, head width] of all positions, made once per device and type of number."""
-        key = like.device, torch.float64 if like.dtype == torch.float64 else torch.float32
-        if key not in self._turns:
-            self._turns[key] = turns_of(self.shape, *key)
-        return self._turns[key]
 
-
-def turns_of(shape: Shape, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [context, head width] by which positions turn queries and keys."""
+def turns_of(shape: Shape) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [context, head width] by which positions turn queries and keys; computed in float64."""
     steps = torch.arange(0, shape.head_width, 2, dtype=torch.float64) / shape.head_width
     angles = torch.outer(torch.arange(shape.context, dtype=torch.float64), shape.theta**-steps)
     whole = torch.cat((angles, angles), 1)
-    return whole.cos().to(device, dtype), whole.sin().to(device, dtype)
+    return whole.cos().float(), whole.sin().float()
 
 
 def turned(heads: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
