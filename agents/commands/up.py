@@ -5,16 +5,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import getpass
+import os
+import shlex
 import socket
 import sys
 from urllib.parse import urlsplit
 
 from agents.commands import flags, loop, output, worker_flags
 from agents.commands.starting import started
-from mesh.setting_tree import Settings
+from mesh.setting_tree import ArtifactSettings, Settings
+from mesh.setting_values import mask_url
+from mesh.settings import variable
 
 EXAMPLE = """bin/agent up
 bin/agent up --server nats://HOST:4222 --cores 4"""
+
+DEFAULT = ArtifactSettings()
+
+SHARED = {"folder": ("folder",), "s3": ("s3_bucket", "s3_prefix", "s3_endpoint", "s3_region")}
+"""Settings of each backend that a joining machine needs as they are here."""
+
+NEEDED = {
+    "folder": "  there, that folder has to be the same shared disk; if it is mounted elsewhere, give its path there.",
+    "s3": "  there, the bucket's key is needed, too: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role.",
+}
+"""What the line itself can not bring along."""
 
 LOOK_EVERY_S = 1.0
 """How soon a role that gave up is noticed."""
@@ -40,7 +55,9 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
             output.write_json(given.json, {"server": mesh.reach.where, "roles": mesh.together.roles})
         if given.json != "-" and not stop.is_set():
             output.say(f"the mesh {settings.prefix!r} runs on {mesh.reach.where}; Ctrl-C stops what was started here.")
-            output.say(join_line(url, mesh.reach.where, own=mesh.lease is not None))
+            output.say(join_line(url, mesh.reach.where, settings, own=mesh.lease is not None))
+            if settings.artifacts.backend != DEFAULT.backend:
+                output.say(NEEDED[settings.artifacts.backend])
         while not stop.is_set():
             mesh.check()
             try:
@@ -53,16 +70,35 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     return 0
 
 
-def join_line(url: str, shown: str, *, own: bool) -> str:
-    """How another machine adds a worker. The embedded broker listens on loopback only: it is reached by a tunnel."""
+def join_line(url: str, shown: str, settings: Settings, *, own: bool) -> str:
+    """How another machine adds a worker: with the mesh's name and the place of its artifacts, where they are not the
+    usual ones. The embedded broker listens on loopback only: it is reached by a tunnel."""
+    worker = " ".join((*_artifacts(settings), "bin/agent worker"))
+    mesh = f" --prefix {settings.prefix}" if settings.prefix != Settings().prefix else ""
     if not own:
-        return f"join from another machine:  bin/agent worker --server {shown}"
+        return f"join from another machine:  {worker} --server {shown}{mesh}"
     port = urlsplit(url).port
     here = f"{_user()}@{socket.gethostname()}"
     return (
         "join from another machine:  "
-        f"ssh -N -L 4222:127.0.0.1:{port} {here} &  bin/agent worker --server nats://127.0.0.1:4222"
+        f"ssh -N -L 4222:127.0.0.1:{port} {here} &  {worker} --server nats://127.0.0.1:4222{mesh}"
     )
+
+
+def _artifacts(settings: Settings) -> list[str]:
+    """What the environment of the other machine's worker has to say of the artifacts' place; never a secret."""
+    chosen, default = settings.artifacts, DEFAULT
+    if chosen.backend == default.backend:
+        return []
+    values = {name: getattr(chosen, name) for name in SHARED[chosen.backend]}
+    if "s3_endpoint" in values:
+        values["s3_endpoint"] = mask_url(values["s3_endpoint"] or os.environ.get("AWS_ENDPOINT_URL", ""))
+        values["s3_region"] = values["s3_region"] or os.environ.get("AWS_REGION", "")
+    return [
+        f"{variable(f'artifacts.{name}')}={shlex.quote(str(value))}"
+        for name, value in {"backend": chosen.backend, **values}.items()
+        if value
+    ]
 
 
 def _user() -> str:
