@@ -27,7 +27,7 @@ SHARED = {"folder": ("folder",), "s3": ("s3_bucket", "s3_prefix", "s3_endpoint",
 
 NEEDED = {
     "folder": "  there, that folder has to be the same shared disk; if it is mounted elsewhere, give its path there.",
-    "s3": "  there, the bucket's key is needed, too: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role.",
+    "s3": "  there, the bucket's key is needed: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's role.",
 }
 """What the line itself can not bring along."""
 

@@ -58,14 +58,14 @@ def test_artifacts_elsewhere_are_named_so_that_the_joining_worker_finds_them(
     before = re.split(r":  |&  ", line(own, **artifacts))[-1].partition("bin/agent")[0]
     environ = dict(word.split("=", 1) for word in shlex.split(before))
     joined = load({}, environ, tmp_path)
-    assert joined.artifacts == ArtifactSettings(**artifacts)  # type: ignore[arg-type]
-    assert home_of(joined) == home_of(Settings(artifacts=ArtifactSettings(**artifacts)))  # type: ignore[arg-type]
+    assert joined.artifacts == ArtifactSettings(**artifacts)
+    assert home_of(joined) == home_of(Settings(artifacts=ArtifactSettings(**artifacts)))
 
 
 def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "https://me:hidden@minio.lab:9000")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-    keys = {name: "hidden" for name in ("s3_access_key_id", "s3_secret_access_key", "s3_session_token")}
+    keys: Any = dict.fromkeys(("s3_access_key_id", "s3_secret_access_key", "s3_session_token"), "hidden")
     told = line(backend="s3", s3_bucket="models", **keys)
     assert "minio.lab:9000" in told, "where the environment says it is"
     assert "hidden" not in told
