@@ -1,5 +1,10 @@
-"""How long steps take: since the last plan, lately, and over the whole process. The clock is the caller's; the first
-two steps of a process are slow and do not count."""
+"""How long steps take: since the last plan, lately, and over the whole process. The clocks are the caller's; the first
+two steps of a process are slow and do not count.
+
+What a step costs all in all (`step_s`, `step_cpu_s`) is what passed from the end of those two to the end of the last
+one, divided by the steps between: with everything that the process did meanwhile, checkpoints, validation and reports
+included.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,8 @@ class Pace:
         self._all_seconds, self._all_targets, self._all_waited = 0.0, 0, 0.0
         self.targets = 0
         """Predictions learnt from, the first steps too."""
+        self._counted = 0
+        self._from = self._upto = (0.0, 0.0)
         self.batch_s = 0.0
         """Seconds of a step lately, with the wait for its batch."""
 
@@ -31,6 +38,24 @@ class Pace:
         lately = self.batch_s or seconds + waited
         self.batch_s = SMOOTH * (seconds + waited) + (1 - SMOOTH) * lately
         return True
+
+    def mark(self, now: float, cpu_s: float) -> None:
+        """A step was written down. cpu_s: processor seconds of this process so far."""
+        if self._all_seconds == 0.0:
+            self._from = now, cpu_s
+        else:
+            self._counted += 1
+        self._upto = now, cpu_s
+
+    @property
+    def step_s(self) -> float:
+        """Seconds that a step costs; 0 before three were taken."""
+        return (self._upto[0] - self._from[0]) / self._counted if self._counted else 0.0
+
+    @property
+    def step_cpu_s(self) -> float:
+        """Processor seconds of the process that a step costs."""
+        return (self._upto[1] - self._from[1]) / self._counted if self._counted else 0.0
 
     def renew(self) -> None:
         """Start the window of the plan anew."""

@@ -67,6 +67,9 @@ class Finished:
     digest: str
     """SHA-256 of weights, moments, best weights and generators after the last step."""
     examples_per_s: float
+    cost: Mapping[str, float]
+    """Of a step in this attempt, checkpoints and validation included: seconds, processor seconds of this process, and
+    the share of its time that it waited for batches; and the peak of memory in bytes."""
     checkpoints: Mapping[str, float]
     """Of this attempt: taken, skipped, postponed, lost; what one cost, all of them as a share of the time, and what
     came once."""
@@ -156,7 +159,7 @@ class Trainer:
         digest = self._digest()
         self._moving.take_best()
         self.team.unwrap(self.trainable.network)
-        return Finished(stopped_by, self.state, digest, self._pace.targets_per_s, self._checkpoints())
+        return Finished(stopped_by, self.state, digest, self._pace.targets_per_s, self._cost(), self._checkpoints())
 
     def _loop(self) -> str:
         source = batches(self.recipe.seed, self.trainable.rows, self.recipe.batch, self.state.step)
@@ -195,9 +198,11 @@ class Trainer:
         began = time.monotonic()
         taken = self._stepper.take(batch, state.step, state.schedule.factor(state.step))
         self._note(taken)
-        took = time.monotonic() - began
+        now = time.monotonic()
+        took = now - began
         if self._pace.stepped(took, began - asked_at, taken.targets):
             self._cadence.stepped(took, packing=packing)
+        self._pace.mark(now, time.process_time())
 
     def _note(self, taken: Taken) -> None:
         """One step more."""
@@ -330,6 +335,15 @@ class Trainer:
             now=time.monotonic(),
             step=self.state.step,
         )
+
+    def _cost(self) -> dict[str, float]:
+        pace = self._pace
+        return {
+            "step_s": round(pace.step_s, 6),
+            "step_cpu_s": round(pace.step_cpu_s, 6),
+            "waiting_share": round(pace.waiting_share, 6),
+            "memory_peak_bytes": float(peak.memory_bytes(self.device.torch)),
+        }
 
     def _checkpoints(self) -> dict[str, float]:
         """What the checkpoints of this attempt were, and what they cost."""

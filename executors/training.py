@@ -78,6 +78,7 @@ def facts_of(job: Job, recipe: Recipe, place: Device, finished: Finished) -> dic
         "steps": state.step,
         "best_step": state.best_step,
         "trained_s": round(state.trained_s, 3),
+        "cost": dict(finished.cost),
         "checkpoints": dict(finished.checkpoints),
         "trace": state.trace.hex(),
         "state": finished.digest,
