@@ -35,7 +35,7 @@ from mesh.messages.base import Record
 from mesh.messages.services import Hello, Problem, Welcome
 from mesh.metrics import Metrics
 from mesh.setting_tree import Settings
-from mesh.stores import home_of, open_store
+from mesh.stores import StoreIdentity, home_of, open_store
 from mesh.streams import names as stream_names
 from mesh.subjects import Subjects
 from mesh.version import PROGRAM_VERSION
@@ -110,6 +110,8 @@ class Agent:
         """How often the loop watch turns; longer where no processor time shall go into it."""
         self._tasks: asyncio.TaskGroup | None = None
         self._spawned: set[asyncio.Task[None]] = set()
+        self.store_identity = StoreIdentity(self.subjects, settings)
+        """Which folder or bucket of artifacts is reached from here."""
         self._store: ArtifactStore | None = None
         self._error: BaseException | None = None
         self._was_connected: bool | None = None
@@ -321,7 +323,7 @@ class Agent:
             kinds=self.kinds,
             host=socket.gethostname(),
             pid=os.getpid(),
-            facts={"artifacts": home_of(self.settings)},
+            facts={"artifacts": home_of(self.settings), "artifact_store": self.store_identity.value},
         )
 
     async def _say_hello(self) -> None:
@@ -329,6 +331,7 @@ class Agent:
         again_s = HELLO_AGAIN_S_FIRST
         while not self.stopping.is_set():
             wait_s = HELLO_EVERY_S
+            await self.store_identity.look()
             try:
                 answer = await self.broker.request(
                     self.subjects.ask("scheduler"), codec.encode(self.hello()), timeout_s=2.0

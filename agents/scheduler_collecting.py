@@ -104,7 +104,8 @@ class Collecting:
         """What the store holds, for people."""
         age_s = now_s() - self._looked_at if self._looked_at >= 0 else -1.0
         corrupt = self._suspects.rows() if self._suspects is not None else ()
-        return self._use.evolve(looked_age_s=age_s, removed=self._removed, corrupt=corrupt)
+        identity = self._agent.store_identity.value
+        return self._use.evolve(looked_age_s=age_s, removed=self._removed, corrupt=corrupt, identity=identity)
 
     # -- the life -----------------------------------------------------------------------------------------------------
 

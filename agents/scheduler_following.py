@@ -66,6 +66,7 @@ class Follower:
         agent = self._agent
         while True:
             try:
+                await agent.store_identity.look()
                 hello = codec.encode(agent.hello())
                 answer = await agent.broker.request(agent.subjects.ask("scheduler"), hello, timeout_s=HELLO_S)
                 welcome = codec.decode(answer.data, Welcome)

@@ -446,8 +446,10 @@ class Leader:
             return
         match question:
             case Hello():
+                await self._views.look_at_store(question)
                 await self._send(message.reply, self._views.welcome(question, self._log.seq))
             case Ask(what="store"):
+                await self._agent.store_identity.look()
                 await self._send(message.reply, self._collecting.use())
             case Ask():
                 await self._send(message.reply, self._views.status(question, self._log.seq))

@@ -9,7 +9,7 @@ from agents.runtime import HELLO_EVERY_S, Agent, now_s
 from mesh import limits
 from mesh.messages.services import AgentRow, Ask, Hello, Status, TaskRow, Welcome, WorkerRow
 from mesh.messages.tasks import TaskState
-from mesh.stores import home_of
+from mesh.stores import home_of, unlike
 from mesh.version import PROGRAM_VERSION
 from planner.ledger import Task
 from planner.scheduling import Scheduler
@@ -51,6 +51,8 @@ class Views:
                 "settings of section artifacts that the scheduler has."
             )
             return Welcome(accepted=False, reason=reason)
+        if reason := unlike(self._agent.store_identity.value, _store_of(hello), hello.name, ours):
+            return Welcome(accepted=False, reason=reason)
         self._seen[hello.incarnation] = _Seen(hello, now_s())
         if len(self._seen) > AGENTS_MAX:
             del self._seen[min(self._seen, key=lambda name: self._seen[name].at)]
@@ -62,6 +64,12 @@ class Views:
             generation=ledger.generation,
             ledger_seq=ledger_seq,
         )
+
+    async def look_at_store(self, hello: Hello) -> None:
+        """Look again which store ours is before somebody is refused for having another one: it may be a new one, or not
+        be known yet."""
+        if _store_of(hello) not in ("", self._agent.store_identity.value):
+            await self._agent.store_identity.look()
 
     def status(self, ask: Ask, ledger_seq: int) -> Status:
         """The answer to a question; as many rows as it wants and a record holds."""
@@ -144,6 +152,10 @@ class Views:
             drained=drain is not None,
             note=worker.beat.note or (drain.reason if drain is not None else ""),
         )
+
+
+def _store_of(hello: Hello) -> str:
+    return str(hello.facts.get("artifact_store", ""))
 
 
 def _task_row(task: Task, workers: dict[str, Worker], reason: str) -> TaskRow:

@@ -3,6 +3,7 @@
     <folder>/<mesh>/c/ab/ab34…            whole objects, below the first two digits of their digests
     <folder>/<mesh>/d/ab/ab34….<base>     deltas
     <folder>/<mesh>/m/ab/ab34…            manifests
+    <folder>/<mesh>/identity              32 random digits, written once: the same for all who reach this folder
     <folder>/<mesh>/tmp/…                 what is being written, by whom it may be
 
 A file is written under a name of its own, synced, and then linked under its digest: only one writer wins, a reader sees
@@ -34,6 +35,9 @@ T = TypeVar("T")
 
 STALE_S = 24 * 3_600.0
 """After this time a file that is still being written has no writer any more."""
+
+IDENTITY_CHARS = 32
+"""Of what tells one folder from another."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -83,6 +87,10 @@ class FolderBackend:
         """Remove; with a mark only what was last written before it."""
         return await self._do(lambda: self._remove(self._path(name), int(mark) if mark else None))
 
+    async def identity(self) -> str:
+        """Tells this folder from another one of the same path; made by the first who asks."""
+        return await self._do(self._identity)
+
     async def close(self) -> None:
         """Nothing is held."""
 
@@ -116,6 +124,12 @@ class FolderBackend:
             part.unlink(missing_ok=True)
             raise
         return part
+
+    def _identity(self) -> str:
+        path = self._root / "identity"
+        if not self._has(path):
+            self._put(path, secrets.token_hex(16).encode(), over=False)
+        return path.read_text(encoding="ascii", errors="replace")[:IDENTITY_CHARS]
 
     def _new(self, what: str) -> Path:
         folder = self._root / "tmp"

@@ -3,6 +3,7 @@
     <bucket>/<prefix>/<mesh>/c/<digest>            whole objects
     <bucket>/<prefix>/<mesh>/d/<digest>.<base>     deltas
     <bucket>/<prefix>/<mesh>/m/<digest>            manifests
+    <bucket>/<prefix>/<mesh>/identity              32 random digits, written once: the same for all who reach it
 
 The client is obstore, the Rust crate object_store in one wheel without dependencies: it speaks to the store in threads
 of its own, so that a transfer costs the event loop one callback. It is imported here only, and this file only when S3
@@ -11,8 +12,9 @@ take its place, by which two writers of one object replace each other's equal by
 
 Credentials come from the settings, else from the AWS_… variables of the environment, else from the machine's role.
 
-Not covered: profiles in ~/.aws, and a collector that removes within one second of a writer who writes over: times of
-S3 are whole seconds, and in doubt an object stays.
+Not covered: profiles in ~/.aws; two who make an identity at the same moment in a store without conditional writes (who
+reads it too early is refused once); and a collector that removes within one second of a writer who writes over: times
+of S3 are whole seconds, and in doubt an object stays.
 """
 
 from __future__ import annotations
@@ -54,6 +56,9 @@ PAGE = 1_000
 LIST_FROM = 200
 """Above so many names all names of their kinds are listed: a page takes about as long as a question."""
 
+IDENTITY, IDENTITY_CHARS = "identity", 32
+"""Key and length of what tells one bucket from another."""
+
 NOT_FOUND = (FileNotFoundError, NotFoundError)
 
 _FULL = ("QuotaExceeded", "StorageFull", "InsufficientStorage", "507 ", "EntityTooLarge")
@@ -74,14 +79,25 @@ class S3Backend:
         """The bucket and the endpoint."""
         return f"the bucket {self._chosen.s3_bucket} at {self._chosen.s3_endpoint or 'Amazon S3'}"
 
+    async def identity(self) -> str:
+        """Tells this bucket from another one of the same name elsewhere; made by the first who asks."""
+        found = await self._read(IDENTITY)
+        if found is None:
+            await self._write(IDENTITY, secrets.token_hex(16).encode(), over=False)
+            found = await self._read(IDENTITY)
+        return (found or b"").decode("ascii", "replace")[:IDENTITY_CHARS]
+
     async def put(self, name: ObjectName, data: bytes, *, over: bool = False) -> bool:
         """Store if absent, or over what is there."""
-        if not over and not self._conditional and await self.has(name):
+        return await self._write(_key(name), data, over=over)
+
+    async def _write(self, key: str, data: bytes, *, over: bool) -> bool:
+        if not over and not self._conditional and await self._written(key) is not None:
             return False
         with self._in_our_words():
             try:
                 mode: Any = "overwrite" if over or not self._conditional else "create"
-                await obstore.put_async(self._store, _key(name), data, mode=mode, use_multipart=False)
+                await obstore.put_async(self._store, key, data, mode=mode, use_multipart=False)
             except AlreadyExistsError:
                 return False
             except (BaseError, NotImplementedError) as error:
@@ -90,13 +106,16 @@ class S3Backend:
                 self._conditional = False
             else:
                 return True
-        return await self.put(name, data)
+        return await self._write(key, data, over=over)
 
     async def get(self, name: ObjectName) -> bytes | None:
         """The stored bytes, or None."""
+        return await self._read(_key(name))
+
+    async def _read(self, key: str) -> bytes | None:
         with self._in_our_words():
             try:
-                found = await obstore.get_async(self._store, _key(name))
+                found = await obstore.get_async(self._store, key)
                 return bytes(await found.bytes_async())
             except NOT_FOUND as error:
                 if "NoSuchBucket" in str(error):
@@ -105,7 +124,7 @@ class S3Backend:
 
     async def has(self, name: ObjectName) -> bool:
         """Is it there?"""
-        return await self._written(name) is not None
+        return await self._written(_key(name)) is not None
 
     async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
         """Those that are not there."""
@@ -139,7 +158,7 @@ class S3Backend:
 
     async def remove(self, name: ObjectName, *, mark: str = "") -> bool:
         """Remove; with a mark only what was last written before it."""
-        written = await self._written(name)
+        written = await self._written(_key(name))
         if written is None or (mark and written >= dt.datetime.fromisoformat(mark)):
             return False
         with self._in_our_words(), contextlib.suppress(*NOT_FOUND):
@@ -149,11 +168,11 @@ class S3Backend:
     async def close(self) -> None:
         """The client closes its connections itself when they are idle."""
 
-    async def _written(self, name: ObjectName) -> dt.datetime | None:
+    async def _written(self, key: str) -> dt.datetime | None:
         """When it was last written; None when it is not there."""
         with self._in_our_words():
             try:
-                return (await obstore.head_async(self._store, _key(name)))["last_modified"]
+                return (await obstore.head_async(self._store, key))["last_modified"]
             except NOT_FOUND:
                 return None
 

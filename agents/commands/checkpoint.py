@@ -108,8 +108,8 @@ async def _recorded(there: Reach, asked: TaskRow, answer: SaveAnswer, wait_s: fl
             return row
         if row is None or row.state is not TaskState.LEASED or row.epoch != asked.epoch:
             raise Reject(
-                f"this attempt at {task} ended before the checkpoint was on record; `bin/agent tasks` says what came of "
-                "it."
+                f"this attempt at {task} ended before the checkpoint was on record; `bin/agent tasks` says what came "
+                "of it."
             )
         if now() >= deadline:
             raise Retry(_in_vain(task, answer, wait_s))

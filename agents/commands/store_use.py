@@ -11,7 +11,7 @@ from mesh import codec
 from mesh.errors import BusUnavailable, Malformed, NotFound, SettingsInvalid
 from mesh.messages.collecting import StoreUse
 from mesh.messages.services import Ask
-from mesh.stores import home_of
+from mesh.stores import StoreIdentity, home_of, unlike
 
 ANSWER_S = 1.0
 """Patience with the leader."""
@@ -33,14 +33,22 @@ class Said:
 async def find(there: Reach) -> list[Said]:
     """What the leader knows of the store; nothing when none answers."""
     use = await _asked(there)
-    return [] if use is None else list(said(use, home_of(there.settings)))
+    if use is None:
+        return []
+    ours, identity = await _ours(there)
+    return list(said(use, ours, identity))
 
 
 async def check_home(there: Reach) -> None:
     """SettingsInvalid when this command would store where nobody of the mesh looks. Nothing when no leader answers."""
     use = await _asked(there)
-    if use is not None and (unlike := elsewhere(use, home_of(there.settings))):
-        raise SettingsInvalid(unlike)
+    if use is not None and (differs := elsewhere(use, *await _ours(there))):
+        raise SettingsInvalid(differs)
+
+
+async def _ours(there: Reach) -> tuple[str, str]:
+    """Where this command has its artifacts, and what that store says of itself."""
+    return home_of(there.settings), await StoreIdentity(there.subjects, there.settings).look()
 
 
 async def _asked(there: Reach) -> StoreUse | None:
@@ -52,20 +60,20 @@ async def _asked(there: Reach) -> StoreUse | None:
         return None
 
 
-def elsewhere(use: StoreUse, ours: str) -> str:
+def elsewhere(use: StoreUse, ours: str, identity: str = "") -> str:
     """That this command has its artifacts elsewhere than the mesh, as a sentence, or ''."""
     if use.home in ("", ours):
-        return ""
+        return unlike(use.identity, identity, "this command", ours)
     return (
         f"The artifacts of this mesh lie in {use.home}, this command has them in {ours}: give it the settings of "
         "section artifacts that the scheduler has."
     )
 
 
-def said(use: StoreUse, ours: str) -> Iterator[Said]:
-    """The lines of an answer. ours: where this command has its artifacts."""
-    if unlike := elsewhere(use, ours):
-        yield Said("artifacts", "wrong", unlike)
+def said(use: StoreUse, ours: str, identity: str = "") -> Iterator[Said]:
+    """The lines of an answer. ours: where this command has its artifacts; identity: what that store says of itself."""
+    if differs := elsewhere(use, ours, identity):
+        yield Said("artifacts", "wrong", differs)
     full = 0 < use.limit_bytes * NEARLY_FULL < use.size_bytes
     advice = "; nearly full: raise broker.store_bytes_max, or remove models that nobody needs" if full else ""
     yield Said("store", "note" if full else "ok", f"{_filled(use)}; {_garbage(use)}{advice}")

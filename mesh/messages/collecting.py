@@ -148,6 +148,8 @@ class StoreUse(Record, frozen=True, kw_only=True):
     corrupt: tuple[CorruptRow, ...] = ()
     home: str = ""
     """Where the scheduler has its artifacts, in the words of a hello's `facts.artifacts`; '': it does not say."""
+    identity: str = ""
+    """What that folder or bucket says of itself, as in a hello's `facts.artifact_store`; '': it is not known."""
 
 
 def _check_count(names: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -298,6 +299,24 @@ async def test_errors_of_the_disk_are_told_in_our_words(
     monkeypatch.undo()
     assert await one.get(A) is None
     assert list((tmp_path / "mesh" / "tmp").iterdir()) == []
+
+
+async def test_a_shared_store_says_which_one_it_is(machine: Machine, tmp_path: Path) -> None:
+    """The same to all who reach it, however many ask first; another one says something else; it is no object."""
+    backends = [await machine() for _ in range(3)]
+    shared = [one for one in backends if isinstance(one, FolderBackend | S3Backend)]
+    if not shared:
+        pytest.skip("the broker needs no word of its own")
+    (word,) = {*await asyncio.gather(*(one.identity() for one in shared * 3))}
+    assert re.fullmatch("[0-9a-f]{32}", word)
+    assert await listed(shared[0]) == []
+    (tmp_path / "other").mkdir()
+    assert await FolderBackend(tmp_path / "other", "mesh").identity() != word
+
+
+async def test_a_folder_that_is_away_does_not_say(tmp_path: Path) -> None:
+    with pytest.raises(BusUnavailable, match="is not there"):
+        await FolderBackend(tmp_path / "away", "mesh").identity()
 
 
 # -- S3 -------------------------------------------------------------------------------------------------------------
