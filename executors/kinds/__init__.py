@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, cast
@@ -20,7 +20,7 @@ from typing import Any, cast
 import msgspec
 
 from executors import mending
-from executors.port import Kind, Runtime
+from executors.port import Inputs, Kind, Runtime
 from mesh.errors import TaskRefused
 from mesh.messages.tasks import Needs
 
@@ -65,7 +65,17 @@ _BUILT_IN = (
         Runtime.TORCH,
         (*_TORCH, "pyarrow", "tokenizers"),
     ),
+    KindInfo(
+        "contrastive",
+        "executors.kinds.contrastive",
+        "Contrastive",
+        1,
+        Runtime.TORCH,
+        (*_TORCH, "pyarrow", "sklearn", "bm25s"),
+    ),
+    KindInfo("merge", "executors.kinds.merge", "Merge", 1, Runtime.TORCH, _TORCH),
     KindInfo("evaluate", "executors.kinds.evaluate", "Evaluate", 1, Runtime.TORCH, _TORCH),
+    KindInfo("quantize", "executors.kinds.quantize", "Quantize", 1, Runtime.TORCH, _TORCH),
     KindInfo("index", "executors.kinds.index", "Index", 1, Runtime.TORCH, (*_TORCH, "faiss")),
     KindInfo("gradcheck", "executors.kinds.gradcheck", "Gradcheck", 1, Runtime.TORCH, _TORCH),
 )
@@ -110,6 +120,14 @@ def needs_of(name: str, settings: Mapping[str, Any], facts: Mapping[str, Any]) -
         return kind.needs(msgspec.convert(dict(settings), kind.Settings), facts)
     except Exception:  # settings that it refuses, or foreign code that can not tell
         return None
+
+
+def check_inputs(kind: Kind, given: Collection[str]) -> None:
+    """TaskRefused when an input is lacking, or one is given that the kind does not read. One of another distribution
+    that does not say what it reads takes any."""
+    reads: Inputs | None = getattr(kind, "inputs", None)
+    if reads is not None:
+        reads.check(kind.name, given)
 
 
 def missing(info: KindInfo) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from executors.models.encoder import Pooled, Tokens
+from executors.models.encoder import Pooled, Tokens, whole
 from executors.models.network import Entry, Rows
 
 TEMPERATURES = (0.01, 0.5)
@@ -103,7 +103,7 @@ class Tower(nn.Module):
         if self.wider is not None and self.narrower is not None:
             inner = nn.functional.gelu(self.wider(hidden))
             hidden = hidden + self.narrower(nn.functional.dropout(inner, self.dropout, self.training))
-        return nn.functional.normalize(hidden.float(), dim=-1)
+        return nn.functional.normalize(whole(hidden), dim=-1)
 
 
 class Dual(nn.Module):

@@ -73,6 +73,11 @@ class Tokens:
         return len(self.ids)
 
 
+def whole(vectors: Tensor) -> Tensor:
+    """Half precision as float32; anything else as it is."""
+    return vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors
+
+
 class Pooled(nn.Module):
     """The transformer and its pooling: what is trained when an encoder is tuned."""
 
@@ -88,7 +93,7 @@ class Pooled(nn.Module):
         else:
             real = tokens.mask.unsqueeze(-1).to(states.dtype)
             vectors = (states * real).sum(dim=1) / real.sum(dim=1).clamp_min(1.0)
-        return nn.functional.normalize(vectors.float(), dim=-1)
+        return nn.functional.normalize(whole(vectors), dim=-1)
 
 
 def _nothing() -> None:
@@ -144,13 +149,8 @@ class Encoder:
         return vectors
 
     def save(self, folder: Path) -> Path:
-        """The folder of an encoder with these weights, for `load` and for transformers. Unchanged files are copied."""
-        folder.mkdir(parents=True)
-        weights = {name for name in _relevant(self.folder) if name.endswith(".safetensors")}
-        for name in modelfolder.look(self.folder).files:
-            if name not in weights and not name.endswith(".safetensors.index.json"):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self.folder / name, folder / name)
+        """The folder of an encoder with these weights, for `load` and for transformers. The other files are copied."""
+        copied(self.folder, folder, weights=False)
         self.network.transformer.save_pretrained(folder)  # type: ignore[operator]
         return folder
 
@@ -210,6 +210,16 @@ def load(folder: Path, *, tokens_max: int | None = None, precision: str = "fp32"
         digest=digest_of(folder),
         precision=precision,
     )
+
+
+def copied(source: Path, folder: Path, *, weights: bool = True) -> Path:
+    """The files of an encoder that travel, copied to `folder`, which is made."""
+    folder.mkdir(parents=True)
+    for name in modelfolder.look(source).files:
+        if weights or not name.endswith((".safetensors", ".safetensors.index.json")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+    return folder
 
 
 def digest_of(folder: Path) -> str:

@@ -43,7 +43,7 @@ class Queues:
     def keys(self, parts: list[Batch]) -> Keys:
         """What a step over these parts is compared with. They enter the queues with `moved`."""
         vectors = [self._slow(part) for part in parts]
-        left, right = (torch.cat([each[side].float() for each in vectors]) for side in (0, 1))
+        left, right = (torch.cat([each[side] for each in vectors]) for side in (0, 1))
         ids = [torch.cat([getattr(part, name) for part in parts]) for name in ("left_ids", "right_ids")]
         self._fresh = (left, right, ids[0], ids[1])
         filled = slice(0, self.filled)

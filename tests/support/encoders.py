@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 WIDTH = 16
 
@@ -24,9 +25,8 @@ def write_encoder(folder: Path, *, words: tuple[str, ...] = (), pooling: str = "
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    fast: Any = PreTrainedTokenizerFast
+    tokenizer = fast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
     before = torch.get_rng_state()
     torch.manual_seed(seed)
     network = BertModel(
