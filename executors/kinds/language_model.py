@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from executors import port
+from executors import port, room
 from executors.port import Context, Job, Made, Runtime
 from executors.recipe import TrainingSettings, one_of, within
 from mesh.messages.tasks import Needs
@@ -26,8 +26,13 @@ TOKENIZERS = ("bpe", "bytes")
 
 MIB = 1024 * 1024
 
-PROGRAM_BYTES = 430 * MIB
+PROGRAM_BYTES = 440 * MIB
 """A child with torch, numpy, pyarrow and tokenizers imported, and what a first step makes torch allocate."""
+
+CORPUS_BYTES_USUAL = 10_000_000
+"""Of a corpus whose size nobody knows."""
+
+CORPORA = ("train", "validation")
 
 LAYERS, WIDTH, HEAD_WIDTH = 4, 256, 64
 """A network that a core trains in minutes: 3.2 million numbers beside the vocabulary."""
@@ -133,18 +138,21 @@ class LanguageModel:
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
         """One core; memory for torch, the corpus as text and as tokens, the network (weights, gradient, two moments,
-        the best one, a snapshot of all but the gradient), and what a part of a step leaves for its way back."""
-        size = int(facts.get("bytes") or 10_000_000)
+        the best one, a snapshot of all but the gradient, two more while it changes hands), and what a part of a step
+        leaves for its way back. facts: `input_bytes`, by input; a model to go on from counts by its size."""
+        given = facts.get("input_bytes") or {}
+        size = sum(int(given.get(name, 0)) for name in CORPORA) or int(facts.get("bytes") or CORPUS_BYTES_USUAL)
         vocabulary = settings.vocabulary if settings.tokenizer == "bpe" else 257
         sizes = settings.sizes(vocabulary)
-        parameters = int(facts.get("parameters") or parameters_of(sizes))
+        wide, inner, usual = sizes["width"], sizes["inner"], parameters_of(sizes)
+        parameters = max(usual, int(given.get("base") or given.get("champion") or 0) // 4)
         at_once = (settings.micro_batch or settings.batch) * settings.sequence
-        wide, inner = sizes["width"], sizes["inner"]
-        per_token = 4 * (sizes["layers"] * (14 * wide + 5 * inner) + 4 * wide + 3 * vocabulary)
-        moving = (9 + 2 * settings.accumulate_float64) * 4 * parameters
-        text = 3 * size + (2 if settings.tokenizer == "bpe" else 4) * size
-        memory = PROGRAM_BYTES + moving + at_once * per_token + text
-        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 24 * parameters + 2 * size)
+        layers = sizes["layers"] * (15 * wide + 5 * inner) + 4 * wide
+        per_token = 4 * (layers * (parameters / usual) ** (2 / 3) + 5 * vocabulary)
+        moving = (11 + 2 * settings.accumulate_float64) * 4 * parameters
+        memory = int(PROGRAM_BYTES + moving + at_once * per_token + 8 * size)
+        disk = 64 * MIB + room.of_training(16 * parameters, 4 * parameters) + 2 * size
+        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk)
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, read the validation documents, claim."""
