@@ -24,7 +24,7 @@ def card(ramify: Mapping[str, Any], kpis: Mapping[str, float]) -> str:
     whole = ramify.get("form") == FORM_WHOLE
     measured = {
         name: kpis[f"validation_{name}"]
-        for name in ("accuracy", "loss", "bits_per_byte", "perplexity") if f"validation_{name}" in kpis
+        for name in ("accuracy", "loss", "bits_per_byte", "nats_per_token") if f"validation_{name}" in kpis
     }  # fmt: skip
     metadata = [
         f"library_name: {'transformers' if whole else 'peft'}",

@@ -1,10 +1,10 @@
 """Tensors on disk, one at a time: reading, digesting and writing weights that are larger than the memory.
 
-    open_model(folder) ── Stored: names, shapes ── read(name): one tensor, in memory of its own
-    Layout + write(path, …)                      ── header first, then each tensor as it is made
+    open_model(folder) ── Stored: names, shapes ── read(name): one tensor; piece(name, …): a part of one
+    Layout + write(path, …)                     ── header first, then each tensor, piece by piece, as it is made
 
 Headers are checked as a whole before anything is read (executors/tensorfile.py): a torn file or one with a made-up
-range is refused. Promise: besides the header, no more than the one tensor that was asked for is in memory.
+range is refused. Promise: besides the header, no more than what was asked for is in memory.
 
 Not covered: whether numbers are finite; who reads a tensor looks at it.
 """
@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -70,23 +70,23 @@ class Stored:
         """Of all tensors."""
         return sum(place.size_bytes for place in self.places.values())
 
-    @property
-    def largest(self) -> int:
-        """Numbers in the largest tensor."""
-        return max((math.prod(place.shape) for place in self.places.values()), default=0)
-
     def read(self, name: str) -> Tensor:
         """One tensor. ModelRefused when it is not all there or holds numbers that are not finite."""
         place = self.places[name]
-        data = bytearray(place.size_bytes)
+        return self.piece(name, 0, math.prod(place.shape)).reshape(place.shape)
+
+    def piece(self, name: str, start: int, count: int) -> Tensor:
+        """`count` numbers of a tensor, from its number `start` on, in a row; errors as `read`."""
+        place = self.places[name]
+        data = bytearray(count * place.dtype.itemsize)
         with place.path.open("rb") as file:
-            file.seek(place.offset)
+            file.seek(place.offset + start * place.dtype.itemsize)
             if file.readinto(data) != len(data):
                 raise ModelRefused(f"{place.path.name} ended while {name[:80]!r} was read: copy it whole")
         found = torch.frombuffer(data, dtype=place.dtype) if data else torch.empty(0, dtype=place.dtype)
         if place.dtype.is_floating_point and not bool(torch.isfinite(found).all()):
             raise ModelRefused(f"the tensor {name[:80]!r} of {place.path.name} holds numbers that are not finite")
-        return found.reshape(place.shape)
+        return found
 
     def digest(self) -> str:
         """SHA-256 (hex) over names, types, shapes and bytes, in the order of the names: the same in one file or in
@@ -125,28 +125,41 @@ class Layout:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    @property
+    def numbers(self) -> int:
+        """How many it has."""
+        return math.prod(self.shape)
 
-def write(path: Path, layouts: Mapping[str, Layout], tensors: Iterable[tuple[str, Tensor]]) -> Path:
-    """A safetensors file of these tensors. tensors: in the order of `written_order(layouts)`, each made when it is its
-    turn. ValueError when one is not as announced."""
+
+def layout_of(tensors: Stored, name: str) -> Layout:
+    """Of a tensor as it is stored."""
+    return Layout(tensors.places[name].dtype, tensors.places[name].shape)
+
+
+def write(path: Path, layouts: Mapping[str, Layout], pieces: Callable[[str], Iterable[Tensor]]) -> Path:
+    """A safetensors file of these tensors. pieces: the numbers of a tensor in their order, whole or piece by piece,
+    asked for when it is its turn. ValueError when they are not as announced."""
     order = written_order(layouts)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in order:
         layout = layouts[name]
-        size = math.prod(layout.shape) * layout.dtype.itemsize
-        header[name] = {"dtype": NAMES[layout.dtype], "shape": list(layout.shape),
-                        "data_offsets": [offset, offset + size]}  # fmt: skip
-        offset += size
+        end = offset + layout.numbers * layout.dtype.itemsize
+        header[name] = {"dtype": NAMES[layout.dtype], "shape": list(layout.shape), "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for expected, (name, tensor) in zip(order, tensors, strict=True):
-            layout = layouts[expected]
-            if name != expected or tensor.dtype != layout.dtype or tuple(tensor.shape) != layout.shape:
-                raise ValueError(f"expected {expected} as {layout}, got {name} as {tensor.dtype} {list(tensor.shape)}")
-            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        for name in order:
+            written = 0
+            for piece in pieces(name):
+                if piece.dtype != layouts[name].dtype:
+                    raise ValueError(f"{name} was announced as {layouts[name].dtype}, a piece of {piece.dtype} came")
+                file.write(piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                written += piece.numel()
+            if written != layouts[name].numbers:
+                raise ValueError(f"{name} was announced with {layouts[name].numbers} numbers, {written} came")
     return path
 
 

@@ -161,7 +161,7 @@ class TunedLanguageModel:
             raise NonFinite(f"the model answers {int((~np.isfinite(nats)).sum())} documents with no numbers")
         self._measured = {
             "bits_per_byte": float(nats.sum() / items.size_bytes / math.log(2.0)),
-            "perplexity": math.exp(min(float(nats.sum() / tokens), 50.0)),
+            "nats_per_token": float(nats.sum() / tokens),
         }
         return document_outcomes(items, nats, model=model, split=split)
 
