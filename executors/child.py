@@ -29,9 +29,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from executors import frames, kinds, room
+from executors import frames, gathering, kinds, room
 from executors.frames import Frame, KindRow, Start
-from executors.port import Allotment, Job, Made, Runtime, Stopped, Taken
+from executors.port import Allotment, Job, Kind, Made, Runtime, Stopped, Taken
 from mesh import limits, platform
 from mesh.errors import ArtifactCorrupt, ChildBroke, DiskFull, OutOfMemory, Reject, TaskRefused
 from mesh.messages.commands import FailureClass
@@ -329,22 +329,30 @@ def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
 
 def _work(start: Start, runtime: Runtime, context: TaskContext) -> tuple[Made, Job]:
     """Look up the kind, read its settings, run it. TaskRefused when this installation can not."""
+    kind, settings = understood(start)
+    processes = int(getattr(settings, "processes", 1))
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, start.gpus))  # read when CUDA starts, so not too late
+    os.chdir(HOME if start.in_line else start.scratch)
+    with gathering.gathered(start, processes) as meeting:
+        job = job_of(start, settings, processes=processes, meeting=meeting)
+        with threads(runtime, job.allotment.threads):
+            return kind.run(job, context), job
+
+
+def understood(start: Start) -> tuple[Kind, Any]:
+    """The kind of a task and its settings. TaskRefused when this installation can not run it, they are not valid, or an
+    input is lacking."""
     kind = kinds.load(start.kind)
     if kind.version != start.kind_version:
         raise TaskRefused(
             f"Kind {start.kind!r} was asked for in version {start.kind_version}, here it is {kind.version}: "
             "update the older machine."
         )
+    kinds.check_inputs(kind, start.inputs)
     try:
-        settings = msgspec.convert(start.settings, kind.Settings)
+        return kind, msgspec.convert(start.settings, kind.Settings)
     except (msgspec.ValidationError, ValueError) as error:
         raise TaskRefused(f"The settings of kind {start.kind!r} are not valid: {error}") from None
-    allotment = Allotment(cores=start.cores, memory_bytes=start.memory_bytes, gpus=len(start.gpus))
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, start.gpus))  # read when CUDA starts, so not too late
-    os.chdir(HOME if start.in_line else start.scratch)
-    job = _job(start, settings, allotment)
-    with _threads(runtime, allotment.threads):
-        return kind.run(job, context), job
 
 
 _FOLDER: Any = vars(Job)["scratch"]
@@ -370,7 +378,10 @@ class _JobInLine(Job):
         _FOLDER.__set__(self, folder)
 
 
-def _job(start: Start, settings: Any, allotment: Allotment) -> Job:
+def job_of(start: Start, settings: Any, *, processes: int = 1, rank: int = 0, meeting: str = "") -> Job:
+    """The task as its kind sees it, in one of the processes that share it."""
+    gpus = len(start.gpus)
+    allotment = Allotment(start.cores, start.memory_bytes, gpus, processes, rank, meeting)
     return (_JobInLine if start.in_line else Job)(
         task=start.task,
         kind=start.kind,
@@ -393,7 +404,7 @@ def seed_of(task: str) -> int:
 
 
 @contextlib.contextmanager
-def _threads(runtime: Runtime, count: int) -> Iterator[None]:
+def threads(runtime: Runtime, count: int) -> Iterator[None]:
     """Compute with `count` threads in the libraries of this runtime, which were loaded before the count was known."""
     if runtime is Runtime.TORCH:
         import torch

@@ -69,8 +69,10 @@ def choose(allotment: Allotment, precision: str = "auto") -> Device:
     """The device for a lease. Sets this process's compute threads. TaskRefused for a precision that it can not do."""
     torch.set_num_threads(allotment.threads)
     keep_freed_memory()
-    if allotment.gpus > 0 and torch.cuda.is_available():
-        return _checked("cuda:0", precision, allotment.threads, f"{allotment.gpus} GPU leased and usable")
+    if allotment.gpus > allotment.rank and torch.cuda.is_available():
+        return _checked(
+            f"cuda:{allotment.rank}", precision, allotment.threads, f"{allotment.gpus} GPU leased and usable"
+        )
     if allotment.gpus > 0:
         return _checked("cpu", precision, allotment.threads, "a GPU is leased, but torch can not use it")
     return _checked("cpu", precision, allotment.threads, "no GPU leased")

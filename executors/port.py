@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from mesh.errors import TaskRefused
 from mesh.messages.tasks import Needs
 
 
@@ -39,17 +40,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Inputs:
+    """The names of what a kind reads."""
+
+    needed: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()
+    """It goes without these."""
+
+    def check(self, kind: str, given: Collection[str]) -> None:
+        """TaskRefused when one is lacking, or one is given that it does not read."""
+        lacking = [name for name in self.needed if name not in given]
+        foreign = [name for name in given if name not in (*self.needed, *self.taken)]
+        if not lacking and not foreign:
+            return
+        reads = ", ".join((*self.needed, *(f"{name} (may be left out)" for name in self.taken))) or "none"
+        wrong = f"lacks the input {lacking[0]!r}" if lacking else f"reads no input {foreign[0][:80]!r}"
+        raise TaskRefused(f"the task {wrong}: {kind} has the inputs {reads}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Allotment:
     """What the lease gave this task."""
 
     cores: float
     memory_bytes: int
     gpus: int = 0
+    processes: int = 1
+    """Processes that share it, one of them this one."""
+    rank: int = 0
+    """Which of them: the first one reports, saves and answers."""
+    meeting: str = ""
+    """Folder where they find each other."""
 
     @property
     def threads(self) -> int:
-        """Compute threads: the leased cores, at least one."""
-        return max(1, int(self.cores))
+        """Compute threads of this process: its share of the leased cores, at least one."""
+        return max(1, int(self.cores) // self.processes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,6 +185,8 @@ class Kind(Protocol):
     name: ClassVar[str]
     version: ClassVar[int]
     runtime: ClassVar[Runtime]
+    inputs: ClassVar[Inputs | None]
+    """None: it takes any."""
     Settings: ClassVar[type[Settings]]
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

@@ -10,11 +10,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import msgspec
+
 from executors import cadence, port
 from executors.schedules import SHAPES
+from mesh.messages.tasks import Needs
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE = ("auto", "on", "off")
+SHARDING = ("none", "full")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,6 +80,11 @@ class TrainingSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     more per parameter."""
     compile: str = "auto"
     """torch.compile: 'on', 'off', or 'auto' where it pays."""
+    processes: int = 1
+    """Processes of one machine that train together, each with a GPU of its own where GPUs are leased
+    (executors/parallel.py)."""
+    sharding: str = "none"
+    """What each of them holds of network and moments: 'none', all of it (DDP); 'full', a part of it (FSDP2)."""
     checkpoint_s: float = 30.0
     checkpoint_steps: int = 0
     """A checkpoint also every so many steps; 0: by time only."""
@@ -87,6 +96,7 @@ class TrainingSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
         one_of(self, "schedule", SHAPES)
         one_of(self, "precision", PRECISIONS)
         one_of(self, "compile", COMPILE)
+        one_of(self, "sharding", SHARDING)
         within(self, BOUNDS)
         batch: int | None = self.batch  # a kind may leave it open
         if batch is not None and self.micro_batch > batch:
@@ -104,11 +114,20 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("evaluate_every", 1, 10_000_000),
     ("patience", 1, 10_000),
     ("clip", 1e-6, 1e6),
+    ("processes", 1, 64),
     ("checkpoint_s", 0.1, 86_400.0),
     ("checkpoint_steps", 0, 10_000_000),
     ("checkpoint_overhead", 1e-5, 1.0),
 )
 """Setting, least, most."""
+
+
+def shared_out(needs: Needs, settings: Any) -> Needs:
+    """What a training takes in all its processes, from what it takes in one."""
+    count = settings.processes
+    if count == 1:
+        return needs
+    return msgspec.structs.replace(needs, cores=max(needs.cores, float(count)), memory_bytes=needs.memory_bytes * count)
 
 
 def within(settings: Any, bounds: tuple[tuple[str, float, float], ...]) -> None:

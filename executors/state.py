@@ -144,14 +144,7 @@ class Moving:
 
     def digest(self) -> str:
         """SHA-256 of all tensors and generators: equal for runs that did the same, bit by bit."""
-        found = self.tensors()
-        total = hashlib.sha256()
-        for name in sorted(found):
-            data = found[name].detach().cpu().contiguous()
-            total.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
-            total.update(data.reshape(-1).view(torch.uint8).numpy().data)
-        total.update(codec.pack(checkpoint.generators()))
-        return total.hexdigest()
+        return digest_of(self.tensors())
 
     def restore(self, saved: Snapshot, mine: State) -> State:
         """Continue from a snapshot; the state to go on with. mine: that of a run which begins here. ArtifactCorrupt
@@ -237,6 +230,17 @@ class Moving:
                 moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
                 self.optimizer.state[parameter] = moments
         self.best = {name: tensor.to(self.device).clone() for name, tensor in _under(tensors, "best").items()}
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of these tensors and of this process's generators."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        data = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
+        total.update(data.reshape(-1).view(torch.uint8).numpy().data)
+    total.update(codec.pack(checkpoint.generators()))
+    return total.hexdigest()
 
 
 def _under(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -66,6 +66,7 @@ class Stepper:
         whatever `between` raises."""
         scaler, optimizer = self._moving.scaler, self._moving.optimizer
         self._trainable.network.train()
+        self._team.begin(number)
         optimizer.zero_grad(set_to_none=True)
         targets = int(self._team.total(sum(self._trainable.targets(part) for part in batch)))
         losses = self._gradients(batch, number, targets)

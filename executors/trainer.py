@@ -50,7 +50,7 @@ from executors.recipe import Recipe
 from executors.saving import Mark, Saver
 from executors.state import HISTORY_MAX, Moving, State, digest_of
 from executors.stepping import Stepper, Taken
-from executors.team import Team
+from executors.team import StopAsked, Team
 from executors.trainable import Trainable
 from mesh.errors import ArtifactCorrupt, NonFinite
 
@@ -76,10 +76,6 @@ class Finished:
 
 
 Value = TypeVar("Value")
-
-
-class StopAsked(Exception):
-    """Leaves an evaluation when the run is asked to stop."""
 
 
 class Trainer:
@@ -267,7 +263,7 @@ class Trainer:
 
     def _tick(self) -> None:
         """The sign of life of a long evaluation."""
-        if self.team.rank == 0 and (why := self.context.stop_requested()):  # the others do not evaluate, or follow
+        if self.team.evaluates_alone and (why := self.context.stop_requested()):
             raise StopAsked(why)
         self._report(phase="validation")
 

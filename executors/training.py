@@ -18,6 +18,7 @@ from executors import device as devices
 from executors.device import Device
 from executors.port import Context, Job
 from executors.recipe import Recipe
+from executors.team import Team
 from executors.trainable import Trainable
 from executors.trainer import Finished, Trainer
 
@@ -55,7 +56,16 @@ _SAME_NAMES = (
 
 def train(job: Job, context: Context, trainable: Trainable, recipe: Recipe, place: Device) -> Finished:
     """Train, or train on from the job's checkpoint. Stopped, NonFinite, OutOfMemory, ArtifactCorrupt as the loop
-    says."""
+    says. In a process that only helps another one to train (executors/parallel.py) it never returns."""
+    if job.allotment.processes == 1:
+        return _trained(job, context, trainable, recipe, place, Team())
+    from executors import parallel
+
+    with parallel.together(job, trainable, place) as team:
+        return _trained(job, context, trainable, recipe, place, team)
+
+
+def _trained(job: Job, context: Context, trainable: Trainable, recipe: Recipe, place: Device, team: Team) -> Finished:
     trainer = Trainer(
         trainable,
         recipe,
@@ -64,6 +74,7 @@ def train(job: Job, context: Context, trainable: Trainable, recipe: Recipe, plac
         job.scratch / "checkpoints",
         number=job.checkpoint_number,
         kind=f"{job.kind} {kinds.load(job.kind).version}",
+        team=team,
     )
     if job.resume is not None:
         trainer.resume(job.resume, job.trained_s)
@@ -78,6 +89,7 @@ def facts_of(job: Job, recipe: Recipe, place: Device, finished: Finished) -> dic
         "steps": state.step,
         "best_step": state.best_step,
         "trained_s": round(state.trained_s, 3),
+        "train_loss": round(state.loss_mean, 6),
         "cost": dict(finished.cost),
         "checkpoints": dict(finished.checkpoints),
         "trace": state.trace.hex(),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port, room
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, within
+from executors.recipe import TrainingSettings, one_of, shared_out, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Classify:
     name: ClassVar[str] = "classify"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("train", "validation"), ("champion", "base"))
     Settings: ClassVar[type[port.Settings]] = ClassifySettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
@@ -126,7 +127,8 @@ class Classify:
         linear = 4 * min(wide * labels, 40_000_000)
         stages = encoded + 9 * network + 3 * largest, all_encoded + 5 * linear + 3 * network
         disk = 64 * MIB + room.of_training(4 * network, network + linear) + 2 * size
-        return Needs(cores=1.0, memory_bytes=PROGRAM_BYTES + max(stages), disk_bytes=disk)
+        needs = Needs(cores=1.0, memory_bytes=PROGRAM_BYTES + max(stages), disk_bytes=disk)
+        return shared_out(needs, settings)
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, calibrate, claim."""
