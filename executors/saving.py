@@ -109,10 +109,10 @@ class Saver:
         self, make: Callable[[], Snapshot], still: Collection[str], mark: Mark, tick: Callable[[], None]
     ) -> None:
         """Hand over the state at the end of a run, and wait until it is taken. tick: called while waiting."""
-        lost = self.lost
         self._hand_over_last(make, still, mark, tick)
         if not self._lacked_room():
             return
+        lost = self.lost - (self._unwritten == self.number)  # it is not lost yet
         self._context.log(f"there is no room for the last checkpoint: it waits {room.LAST_S:.0f} s at most")
         patience, again = room.Patience(room.LAST_S, tick), dataclasses.replace(mark, skipped=0)
         while self._lacked_room() and patience.pause():
