@@ -4,7 +4,8 @@
     named     pushed models -> topics -> the ledger -> open and parked tasks -> results -> champions -> the graph, and
               the tasks once more. A name only ever moves along this way before it leaves the place where it was, so
               whoever reads along it does not miss one that moves meanwhile
-    judged    every stored manifest: named, awaited, or dead; what living ones need is kept
+    judged    every stored manifest: named, awaited, or dead; what living ones need is kept: the objects that they name,
+              and those in the lists of large ones
 
 Nothing here waits long or takes much memory: pages come and go, and between them the scheduler has its turns.
 """
@@ -18,17 +19,17 @@ from functools import partial
 
 from agents.runtime import Agent
 from agents.scheduler_history import History
-from mesh import codec, limits, streams
+from mesh import codec, coding, limits, streams
 from mesh.bus import Stored
 from mesh.collector_notes import CollectorNotes
-from mesh.errors import EnvironmentUnfit, Malformed, NotFound
-from mesh.messages.artifacts import Manifest
+from mesh.errors import ArtifactCorrupt, EnvironmentUnfit, Malformed, NotFound
+from mesh.messages.artifacts import Manifest, ObjectList
 from mesh.messages.ledger import Entry, Recommended, TaskSucceeded
-from mesh.messages.object_names import MANIFEST, ObjectName, manifest
+from mesh.messages.object_names import MANIFEST, ObjectName, manifest, whole
 from mesh.objects import ObjectBackend
 from mesh.sieve import PAGE, Sieve
 from mesh.windows import in_window, patiently
-from planner.collecting import OWNER, Named, Rules, Standing, digests_in, digests_of, judge, objects_of
+from planner.collecting import OWNER, Named, Rules, Standing, digests_in, digests_of, judge, objects_in, objects_of
 
 MESSAGES_READ = 128
 """Messages read at once: some 250 kB of results, a few MB of ledger entries."""
@@ -38,6 +39,10 @@ TASKS_AT_ONCE = 500
 
 DEAD_MAX = 20_000
 """Manifests condemned in one round; what is beyond is condemned in the next."""
+
+LISTS_READ_MAX = 50_000
+"""Lists of which one round remembers that it has read them: 75 TB of artifacts, 6 MB here. Then it begins anew. Also
+how many may be missing."""
 
 
 class Unreadable(Malformed):
@@ -61,7 +66,11 @@ class Marking:
         self.manifests = self.objects = self.dead = 0
         """Found, found, and judged to be dead."""
         self.corrupt: list[ObjectName] = []
-        """Manifests that do not match their digest."""
+        """Manifests, and lists of objects, that do not match their digest."""
+        self._lists_read: set[str] = set()
+        """Digests of lists whose objects are kept."""
+        self._lists_missing: set[str] = set()
+        """Digests of lists that a living manifest names, and that were gone or corrupt."""
         self.missing: set[str] = set()
         """Artifacts of champions that are not stored."""
 
@@ -77,7 +86,10 @@ class Marking:
             await asyncio.sleep(0)
 
     async def find_new_manifests(self, except_for: frozenset[ObjectName]) -> None:
-        """What manifests need that came since `find`, and those that were to be removed and were written again."""
+        """What manifests need that came since `find`, and those that were to be removed and were written again; and
+        what lists name that were missing and have come."""
+        missing, self._lists_missing = self._lists_missing, set()
+        await in_window(map(whole, sorted(missing)), self._keep_listed)
         async for page in _pages(self._backend.names()):
             new = [
                 name
@@ -244,10 +256,47 @@ class Marking:
             await self._keep_all(found)
 
     async def _keep_all(self, found: Manifest) -> None:
-        names = objects_of(found)
+        await self._keep_names(objects_of(found))
+        for entry in found.files:
+            for digest in entry.lists:
+                await self._keep_listed(whole(digest))
+
+    async def _keep_listed(self, name: ObjectName) -> None:
+        """What a list names. One that was read in this round needs no second reading: its bytes never change."""
+        if name.digest in self._lists_read:
+            return
+        found = await self._list(name)
+        if found is None:  # nobody can read that artifact; its manifest is not new when somebody stores it all again
+            if len(self._lists_missing) >= LISTS_READ_MAX:
+                raise Unreadable(f"{LISTS_READ_MAX} lists of objects are not stored: this store has lost too much.")
+            self._lists_missing.add(name.digest)
+            return
+        await self._keep_names(objects_in(found))
+        if len(self._lists_read) >= LISTS_READ_MAX:
+            self._lists_read.clear()
+        self._lists_read.add(name.digest)
+
+    async def _keep_names(self, names: Iterator[ObjectName]) -> None:
         while page := list(itertools.islice(names, PAGE)):
             self._sieve.keep(page)
             await asyncio.sleep(0)
+
+    async def _list(self, name: ObjectName) -> ObjectList | None:
+        """A stored list of objects; None when it is gone or corrupt. Unreadable when it is of another program."""
+        stored = await patiently(lambda: self._backend.get(name))
+        if stored is None:
+            return None
+        try:
+            body = bytes(coding.decode(stored))
+        except ArtifactCorrupt:
+            body = b""
+        if codec.digest(body) != name.digest:
+            self.corrupt.append(name)
+            return None
+        try:
+            return codec.decode(body, ObjectList)
+        except Malformed as error:
+            raise _unreadable(name, error) from None
 
     async def _manifest(self, name: ObjectName) -> Manifest | None:
         """A stored manifest; None when it is gone, or none at all. Unreadable when it is of another program."""
@@ -260,10 +309,15 @@ class Marking:
         try:
             return codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
         except Malformed as error:
-            raise Unreadable(
-                f"The manifest {name.digest[:16]} can not be read, so what it names is unknown and nothing is removed: "
-                f"update this scheduler. ({error})"
-            ) from None
+            raise _unreadable(name, error) from None
+
+
+def _unreadable(name: ObjectName, error: Malformed) -> Unreadable:
+    what = "manifest" if name.kind == MANIFEST else "list of objects"
+    return Unreadable(
+        f"The {what} {name.digest[:16]} can not be read, so what it names is unknown and nothing is removed: "
+        f"update this scheduler. ({error})"
+    )
 
 
 async def _pages(names: AsyncIterator[ObjectName]) -> AsyncIterator[list[ObjectName]]:

@@ -12,14 +12,12 @@ from collections import OrderedDict
 from logging import Logger
 
 from mesh import codec
-from mesh.artifact_putting import parts_of
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Message
 from mesh.errors import Malformed, RamifyError
 from mesh.messages import object_names
-from mesh.messages.artifacts import Manifest
 from mesh.messages.collecting import Wanted
-from mesh.messages.object_names import MANIFEST, ObjectName
+from mesh.messages.object_names import ObjectName
 
 WAITING_MAX = 1_000
 """Wanted names that wait for a look at the cache; the oldest is forgotten first."""
@@ -63,15 +61,7 @@ class WantedBack:
     async def _give(self, digest: str, names: set[ObjectName]) -> None:
         """Put a cached artifact again if any of the names belongs to it."""
         try:
-            manifest = await self._store.manifest(digest)
-            if not names.isdisjoint(needed(digest, manifest)) and await self._store.send_again(digest):
+            if await self._store.needs(digest, names) and await self._store.send_again(digest):
                 self._log.info("artifact %s was given back to the store, which had lost a part of it", digest[:16])
         except (RamifyError, OSError) as error:
             self._log.warning("artifact %s can not be given back to the store now: %s", digest[:16], error)
-
-
-def needed(digest: str, manifest: Manifest) -> set[ObjectName]:
-    """All names under which an artifact is stored, bases of its deltas included."""
-    names = {name for entry in manifest.files for name, _ in parts_of(entry)}
-    bases = {object_names.whole(name.base) for name in names if name.base}
-    return names | bases | {ObjectName(MANIFEST, digest)}

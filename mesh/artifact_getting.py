@@ -1,7 +1,8 @@
 """Getting artifacts: from the local cache, else from the store into the cache, checked object by object.
 
     get    cached and whole? -> done.  else: a part folder -> objects in a window, from other artifacts in the cache or
-           from the store -> each checked, written in place -> rename into the cache
+           from the store -> each checked, written in place -> rename into the cache.  A large artifact: some of the
+           lists of its objects at a time, each kept beside the files
 
 A get that was cut off leaves its part behind; the next one, in this process or a later one, takes it over: what stands
 in it is checked object by object, and only what is not right is fetched. So it is safe whatever a crash left there.
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mesh import cached_objects, codec, limits, metrics
-from mesh.artifact_putting import Progress, Tracker, parts_of
+from mesh.artifact_putting import Progress, Tracker
 from mesh.cache import LocalCache, disk_errors, remove_folder, size_on_disk
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, DataRefused, DiskFull
 from mesh.messages.artifacts import FileEntry, Manifest
+from mesh.object_lists import Portion, ReadList, batches, entry_of, parts_of, read_list
 from mesh.object_traffic import Bytes, Traffic
 from mesh.windows import in_window
 
@@ -51,7 +53,9 @@ class Getting:
         if data is None:
             return False
         if digest not in self._checked:
-            if not await asyncio.to_thread(_is_whole, self._cache.files(digest), digest, data):
+            if not await asyncio.to_thread(
+                _is_whole, self._cache.files(digest), self._cache.lists(digest), digest, data
+            ):
                 await asyncio.to_thread(self._cache.discard, digest)
                 return False
             self._checked.add(digest)
@@ -64,7 +68,7 @@ class Getting:
             part, begun = await asyncio.to_thread(self._cache.part_of, digest)
             try:
                 await asyncio.to_thread(self._check_room, part, manifest.size_bytes)
-                await self._fill(part / "files", manifest, begun, Tracker(manifest.size_bytes, progress))
+                await self._fill(part, manifest, begun, Tracker(manifest.size_bytes, progress))
                 path = await asyncio.to_thread(self._cache.admit, part, digest, data)
             except (OSError, DiskFull, ArtifactMissing, ArtifactCorrupt, DataRefused):
                 remove_folder(part)  # room is short, or nobody will ask for this artifact again
@@ -85,8 +89,20 @@ class Getting:
 
             await self._traffic.fetch(place.digest, place.base, place.size, take)
 
-        await in_window(_places(Path(), [entry]), one)
+        async for batch in batches([entry], self._traffic.fetch_list):
+            await in_window(_places(Path(), batch), one)
         return bytes(content)
+
+    def cached_list(self, digest: str) -> ReadList:
+        """Reads the lists of a cached artifact. ArtifactMissing for one that is damaged or gone."""
+
+        async def read(name: str) -> bytes:
+            data = await asyncio.to_thread(cached_objects.list_bytes, self._cache.lists(digest), name)
+            if data is None:
+                raise ArtifactMissing(f"The list {name[:16]} is not in the cache.", digest=name)
+            return data
+
+        return read
 
     def _check_room(self, part: Path, size_bytes: int) -> None:
         wanted = size_bytes - size_on_disk(part)
@@ -96,10 +112,10 @@ class Getting:
         if free < wanted:
             raise DiskFull(f"{wanted} bytes are needed below {self._cache.folder} and {free} are free: make room.")
 
-    async def _fill(self, files: Path, manifest: Manifest, begun: bool, tracker: Tracker) -> None:
+    async def _fill(self, part: Path, manifest: Manifest, begun: bool, tracker: Tracker) -> None:
+        files, lists = part / "files", part / "lists"
         await asyncio.to_thread(_lay_out, files, manifest)
-        wanted = {digest for entry in manifest.files for digest in entry.objects}
-        here = await asyncio.to_thread(cached_objects.find, self._cache, wanted, entries_max=ENTRIES_MAX)
+        here: dict[str, cached_objects.Place] = {}
 
         async def one(place: Place) -> None:
             stands = begun and await asyncio.to_thread(_stands, place)
@@ -110,7 +126,17 @@ class Getting:
                 await self._traffic.fetch(place.digest, place.base, place.size, _writer(place))
             tracker.add(place.size)
 
-        await in_window(_places(files, manifest.files), one)
+        async def fetch_list(digest: str) -> bytes:
+            data = await asyncio.to_thread(cached_objects.list_bytes, lists, digest)
+            if data is None:
+                data = await self._traffic.fetch_list(digest)
+                await asyncio.to_thread(_write_list, lists, digest, data)
+            return data
+
+        async for batch in batches(manifest.files, fetch_list):
+            wanted = {digest for portion in batch for digest in portion.entry.objects}
+            here = await asyncio.to_thread(cached_objects.find, self._cache, wanted, entries_max=ENTRIES_MAX)
+            await in_window(_places(files, batch), one)
 
 
 def _lay_out(files: Path, manifest: Manifest) -> None:
@@ -122,9 +148,14 @@ def _lay_out(files: Path, manifest: Manifest) -> None:
             file.truncate(entry.size_bytes)
 
 
-def _places(files: Path, entries: Iterable[FileEntry]) -> Iterator[Place]:
-    for entry in entries:
-        offset = 0
+def _write_list(lists: Path, digest: str, data: bytes) -> None:
+    lists.mkdir(exist_ok=True)
+    (lists / digest).write_bytes(data)
+
+
+def _places(files: Path, portions: Iterable[Portion]) -> Iterator[Place]:
+    for entry, begin in portions:
+        offset = begin
         for name, size in parts_of(entry):
             yield Place(files / entry.path, offset, name.digest, name.base, size)
             offset += size
@@ -161,12 +192,28 @@ def _stands(place: Place) -> bool:
     return len(body) == place.size and codec.digest(body) == place.digest
 
 
-def _is_whole(files: Path, digest: str, manifest: bytes) -> bool:
+def _is_whole(files: Path, lists: Path, digest: str, manifest: bytes) -> bool:
     """True when a cached entry's bytes are what its digest says."""
     if codec.digest(manifest) != digest:
         return False
     entries = codec.decode(manifest, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX).files
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ArtifactCorrupt):
         sized = all((files / entry.path).stat().st_size == entry.size_bytes for entry in entries)
-        return sized and all(_stands(place) for place in _places(files, entries))
+        return sized and all(_stands(place) for entry in entries for place in _places(files, _here(lists, entry)))
     return False
+
+
+def _here(lists: Path, entry: FileEntry) -> Iterator[Portion]:
+    """The objects of a file in the cache. ArtifactCorrupt when a list of them is damaged."""
+    if not entry.lists:
+        yield Portion(entry, 0)
+    offset = 0
+    for digest in entry.lists:
+        data = cached_objects.list_bytes(lists, digest)
+        if data is None:
+            raise ArtifactCorrupt(f"The cached list {digest[:16]} is not whole.", digest=digest)
+        portion = Portion(entry_of(entry.path, read_list(digest, data)), offset)
+        yield portion
+        offset += portion.entry.size_bytes
+    if entry.lists and offset != entry.size_bytes:
+        raise ArtifactCorrupt(f"The lists of {entry.path!r} do not add up.")

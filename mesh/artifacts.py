@@ -5,8 +5,11 @@
            mesh/object_traffic.py      one object's way: what is known to be there, patience, checks, garbage's rule
            mesh/objects.py             where objects lie: the broker, a shared folder, S3
 
+           mesh/object_lists.py        the objects of a large artifact: lists of them, a few at a time
+
 An artifact exists when its manifest does. Objects are put if absent, so a torn upload costs only what was not yet sent,
-and equal tensors or files are sent once. Memory is bounded by CHUNKS_IN_FLIGHT objects whatever the artifact's size.
+and equal tensors or files are sent once. Memory is bounded by CHUNKS_IN_FLIGHT objects, and 32 bytes for each object of
+what is put, whatever the artifact's size.
 Every object and every manifest is checked against its name before a byte of it is used; a cached entry is checked again
 at its first use in a process. A store that does not answer is asked again a few times, then BusUnavailable goes to the
 caller, who may simply call again: the work already done is not repeated, in either direction.
@@ -17,23 +20,28 @@ Not covered: a file that is changed while it is put is refused when its size cha
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mesh import codec, limits
+from mesh import codec, coding, limits
 from mesh.artifact_again import Again
 from mesh.artifact_getting import Getting
 from mesh.artifact_putting import Progress, Putting
+from mesh.artifact_sources import Source
 from mesh.bus import Log
 from mesh.cache import LocalCache, remove_folder
 from mesh.condemned import CondemnedLists
-from mesh.errors import ArtifactMissing, DataRefused
+from mesh.errors import ArtifactCorrupt, ArtifactMissing, DataRefused
+from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
+from mesh.messages.object_names import ObjectName
+from mesh.object_lists import Rules, batches, list_names, parts_of
 from mesh.object_traffic import Report, Traffic
 from mesh.objects import JetStreamBackend, ObjectBackend
 from mesh.put_memory import PutMemory
@@ -58,12 +66,14 @@ class ArtifactStore:
         backend: ObjectBackend | None = None,
         condemned: CondemnedLists | None = None,
         report: Report | None = None,
+        rules: Rules | None = None,
     ) -> None:
         """backend: where objects lie; the mesh's ARTIFACTS stream by default. condemned: the collector's lists;
-        report: tells the mesh of a corrupt object."""
+        report: tells the mesh of a corrupt object; rules: when objects of what is put go into lists."""
+        self._rules = rules or Rules()
         self._cache = LocalCache(cache, cache_bytes_max)
         self._traffic = Traffic(backend or JetStreamBackend(log, subjects), condemned=condemned, report=report)
-        self._putting = Putting(self._traffic, PutMemory(cache / ".puts"))
+        self._putting = Putting(self._traffic, PutMemory(cache / ".puts"), self._rules)
         self._getting = Getting(self._traffic, self._cache)
         self._again = Again(self._traffic, self._cache, self._getting)
         self._manifests: OrderedDict[str, Manifest] = OrderedDict()
@@ -98,10 +108,20 @@ class ArtifactStore:
             if fresh:
                 raise  # else a file may not be what was remembered of it
             digest, data, sources = await self._putting.put(path, media, facts, progress, True, only)
-        self._learn(digest, data)
+        manifest = self._learn(digest, data)
         if keep:
-            await asyncio.to_thread(self._adopt, {source.name: source.file for source in sources}, digest, data)
+            files = {source.name: source.file for source in sources}
+            await asyncio.to_thread(self._adopt, files, digest, data, self._lists_of(manifest, sources))
         return digest
+
+    def _lists_of(self, manifest: Manifest, sources: Sequence[Source]) -> dict[str, Callable[[], bytes]]:
+        """How the lists of what was put are made."""
+        by_name, rows = {source.name: source for source in sources}, self._rules.rows
+        return {
+            digest: functools.partial(by_name[entry.path].list_at, number * rows, rows)
+            for entry in manifest.files
+            for number, digest in enumerate(entry.lists)
+        }
 
     async def put_packed(
         self,
@@ -123,7 +143,9 @@ class ArtifactStore:
         digest, data = await self._putting.packed(entries, folder, media, facts, progress)
         self._learn(digest, data)
         if plain is not None:
-            await asyncio.to_thread(self._adopt, {entry.path: plain / entry.path for entry in entries}, digest, data)
+            files = {entry.path: plain / entry.path for entry in entries}
+            lists = {name: functools.partial(_packed_list, folder, name) for entry in entries for name in entry.lists}
+            await asyncio.to_thread(self._adopt, files, digest, data, lists)
         return digest
 
     def drop(self, digest: str) -> None:
@@ -142,9 +164,11 @@ class ArtifactStore:
         """Put what of an artifact an older store lacks, from the local cache; False when it is not here whole."""
         return await self._again.send_again(digest)
 
-    def _adopt(self, files: dict[str, Path], digest: str, manifest: bytes) -> None:
-        """Take files (path in the artifact to file) that were just put into the cache. Only a convenience: a failure
-        leaves no entry."""
+    def _adopt(
+        self, files: dict[str, Path], digest: str, manifest: bytes, lists: Mapping[str, Callable[[], bytes]]
+    ) -> None:
+        """Take files (path in the artifact to file) that were just put into the cache, with the lists of their objects.
+        Only a convenience: a failure leaves no entry."""
         if self._cache.manifest(digest) is not None:
             return
         part: Path | None = None
@@ -157,8 +181,11 @@ class ArtifactStore:
                     os.link(file, target)
                 except OSError:
                     shutil.copyfile(file, target)
+            for name, data in lists.items():
+                (part / "lists").mkdir(exist_ok=True)
+                (part / "lists" / name).write_bytes(data())
             self._cache.admit(part, digest, manifest)
-        except OSError:
+        except (OSError, ArtifactCorrupt):
             if part is not None:
                 remove_folder(part)
 
@@ -201,6 +228,18 @@ class ArtifactStore:
             raise DataRefused(f"{path!r} of {digest[:16]} may have {bytes_max} bytes and has {entry.size_bytes}.")
         return await self._getting.read(entry)
 
+    async def needs(self, digest: str, names: Collection[ObjectName]) -> bool:
+        """Is a cached artifact stored under any of these names, bases of its deltas included? ArtifactMissing."""
+        manifest, read = await self.manifest(digest), self._getting.cached_list(digest)
+        own = {object_names.manifest(digest), *list_names(manifest.files)}
+        if not own.isdisjoint(names):
+            return True
+        async for batch in batches(manifest.files, read):
+            parts = (name for portion in batch for name, _ in parts_of(portion.entry))
+            if any(name in names or (name.base and object_names.whole(name.base) in names) for name in parts):
+                return True
+        return False
+
     def hold(self, *digests: str) -> AbstractContextManager[None]:
         """Within this block the local copies of these artifacts are not evicted."""
         return self._cache.hold(*digests)
@@ -216,3 +255,8 @@ class ArtifactStore:
         while len(self._manifests) > MANIFESTS_MAX:
             self._manifests.popitem(last=False)
         return manifest
+
+
+def _packed_list(folder: Path, digest: str) -> bytes:
+    """A list of objects as a packer has left it."""
+    return bytes(coding.decode((folder / str(object_names.whole(digest))).read_bytes()))

@@ -2,6 +2,7 @@
 
     <folder>/<digest>/manifest      the manifest's bytes; its modification time says when the entry was last used
     <folder>/<digest>/files/…       the artifact's files, read-only
+    <folder>/<digest>/lists/…       the lists of a large one's objects (mesh/object_lists.py), called by their digests
     <folder>/.part-<pid>-<life>-<digest>-…   a download in progress; renamed when complete
     <folder>/.part-<pid>-<life>-…            another folder in the making; swept when its process is gone
 
@@ -61,6 +62,10 @@ class LocalCache:
     def files(self, digest: str) -> Path:
         """Where an entry's files are, or would be."""
         return self.folder / digest / "files"
+
+    def lists(self, digest: str) -> Path:
+        """Where the lists of an entry's objects are, if it has any."""
+        return self.folder / digest / "lists"
 
     def manifest(self, digest: str) -> bytes | None:
         """The manifest's bytes of an entry, None when it is not here; marks the entry as used now."""

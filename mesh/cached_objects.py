@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mesh import codec, limits
-from mesh.artifact_putting import parts_of
 from mesh.cache import LocalCache
-from mesh.errors import Malformed
-from mesh.messages.artifacts import Manifest
+from mesh.errors import ArtifactCorrupt, Malformed
+from mesh.messages.artifacts import FileEntry, Manifest
+from mesh.object_lists import entry_of, parts_of, read_list
+
+ROWS_MAX = 200_000
+"""Objects of large artifacts that one search looks through, some 0.3 s: it is made for each batch of another one."""
 
 
 class Place(NamedTuple):
@@ -21,11 +24,11 @@ class Place(NamedTuple):
     size: int
 
 
-def find(cache: LocalCache, wanted: Collection[str], *, entries_max: int, first: str = "") -> dict[str, Place]:
-    """Where objects lie, by their digests, in the entries used last; `first`: the entry to look into before them."""
+def find(cache: LocalCache, wanted: Collection[str], *, entries_max: int) -> dict[str, Place]:
+    """Where objects lie, by their digests, in the entries used last; of large ones ROWS_MAX objects are looked at."""
     found: dict[str, Place] = {}
-    entries = ([first] if first else []) + cache.newest(entries_max)
-    for entry in entries:
+    rows = 0
+    for entry in cache.newest(entries_max):
         data = cache.peek(entry) if len(found) < len(wanted) else None
         if data is None:
             continue
@@ -33,9 +36,13 @@ def find(cache: LocalCache, wanted: Collection[str], *, entries_max: int, first:
             manifest = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
         except Malformed:
             continue
-        for digest, place in _placed(manifest, cache.files(entry)):
+        listed = any(entry.lists for entry in manifest.files)
+        for digest, place in _placed(manifest, cache.files(entry), cache.lists(entry)):
             if digest in wanted:
                 found.setdefault(digest, place)
+            rows += listed
+            if rows >= ROWS_MAX:
+                return found
     return found
 
 
@@ -46,9 +53,33 @@ def read(place: Place) -> bytes:
         return source.read(place.size)
 
 
-def _placed(manifest: Manifest, files: Path) -> Iterator[tuple[str, Place]]:
+def list_bytes(folder: Path, digest: str) -> bytes | None:
+    """A list that lies in a folder under its digest; None when it is not there or damaged."""
+    try:
+        data = (folder / digest).read_bytes()
+    except OSError:
+        return None
+    return data if codec.digest(data) == digest else None
+
+
+def _placed(manifest: Manifest, files: Path, lists: Path) -> Iterator[tuple[str, Place]]:
     for entry in manifest.files:
         offset = 0
-        for name, size in parts_of(entry):
-            yield name.digest, Place(files / entry.path, offset, size)
-            offset += size
+        for part in _parts(entry, lists):
+            for name, size in parts_of(part):
+                yield name.digest, Place(files / entry.path, offset, size)
+                offset += size
+
+
+def _parts(entry: FileEntry, lists: Path) -> Iterator[FileEntry]:
+    """The entry, or its lists as far as they are here."""
+    if not entry.lists:
+        yield entry
+    for digest in entry.lists:
+        data = list_bytes(lists, digest)
+        if data is None:
+            return
+        try:
+            yield entry_of(entry.path, read_list(digest, data))
+        except ArtifactCorrupt:
+            return

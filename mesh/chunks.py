@@ -14,12 +14,14 @@ object: an optimizer has thousands of scalars, and a message each would cost mor
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from mesh import limits
 
@@ -63,7 +65,39 @@ class _Span(NamedTuple):
     name: str
 
 
-def cut(path: Path, size_bytes: int) -> list[Piece]:
+class Pieces(Sequence[Piece]):
+    """The pieces of a file, made when they are asked for: a terabyte has two million."""
+
+    def __init__(self, spans: list[_Span]) -> None:
+        self._spans = spans
+        counts = (-(-(span.end - span.begin) // limits.CHUNK_BYTES) for span in spans)
+        self._ends = list(itertools.accumulate(counts))
+        """How many pieces each span and those before it have."""
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Piece]: ...
+
+    def __getitem__(self, index: int | slice) -> Piece | list[Piece]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = index + len(self) if index < 0 else index
+        if not 0 <= at < len(self):
+            raise IndexError(index)
+        number = bisect.bisect_right(self._ends, at)
+        span, before = self._spans[number], self._ends[number - 1] if number else 0
+        return _piece(span, span.begin + (at - before) * limits.CHUNK_BYTES)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return (_piece(span, at) for span in self._spans for at in range(span.begin, span.end, limits.CHUNK_BYTES))
+
+
+def cut(path: Path, size_bytes: int) -> Pieces:
     """The pieces of a file of `size_bytes`, in order and without gaps; none for an empty file."""
     with path.open("rb") as file:
 
@@ -74,19 +108,17 @@ def cut(path: Path, size_bytes: int) -> list[Piece]:
         return cut_by(read, path.name, size_bytes)
 
 
-def cut_by(read: ReadAt, name: str, size_bytes: int) -> list[Piece]:
+def cut_by(read: ReadAt, name: str, size_bytes: int) -> Pieces:
     """`cut` for bytes that lie elsewhere: what kind of file they are is told by the `name`."""
     spans = _tensor_spans(read, size_bytes) if name.endswith(".safetensors") else None
     if spans is None:
         spans = [_Span(0, size_bytes, 1, "")]
-    return [piece for span in spans for piece in _by_size(span)]
+    return Pieces(spans)
 
 
-def _by_size(span: _Span) -> Iterator[Piece]:
+def _piece(span: _Span, offset: int) -> Piece:
     width = span.item_bytes if (span.end - span.begin) % span.item_bytes == 0 else 1
-    for offset in range(span.begin, span.end, limits.CHUNK_BYTES):
-        name = f"{span.name}@{offset - span.begin}"
-        yield Piece(offset, min(limits.CHUNK_BYTES, span.end - offset), width, name)
+    return Piece(offset, min(limits.CHUNK_BYTES, span.end - offset), width, f"{span.name}@{offset - span.begin}")
 
 
 def _tensor_spans(read: ReadAt, size_bytes: int) -> list[_Span] | None:

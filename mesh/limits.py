@@ -69,7 +69,14 @@ CHUNKS_IN_FLIGHT = 12
 """Parallel chunk transfers: times CHUNK_BYTES stays far below the 64 MiB at which the server drops a slow client."""
 
 MANIFEST_BYTES_MAX = 900 * 1024
-"""A manifest is one message; some 9,000 chunks (4.5 GB) fit before it has to be split."""
+"""A manifest is one message; some 12,000 objects (6 GB) are named in it itself, more in lists (mesh/object_lists.py).
+"""
+
+LIST_ROWS_MAX = 3_000
+"""Objects of one list (1.5 GB), 37 to 69 bytes each: a record of its usual size."""
+
+ARTIFACT_OBJECTS_MAX = 2_000_000
+"""Objects of one artifact (1 TB): their digests are held in memory while it is put, 64 MB."""
 
 BELIEF_S = 600.0
 """How long what was seen in the store is believed to be there. A manifest is written at most this long after each of

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 
 from mesh import codec, coding, limits, metrics
 from mesh.condemned import CondemnedLists
@@ -38,6 +38,13 @@ Report = Callable[[ObjectName], Awaitable[None]]
 
 Resend = Callable[[ObjectName, bool], Awaitable[None]]
 """Stores an object that was believed to be there; True: over the one that is."""
+
+Pages = Callable[[], AsyncIterator[tuple[Collection[ObjectName], Resend]]]
+"""All that a manifest names, a bounded number at a time, each page with what stores its objects again. Lists of objects
+come before the objects in them: as long as a list is missing, the collector does not know what it names."""
+
+NAMES_AT_ONCE = 12_000
+"""Names of one page."""
 
 BELIEFS_MAX = 60_000
 """Names believed to be stored (12 MB of memory, 30 GB of chunks); all are forgotten when there are more."""
@@ -163,12 +170,24 @@ class Traffic:
 
     async def seal(self, names: Collection[ObjectName], digest: str, manifest: bytes, resend: Resend) -> None:
         """Store a manifest whose objects are stored; they are, and will be, when this returns."""
-        await self.settle(names, resend)
+
+        async def pages() -> AsyncIterator[tuple[Collection[ObjectName], Resend]]:
+            yield names, resend
+
+        await self.seal_pages(pages, digest, manifest)
+
+    async def seal_pages(self, pages: Pages, digest: str, manifest: bytes) -> None:
+        """`seal` for more names than should be held at once: each page is settled by itself. That each was, after the
+        manifest was stored, is all that the rule asks for."""
+        async for names, resend in pages():
+            await self.settle(names, resend)
         await self.put_manifest(digest, manifest)
-        for _ in range(SETTLES_MAX):
-            if await self.settle(names, resend):
-                return
-        raise BusUnavailable(f"the store loses objects of {digest[:16]} as fast as they are sent: try again later")
+        async for names, resend in pages():
+            for _ in range(SETTLES_MAX):
+                if await self.settle(names, resend):
+                    break
+            else:
+                raise BusUnavailable(f"the store loses objects of {digest[:16]} as fast as they are sent: try later")
 
     async def put_manifest(self, digest: str, data: bytes) -> None:
         """Store a manifest, over an older one: the collector counts from then on how long it has no name."""
@@ -192,7 +211,13 @@ class Traffic:
             raise await self._corrupt(name, f"The manifest {digest[:16]} does not match its digest.")
         return data
 
-    async def fetch(self, digest: str, base: str, size: int, take: Callable[[Bytes], None]) -> None:
+    async def fetch_list(self, digest: str) -> bytes:
+        """The bytes of a list of objects. ArtifactMissing, ArtifactCorrupt, BusUnavailable."""
+        found = list[bytes]()
+        await self.fetch(digest, "", None, lambda body: found.append(bytes(body)))
+        return found[0]
+
+    async def fetch(self, digest: str, base: str, size: int | None, take: Callable[[Bytes], None]) -> None:
         """Fetch an object and hand its decoded, checked bytes to `take`, which runs in a thread.
 
         What is stored under a delta's name may be whole (`mesh/artifact_again.py`): then its base may be missing.

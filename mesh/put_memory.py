@@ -14,6 +14,7 @@ most FILES_MAX of them, the longest unused go first.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import secrets
@@ -24,7 +25,7 @@ import msgspec
 
 from mesh import codec, limits
 from mesh.errors import Malformed
-from mesh.messages.artifacts import FileEntry
+from mesh.messages.artifacts import DIGEST_BYTES
 
 REMEMBERED_BYTES_MIN = 4 * 1024 * 1024
 """Smaller files are read again: that takes milliseconds."""
@@ -33,7 +34,13 @@ SETTLED_S = 2.0
 """How long a file must have been left alone: twice the coarsest clock of a file system in use (FAT; network disks)."""
 
 FILES_MAX = 256
-"""Remembered files: some 70 bytes for each of their objects, 20 MB when all of them are 500 MB large."""
+"""Remembered files: 36 bytes for each of their objects, 9 MB when all of them are 500 MB large."""
+
+OBJECTS_MAX = 100_000
+"""Objects of a remembered file (50 GB); a larger one is read again."""
+
+FILE_BYTES_MAX = 4 * 1024 * 1024
+"""What is read of it."""
 
 
 class Stamp(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +58,10 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Remembered(msgspec.Struct, frozen=True, kw_only=True):
     stamp: Stamp
-    objects: tuple[str, ...]
-    sizes: tuple[int, ...]
+    digests: bytes
+    """Raw, 32 bytes each."""
+    sizes: bytes
+    """Bytes of each object, four bytes each as this machine writes them: the folder is nobody else's."""
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -77,26 +86,34 @@ class PutMemory:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def recall(self, stamp: Stamp, name: str) -> FileEntry | None:
-        """The entry of a file with exactly this stamp, under the path `name` inside the artifact."""
+    def recall(self, stamp: Stamp) -> tuple[bytes, array.array[int]] | None:
+        """The raw digests and the sizes of the objects of a file with exactly this stamp."""
         path = self._path(stamp)
         try:
-            tree = codec.unpack(path.read_bytes(), bytes_max=limits.MANIFEST_BYTES_MAX)
+            tree = codec.unpack(path.read_bytes(), bytes_max=FILE_BYTES_MAX)
             found = msgspec.convert(tree, _Remembered)
-            if found.stamp != stamp:
+            sizes = array.array("I", found.sizes)
+            if (
+                found.stamp != stamp
+                or len(found.digests) != DIGEST_BYTES * len(sizes)
+                or sum(sizes) != stamp.size
+                or min(sizes) < 1
+            ):
                 return None
             os.utime(path)
-            return FileEntry(path=name, size_bytes=stamp.size, objects=found.objects, sizes=found.sizes)
+            return found.digests, sizes
         except (OSError, Malformed, msgspec.ValidationError, ValueError):
             return None
 
-    def remember(self, stamp: Stamp, entry: FileEntry) -> None:
+    def remember(self, stamp: Stamp, digests: bytes, sizes: array.array[int]) -> None:
         """Note what a file was cut into. Forgets the longest unused when there are too many."""
-        found = _Remembered(stamp=stamp, objects=entry.objects, sizes=entry.sizes)
+        if len(sizes) > OBJECTS_MAX:
+            return
+        found = _Remembered(stamp=stamp, digests=digests, sizes=sizes.tobytes())
         part = self._folder / f".{secrets.token_hex(8)}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(codec.pack(msgspec.to_builtins(found)))
+            part.write_bytes(codec.pack(msgspec.to_builtins(found, builtin_types=(bytes,))))
             part.replace(self._path(stamp))
             self._prune()
         except (OSError, Malformed):

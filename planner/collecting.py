@@ -22,7 +22,7 @@ import enum
 import re
 from collections.abc import Iterable, Iterator
 
-from mesh.messages.artifacts import Manifest
+from mesh.messages.artifacts import Manifest, ObjectList
 from mesh.messages.base import Epoch
 from mesh.messages.object_names import ObjectName, of_part, whole
 from planner.ledger import Ledger, Task
@@ -113,12 +113,21 @@ def _digests_within(value: object) -> Iterator[str]:
 
 
 def objects_of(manifest: Manifest) -> Iterator[ObjectName]:
-    """Every object that a manifest needs: those that it names, and the bases of its deltas."""
+    """Every object that a manifest itself names: objects, the bases of its deltas, and lists, which name more."""
     for entry in manifest.files:
+        yield from map(whole, entry.lists)
         for digest, base in zip(entry.objects, entry.bases or ("",) * len(entry.objects), strict=True):
             yield of_part(digest, base)
             if base:
                 yield whole(base)
+
+
+def objects_in(found: ObjectList) -> Iterator[ObjectName]:
+    """Every object that a list names, and the bases of its deltas."""
+    for digest, base in found.parts():
+        yield of_part(digest, base)
+        if base:
+            yield whole(base)
 
 
 def judge(manifest: Manifest, named: Named, ledger: Ledger, rules: Rules) -> Judgement:

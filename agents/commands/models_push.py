@@ -20,10 +20,10 @@ from agents.commands.reach import Reach, reach_stored
 from agents.commands.transfer import Transfer
 from executors.modelfolder import ModelFolder
 from mesh import chunks, codec, limits
-from mesh.artifact_putting import OBJECTS_MAX
 from mesh.errors import BusUnavailable, Conflict, EnvironmentUnfit, ModelRefused, NotFound, SettingsInvalid
 from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel, ModelFormat, PushedModel
+from mesh.object_lists import OBJECTS_MAX
 from planner.graph import slug
 from planner.profile import form_of
 

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mesh import codec, coding, limits
-from mesh.artifact_putting import manifest_of, parts_of
+from mesh.artifact_putting import manifest_of
 from mesh.bus import Broker
 from mesh.condemned import CondemnedLists
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.base import Facts
 from mesh.messages.object_names import ObjectName
+from mesh.object_lists import parts_of
 from mesh.object_traffic import Asking, Bytes, Traffic
 from mesh.objects import JetStreamBackend
 from mesh.subjects import Subjects

@@ -13,12 +13,12 @@ import pytest
 
 from mesh import broker as real
 from mesh import codec, limits, metrics, streams
-from mesh.artifact_putting import parts_of
 from mesh.artifacts import ArtifactStore
 from mesh.broker import NatsBroker
 from mesh.messages import object_names
 from mesh.messages.artifacts import Manifest
 from mesh.messages.object_names import MANIFEST
+from mesh.object_lists import parts_of
 from mesh.objects import JetStreamBackend
 from mesh.subjects import Subjects
 from tests.support.nats_server import NatsServer

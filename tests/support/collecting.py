@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from agents.runtime import Agent
 from agents.scheduler_collecting import Collecting
 from agents.scheduler_history import History
-from mesh import codec, coding, limits, streams
+from mesh import codec, coding, limits, object_lists, streams
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Broker
 from mesh.memory import Faults, MemoryBroker, MemoryServer
@@ -22,6 +22,7 @@ from mesh.messages.base import Facts
 from mesh.messages.ledger import SnapshotAt
 from mesh.messages.object_names import ObjectName
 from mesh.messages.tasks import TaskSpec
+from mesh.object_lists import list_of
 from mesh.objects import JetStreamBackend
 from mesh.subjects import Subjects
 from planner.ledger import Checkpoint, Ledger, Task
@@ -105,11 +106,13 @@ class CollectingStage:
         await self.backend.put(name, coding.RAW_HEADER + body)
         return name
 
-    async def put(self, *bodies: bytes, media: str = "model", facts: Facts | None = None) -> str:
-        """An artifact of one file, put in one go; its digest."""
-        for body in bodies:
+    async def put(self, *bodies: bytes, media: str = "model", facts: Facts | None = None, rows: int = 0) -> str:
+        """An artifact of one file, put in one go; its digest. rows: objects of a list, in which they stand then."""
+        lists = listed(bodies, rows)
+        for body in (*bodies, *lists):
             await self.put_object(body)
-        data = codec.encode(manifest_of(bodies, media, facts), bytes_max=limits.MANIFEST_BYTES_MAX)
+        manifest = manifest_of(bodies, media, facts, tuple(map(codec.digest, lists)))
+        data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
         digest = codec.digest(data)
         await self.backend.put(object_names.manifest(digest), data, over=True)
         return digest
@@ -124,7 +127,11 @@ class CollectingStage:
         if data is None:
             return False
         found = codec.decode(data, Manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
-        parts = {part for entry in found.files for part in entry.objects}
+        parts = {part for entry in found.files for part in (*entry.objects, *entry.lists)}
+        for name in object_lists.list_names(found.files):
+            if (stored := await self.backend.get(name)) is not None:
+                listing = object_lists.read_list(name.digest, bytes(coding.decode(stored)))
+                parts.update(digest for digest, _ in listing.parts())
         return {object_names.whole(part) for part in parts} <= await self.stored()
 
     # -- what names it ------------------------------------------------------------------------------------------------
@@ -137,12 +144,21 @@ class CollectingStage:
         return task
 
 
-def manifest_of(bodies: tuple[bytes, ...], media: str = "model", facts: Facts | None = None) -> Manifest:
-    """The manifest of an artifact of one file."""
+def manifest_of(
+    bodies: tuple[bytes, ...], media: str = "model", facts: Facts | None = None, lists: tuple[str, ...] = ()
+) -> Manifest:
+    """The manifest of an artifact of one file. lists: digests of the lists that name its objects in its place."""
     entry = FileEntry(
         path="file.bin",
         size_bytes=sum(map(len, bodies)),
-        objects=tuple(map(codec.digest, bodies)),
-        sizes=tuple(map(len, bodies)),
+        objects=() if lists else tuple(map(codec.digest, bodies)),
+        sizes=() if lists else tuple(map(len, bodies)),
+        lists=lists,
     )
     return Manifest(media=media, files=(entry,), facts=facts or {})
+
+
+def listed(bodies: Sequence[bytes], rows: int) -> list[bytes]:
+    """The lists of so many objects each; none for no rows."""
+    cut = [bodies[first : first + rows] for first in range(0, len(bodies), rows)] if rows else []
+    return [list_of([codec.digest(body) for body in some], [len(body) for body in some]) for some in cut]

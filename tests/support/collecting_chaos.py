@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from mesh.memory import Fate, Faults
 from mesh.memory_store import MemoryStream
 from mesh.messages import object_names
 from mesh.messages.object_names import ObjectName
-from mesh.object_traffic import Asking, Traffic
+from mesh.object_traffic import Asking, Resend, Traffic
 from mesh.objects import JetStreamBackend
 from planner.collecting import objects_of
-from tests.support.collecting import SUBJECTS, CollectingStage, StagedHistory, manifest_of
+from tests.support.collecting import SUBJECTS, CollectingStage, StagedHistory, listed, manifest_of
 
 EVERY_S, WAIT_S, KEEP_S = 10.0, 5.0, 60.0
 TIMES = {
@@ -169,10 +169,12 @@ class Chaos:
 
     async def _upload(self, traffic: Traffic) -> None:
         bodies = tuple(self.chance.sample(BODIES, self.chance.randint(1, 3)))
-        manifest = manifest_of(bodies)
+        lists = listed(bodies, self.chance.choice((0, 0, 1, 2)))
+        manifest = manifest_of(bodies, lists=tuple(map(codec.digest, lists)))
         data = codec.encode(manifest, bytes_max=limits.MANIFEST_BYTES_MAX)
-        digest, needs = codec.digest(data), frozenset(objects_of(manifest))
-        by_name = {object_names.whole(codec.digest(body)): body for body in bodies}
+        by_name = {object_names.whole(codec.digest(body)): body for body in (*bodies, *lists)}
+        digest, needs = codec.digest(data), frozenset(by_name)
+        assert needs >= set(objects_of(manifest))
         asking, torn = Asking(), self.chance.random() < 0.15
 
         async def send(name: ObjectName, over: bool) -> None:
@@ -185,7 +187,12 @@ class Chaos:
                 await asyncio.sleep(self.chance.choice((0.0, 0.0, 1.0, 10.0)))
             if torn:
                 return
-            await traffic.seal(needs, digest, data, send)
+
+            async def pages() -> AsyncIterator[tuple[Collection[ObjectName], Resend]]:
+                for some in (lists, bodies):
+                    yield {object_names.whole(codec.digest(body)) for body in some}, send
+
+            await traffic.seal_pages(pages, digest, data)
             self._tell(digest, needs | {object_names.manifest(digest)})
 
     def _tell(self, digest: str, needs: frozenset[ObjectName]) -> None:

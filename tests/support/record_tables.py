@@ -82,6 +82,8 @@ def limit_table() -> str:
         "CHUNK_BYTES": "decoded bytes of one object",
         "MANIFEST_BYTES_MAX": "one manifest",
         "ARTIFACT_FILES_MAX": "files of one artifact",
+        "ARTIFACT_OBJECTS_MAX": "objects of one artifact",
+        "LIST_ROWS_MAX": "objects named by one `object-list`",
     }
     return "\n".join(
         ["| limit | of |", "|---|---|", *(f"| {getattr(limits, name):,} | {of} |" for name, of in caps.items())]

@@ -21,7 +21,7 @@ from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
 from mesh.sieve import Sieve
 from planner.ledger import Checkpoint, Ended
-from tests.support.collecting import EVERY_S, KEEP_S, SUBJECTS, WAIT_S, CollectingStage, StagedHistory
+from tests.support.collecting import EVERY_S, KEEP_S, SUBJECTS, WAIT_S, CollectingStage, StagedHistory, listed
 
 A, B, C, D = (bytes([letter]) * 2_000 for letter in b"ABCD")
 
@@ -143,6 +143,60 @@ def test_the_base_of_a_living_delta_stays(tmp_path: Path) -> None:
         async with stage.collecting():
             await asyncio.sleep(ROUND_S)
         assert await stage.stored() == {base, delta, object_names.manifest(codec.digest(data))}
+
+    run(tmp_path, case)
+
+
+def test_what_stands_in_the_lists_of_a_living_artifact_stays(tmp_path: Path) -> None:
+    async def case(stage: CollectingStage) -> None:
+        living, dead = await stage.put(A, B, C, rows=2), await stage.put(A, D, rows=1)
+        before = await stage.stored()
+        stage.open_task("a", inputs={"dataset": living})
+        async with stage.collecting() as collector:
+            await asyncio.sleep(KEEP_S + 3 * EVERY_S)
+            assert collector.use().garbage == 0
+        assert await stage.holds(living)
+        gone = {object_names.manifest(dead), object_names.whole(codec.digest(D))}
+        gone |= {object_names.whole(codec.digest(body)) for body in listed((A, D), 1)}
+        assert before - await stage.stored() == gone
+
+    run(tmp_path, case)
+
+
+def test_an_artifact_that_was_written_meanwhile_saves_what_its_lists_name(tmp_path: Path) -> None:
+    async def case(stage: CollectingStage) -> None:
+        for body in (A, B):
+            await stage.put_object(body)
+        async with stage.collecting():
+            await asyncio.sleep(EVERY_S + WAIT_S / 2)  # both are condemned
+            late = await stage.put(A, B, rows=1)
+            stage.open_task("a", inputs={"dataset": late})
+            await asyncio.sleep(EVERY_S)
+        assert await stage.holds(late)
+
+    run(tmp_path, case)
+
+
+def test_a_corrupt_list_is_a_suspect_and_one_of_a_later_program_stops_everything(tmp_path: Path) -> None:
+    async def case(stage: CollectingStage) -> None:
+        first = object_names.whole(codec.digest(listed((A, B, C), 2)[0]))
+        broken = await stage.put(A, B, C, rows=2)
+        stage.open_task("a", inputs={"dataset": broken})
+        await stage.backend.put(first, coding.RAW_HEADER + b"other bytes", over=True)
+        async with stage.collecting() as collector:
+            await asyncio.sleep(ROUND_S)
+            assert [row.name for row in collector.use().corrupt] == [str(first)]
+        assert not await stage.backend.has(first)
+        odd = codec.pack({"kind": "object-list", "v": 99})
+        await stage.put_object(odd)
+        entry = FileEntry(path="f", size_bytes=1, objects=(), sizes=(), lists=(codec.digest(odd),))
+        data = codec.encode(Manifest(media="model", files=(entry,)))
+        await stage.backend.put(object_names.manifest(codec.digest(data)), data)
+        garbage = await stage.put_object(b"garbage")
+        async with stage.collecting("later") as collector:
+            await asyncio.sleep(ROUND_S)
+            assert "update this scheduler" in collector.use().state
+        assert await stage.backend.has(garbage)
 
     run(tmp_path, case)
 

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from mesh import artifact_getting, artifact_putting, codec, coding, limits, metrics, windows
+from mesh import artifact_getting, codec, coding, limits, metrics, windows
 from mesh import cache as mesh_cache
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Log
@@ -28,6 +28,7 @@ from mesh.errors import (
 from mesh.messages import object_names
 from mesh.messages.artifacts import Manifest
 from mesh.messages.object_names import MANIFEST, ObjectName
+from mesh.object_lists import Rules
 from mesh.subjects import Subjects
 
 
@@ -105,8 +106,10 @@ def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(windows, "PAUSE_S", 0.0)
 
 
-def store(shelf: Shelf, cache: Path, bytes_max: int = 10**9) -> ArtifactStore:
-    return ArtifactStore(cast(Log, None), Subjects(), cache=cache, cache_bytes_max=bytes_max, backend=shelf)
+def store(shelf: Shelf, cache: Path, bytes_max: int = 10**9, rules: Rules | None = None) -> ArtifactStore:
+    return ArtifactStore(
+        cast(Log, None), Subjects(), cache=cache, cache_bytes_max=bytes_max, backend=shelf, rules=rules
+    )
 
 
 def folder_of(path: Path, **files: bytes) -> Path:
@@ -341,9 +344,7 @@ async def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     assert list((tmp_path / "c2").iterdir()) == []
 
 
-async def test_what_can_not_be_an_artifact_is_refused(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_can_not_be_an_artifact_is_refused(shelf: Shelf, tmp_path: Path) -> None:
     ours = store(shelf, tmp_path / "c")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataRefused):
@@ -355,9 +356,9 @@ async def test_what_can_not_be_an_artifact_is_refused(
         await ours.put(tmp_path / "pipes", media="m")
     with pytest.raises(DataRefused, match="plain"):
         await ours.put(folder_of(tmp_path / "odd", **{"back\\slash": b"a"}), media="m")
-    monkeypatch.setattr(artifact_putting, "OBJECTS_MAX", 3)
-    with pytest.raises(DataRefused, match="split"):
-        await ours.put(folder_of(tmp_path / "large", a=BIG), media="m")
+    small = store(shelf, tmp_path / "c3", rules=Rules(objects=3))
+    with pytest.raises(DataRefused, match=r"may have 3 objects.*would have 4: split"):
+        await small.put(folder_of(tmp_path / "large", a=BIG), media="m")
     assert shelf.manifests == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import functools
 import os
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from mesh import artifact_getting, artifact_putting, codec, coding, limits, put_memory, windows
+from mesh import artifact_getting, artifact_putting, artifact_sources, codec, coding, limits, put_memory, windows
 from mesh import cache as mesh_cache
+from mesh.artifact_sources import Source
 from mesh.cache import LocalCache
-from mesh.chunks import Piece
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, BusUnavailable, DataRefused, DiskFull
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry
 from mesh.messages.object_names import ObjectName
+from mesh.object_lists import Rules
 from mesh.put_memory import REMEMBERED_BYTES_MIN, PutMemory, stamp_of
 from tests.unit.mesh.test_artifacts import Shelf, contents, folder_of, store
 
@@ -160,13 +162,13 @@ def settled(path: Path, data: bytes) -> Path:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Pieces that were read; files that were written a moment ago count as left alone."""
-    read, seen = artifact_putting._read_piece, []
+    read, seen = artifact_putting.read_piece, []
 
-    def noted(file: Path, piece: Piece) -> tuple[bytes, str, bytes]:
-        seen.append(file)
-        return read(file, piece)
+    def noted(source: Source, index: int) -> tuple[bytes, str, bytes]:
+        seen.append(source.file)
+        return read(source, index)
 
-    monkeypatch.setattr(artifact_putting, "_read_piece", noted)
+    monkeypatch.setattr(artifact_putting, "read_piece", noted)
     monkeypatch.setattr(put_memory, "SETTLED_S", -1.0)
     return seen
 
@@ -233,7 +235,7 @@ async def test_a_memory_that_is_wrong_is_found_out_when_it_matters(
     stamp = stamp_of(source)
     await store(shelf, tmp_path / "c").put(source, media="model")
     source.write_bytes(bytes(reversed(LARGE)))
-    monkeypatch.setattr(artifact_putting, "stamp_of", lambda _: stamp)  # a clock that was set back
+    monkeypatch.setattr(artifact_sources, "stamp_of", lambda _: stamp)  # a clock that was set back
     shelf.objects.clear()
     digest = await store(shelf, tmp_path / "c").put(source, media="model")
     got = await store(shelf, tmp_path / "c2").get(digest)
@@ -251,19 +253,23 @@ async def test_a_file_that_was_just_written_is_not_remembered(shelf: Shelf, tmp_
 def test_the_memory_is_bounded_and_never_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(put_memory, "SETTLED_S", -1.0)
     monkeypatch.setattr(put_memory, "FILES_MAX", 3)
-    memory, entry = PutMemory(tmp_path / "memory"), FileEntry(path="f", size_bytes=0, objects=(), sizes=())
+    memory, sizes = PutMemory(tmp_path / "memory"), array.array("I", [len(LARGE) - 1, 1])
     stamps = [stamp_of(settled(tmp_path / f"{number}", LARGE)) for number in range(5)]
     for number, stamp in enumerate(stamps):
         assert stamp is not None
-        memory.remember(stamp, entry)
+        memory.remember(stamp, bytes(64), sizes)
         os.utime(next(iter((tmp_path / "memory").glob(codec.digest(stamp.path.encode())[:32]))), (number, number))
     assert len(list((tmp_path / "memory").iterdir())) == 3
+    assert [memory.recall(stamp) for stamp in stamps if stamp is not None] == [None] * 2 + [(bytes(64), sizes)] * 3
+    monkeypatch.setattr(put_memory, "OBJECTS_MAX", 1)
+    assert stamps[0] is not None
+    memory.remember(stamps[0], bytes(64), sizes)
+    assert memory.recall(stamps[0]) is None
     for path in (tmp_path / "memory").iterdir():
         path.write_bytes(b"rubbish")
-    assert all(memory.recall(stamp, "f") is None for stamp in stamps if stamp is not None)
+    assert all(memory.recall(stamp) is None for stamp in stamps if stamp is not None)
     (tmp_path / "blocked").write_bytes(b"no folder")
-    assert stamps[0] is not None
-    PutMemory(tmp_path / "blocked").remember(stamps[0], entry)
+    PutMemory(tmp_path / "blocked").remember(stamps[0], bytes(64), sizes)
 
 
 # -- packed before ----------------------------------------------------------------------------------------------------
@@ -465,12 +471,13 @@ async def test_what_can_not_be_listed_is_refused_before_anything_is_sent(
     shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "MANIFEST_BYTES_MAX", 5_000)
+    rules = Rules(manifest_bytes=5_000)
     many = folder_of(tmp_path / "many", **{f"a-file-with-a-name-{number}": b"%d" % number for number in range(40)})
     with pytest.raises(DataRefused, match="fewer files"):
-        await store(shelf, tmp_path / "c").put(many, media="m")
+        await store(shelf, tmp_path / "c", rules=rules).put(many, media="m")
     entry = packed(tmp_path / "p", *((b"%d" % number * 9, None) for number in range(80)))
     with pytest.raises(DataRefused, match="split"):
         await store(shelf, tmp_path / "c").put_packed([entry], tmp_path / "p", media="m")
     assert shelf.sent == []
     few = folder_of(tmp_path / "few", **{f"a-file-with-a-name-{number}": b"%d" % number for number in range(30)})
-    await store(shelf, tmp_path / "c").put(few, media="m")
+    await store(shelf, tmp_path / "c", rules=rules).put(few, media="m")

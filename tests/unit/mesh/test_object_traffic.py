@@ -16,6 +16,7 @@ from mesh.messages import object_names
 from mesh.messages.artifacts import Manifest
 from mesh.messages.collecting import Why, condemn
 from mesh.messages.object_names import MANIFEST, ObjectName
+from mesh.object_lists import Rules, batches, parts_of
 from mesh.object_traffic import Asking, Traffic
 from mesh.objects import JetStreamBackend
 from mesh.put_memory import PutMemory
@@ -149,11 +150,13 @@ async def test_a_whole_object_is_renewed_from_what_is_stored_unless_it_is_wrong(
     assert not await stage.traffic.renew(object_names.delta("1" * 64, "2" * 64))
 
 
+@pytest.mark.parametrize("inline", [4, 3, 1, 0])
 async def test_a_long_upload_names_what_it_has_sent(
-    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: int
 ) -> None:
-    for number in range(4):
-        (tmp_path / f"{number}.bin").write_bytes(bytes([number]) * 1_000)
+    monkeypatch.setattr(limits, "CHUNK_BYTES", 1_000)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file.bin").write_bytes(b"".join(bytes([number]) * 1_000 for number in range(4)))
     inner = windows.in_window
 
     async def one_by_one(items: object, work: object) -> None:
@@ -164,9 +167,17 @@ async def test_a_long_upload_names_what_it_has_sent(
         await inner(items, slowly, 1)  # type: ignore[arg-type]
 
     monkeypatch.setattr(artifact_putting, "in_window", one_by_one)
-    putting = Putting(stage.traffic, PutMemory(tmp_path / "memory"))
-    await putting.put(tmp_path, "dataset", None, None, True)
+    putting = Putting(stage.traffic, PutMemory(tmp_path / "memory"), Rules(inline=inline, rows=2))
+    await putting.put(tmp_path / "in", "dataset", None, None, True)
     found = [name async for name in stage.backend.names() if name.kind == MANIFEST]
     manifests = [codec.decode(await stage.backend.get(name) or b"", Manifest) for name in found]
-    counts = [(manifest.media, sum(len(entry.objects) for entry in manifest.files)) for manifest in manifests]
-    assert counts == [("upload", 2), ("upload", 4), ("dataset", 4)]
+    named = [
+        [name.digest for batch in [b async for b in batches(manifest.files, stage.traffic.fetch_list)]
+         for portion in batch for name, _ in parts_of(portion.entry)]
+        for manifest in manifests
+    ]  # fmt: skip
+    assert [(manifest.media, len(names)) for manifest, names in zip(manifests, named, strict=True)] == [
+        ("upload", 2), ("upload", 4), ("dataset", 4)
+    ]  # fmt: skip
+    assert named[1] == named[2]
+    assert [bool(manifest.files[0].lists) for manifest in manifests[:2]] == [inline < 2, inline < 4]

@@ -1,9 +1,10 @@
 """Ten thousand uploads that are torn at random: never is a manifest in the store whose objects are not.
 
 One store outlives them all. Uploads of plain files and of packed checkpoints (whole objects and deltas, what did not
-change left out) run into it one after the other; most are killed at a random call, with what was under way done or not.
-Between them objects that no manifest names are collected, the store comes back older, is full, or goes away. Whatever a
-reader could choose is whole: every manifest is looked at after every upload, and samples are read to the last byte.
+change left out), small ones and such whose objects stand in lists, run into it one after the other; most are killed at
+a random call, with what was under way done or not. Between them objects that no manifest names are collected, the store
+comes back older, is full, or goes away. Whatever a reader could choose is whole: every manifest is looked at after
+every upload, and samples are read to the last byte.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from mesh import artifact_putting, codec, coding, limits, windows
-from mesh.artifact_putting import parts_of
+from mesh import artifact_putting, codec, coding, limits, object_lists, windows
 from mesh.artifacts import ArtifactStore
 from mesh.errors import ArtifactMissing, BusUnavailable, DiskFull, RamifyError
 from mesh.memory import MemoryServer
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.object_names import MANIFEST, ObjectName
+from mesh.object_lists import Rules, parts_of
 
 CHUNK = 64
 """Bytes of a chunk here: a checkpoint of ten chunks is as torn as one of ten thousand."""
@@ -31,6 +32,9 @@ CHUNK = 64
 TORN = 10_000
 PER_STORE = 400
 """Uploads into one store, before it is begun anew: objects do not pile up."""
+
+RULES = Rules(inline=5, rows=2)
+"""A state of three to eight chunks is named by its manifest, or by two to four lists."""
 
 
 class Killed(BaseException):
@@ -100,18 +104,8 @@ class Shelf:
         pass
 
 
-class Parcel:
-    """One packed object, in memory in place of a file."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def read_bytes(self) -> bytes:
-        return self._data
-
-
-PACKED: dict[ObjectName, Parcel] = {}
-"""What a packer has made for the upload that runs."""
+PACKED: dict[ObjectName, bytes] = {}
+"""What a packer has made for the upload that runs, in memory in place of files."""
 
 
 class Training:
@@ -166,12 +160,22 @@ class Training:
             if not named[place][1]:
                 bases[place] = (digest, coding.RAW_HEADER + chunk)
         order = range(len(self._chunks))
+        objects, bases_of = [named[place][0] for place in order], [named[place][1] for place in order]
+        sizes, lists = (CHUNK,) * len(order), list[str]()
+        if len(order) > RULES.inline:
+            for first in range(0, len(order), RULES.rows):
+                some = slice(first, first + RULES.rows)
+                data = object_lists.list_of(objects[some], sizes[some], bases_of[some])
+                lists.append(codec.digest(data))
+                PACKED[object_names.whole(lists[-1])] = coding.RAW_HEADER + data
+            objects, bases_of, sizes = [], [], ()
         entry = FileEntry(
             path="state",
             size_bytes=len(self.content),
-            objects=tuple(named[place][0] for place in order),
-            sizes=(CHUNK,) * len(self._chunks),
-            bases=tuple(named[place][1] for place in order),
+            objects=tuple(objects),
+            sizes=sizes,
+            bases=tuple(bases_of),
+            lists=tuple(lists),
         )
         digest = await store.put_packed([entry], self._folder, media="checkpoint")
         self._stored, self._bases = named, bases
@@ -185,7 +189,7 @@ class Training:
             stored = coding.encode(chunk, item_bytes=4, base=content, base_digest=base[0])
         against = coding.base_of(stored) if stored else ""
         name = object_names.of_part(digest, against)
-        PACKED[name] = Parcel(stored if against else coding.RAW_HEADER + chunk)
+        PACKED[name] = stored if against else coding.RAW_HEADER + chunk
         return digest, against
 
 
@@ -195,25 +199,33 @@ def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
         return work(*arguments, **named)
 
     monkeypatch.setattr(limits, "CHUNK_BYTES", CHUNK)
-    monkeypatch.setattr(artifact_putting, "_packed_in", lambda _: dict(PACKED))
+    monkeypatch.setattr(artifact_putting, "_packed_among", lambda names, _: PACKED.keys() & set(names))
+    monkeypatch.setattr(artifact_putting, "_packed_bytes", lambda name, _: PACKED.get(name))
     monkeypatch.setattr(windows, "PAUSE_S", 0.0)
     monkeypatch.setattr(asyncio, "to_thread", at_once)
 
 
 def store(shelf: Shelf, cache: Path) -> ArtifactStore:
     server = MemoryServer()
-    return ArtifactStore(server.connect("w"), server.subjects, cache=cache, cache_bytes_max=10**6, backend=shelf)
+    return ArtifactStore(
+        server.connect("w"), server.subjects, cache=cache, cache_bytes_max=10**6, backend=shelf, rules=RULES
+    )
 
 
-def needed(data: bytes) -> set[ObjectName]:
+def needed(shelf: Shelf, data: bytes) -> set[ObjectName]:
     """Every object without which an artifact can not be read."""
-    names = {name for entry in codec.decode(data, Manifest).files for name, _ in parts_of(entry)}
-    return names | {object_names.whole(name.base) for name in names if name.base}
+    entries = codec.decode(data, Manifest).files
+    lists = object_lists.list_names(entries)
+    names = {name for entry in entries for name, _ in parts_of(entry)}
+    for name in lists & shelf.held.keys():
+        found = object_lists.read_list(name.digest, bytes(coding.decode(shelf.held[name])))
+        names.update(part for part, _ in parts_of(object_lists.entry_of("file", found)))
+    return lists | names | {object_names.whole(name.base) for name in names if name.base}
 
 
 def collect(shelf: Shelf) -> None:
     """Remove what no manifest names."""
-    named = {name for key, data in shelf.held.items() if key.kind == MANIFEST for name in needed(data)}
+    named = {name for key, data in shelf.held.items() if key.kind == MANIFEST for name in needed(shelf, data)}
     for name in [name for name in shelf.held if name.kind != MANIFEST and name not in named]:
         del shelf.held[name]
 
@@ -249,7 +261,7 @@ async def test_of_ten_thousand_torn_uploads_no_part_is_ever_an_artifact(tmp_path
 def check(shelf: Shelf) -> None:
     """Every manifest that came in has all that it names."""
     for digest in shelf.new_manifests:
-        missing = needed(shelf.held[object_names.manifest(digest)]) - shelf.held.keys()
+        missing = needed(shelf, shelf.held[object_names.manifest(digest)]) - shelf.held.keys()
         assert not missing, f"{digest} is in the store and {missing} are not"
     shelf.new_manifests.clear()
 
