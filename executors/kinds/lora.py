@@ -100,6 +100,7 @@ class Lora:
     name: ClassVar[str] = "lora"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("base", "train"), ("validation", "champion"))
     Settings: ClassVar[type[port.Settings]] = LoraSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

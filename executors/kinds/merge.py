@@ -24,6 +24,8 @@ METHODS = ("greedy", "average", "arithmetic", "ties")
 CANDIDATE = "candidate-"
 """How the names of the inputs begin that are merged."""
 
+CANDIDATES_MAX = 16
+
 MIB = 1024 * 1024
 
 
@@ -52,6 +54,10 @@ class Merge:
     name: ClassVar[str] = "merge"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(
+        ("candidate-1", "candidate-2", "validation"),
+        (*(f"{CANDIDATE}{number}" for number in range(3, CANDIDATES_MAX + 1)), "ancestor", "base"),
+    )
     Settings: ClassVar[type[port.Settings]] = MergeSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
