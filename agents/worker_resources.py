@@ -56,5 +56,6 @@ def capacity(settings: WorkerSettings, folder: Path, gpus: list[tuple[int, int]]
         leases_max=min(settings.max_tasks or math.ceil(cores) + LIGHT_EXTRA, limits.HELD_PER_BEAT_MAX),
         gpu_memory_bytes=tuple(size for _, size in given),
         labels=settings.labels,
+        share_gpus=settings.share_gpus,
         kinds=kinds,
     )

@@ -55,6 +55,8 @@ class Capacity:
     """Memory of each GPU; its place is the GPU's number."""
     labels: tuple[str, ...] = ()
     kinds: dict[str, int] = dataclasses.field(default_factory=dict)
+    share_gpus: bool = True
+    """Tasks that say how much memory of one GPU they take may share it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Begin:
 
     lease: Lease
     gpus: tuple[int, ...]
+    gpu_memory_bytes: int = 0
+    """What it may take of its GPU, which others share; 0: all of it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -287,12 +291,18 @@ class Holdings:
         self._declined.pop(name, None)
         self._since.append(lease.task.needs)
         self._held[name] = _Holding(lease, gpus)
-        return [Begin(lease, gpus)]
+        shares = self._share_bytes(lease.task.needs) and gpus
+        return [Begin(lease, gpus, lease.task.needs.gpu_memory_bytes if shares else 0)]
 
     def _free_gpus(self, needs: Needs) -> tuple[int, ...] | None:
-        """GPUs for a task, those with the least memory that is enough; None when there are too few."""
+        """GPUs for a task, those with the least memory that is enough; None when there are too few. One that others
+        share already comes before an unused one (planner/workers.py counts in the same way)."""
         if needs.gpus == 0:
             return ()
+        if share := self._share_bytes(needs):
+            rooms = [(room, number) for number, room in self._gpu_rooms().items() if room >= share]
+            if rooms:
+                return (min(rooms)[1],)
         free = [
             number
             for number in self._unused_gpus()
@@ -304,6 +314,19 @@ class Holdings:
     def _unused_gpus(self) -> list[int]:
         used = {number for holding in self._held.values() for number in holding.gpus}
         return [number for number in range(len(self._capacity.gpu_memory_bytes)) if number not in used]
+
+    def _share_bytes(self, needs: Needs) -> int:
+        """What a task takes of a GPU that it shares; 0 when it does not share one."""
+        return needs.gpu_share_bytes if self._capacity.share_gpus else 0
+
+    def _gpu_rooms(self) -> dict[int, int]:
+        """Memory left on each GPU that is shared."""
+        rooms: dict[int, int] = {}
+        for holding in self._held.values():
+            if share := self._share_bytes(holding.lease.task.needs):
+                (number,) = holding.gpus
+                rooms[number] = rooms.get(number, self._capacity.gpu_memory_bytes[number]) - share
+        return {number: max(0, room) for number, room in rooms.items()}
 
     def _remember(self, name: Name) -> None:
         self._ended[name] = None
@@ -326,6 +349,7 @@ class Holdings:
             disk_bytes=max(0, capacity.disk_bytes - sum(need.disk_bytes for need in needs)),
             gpus=len(gpus),
             gpu_memory_bytes=min(gpus, default=0),
+            gpu_room_bytes=tuple(self._gpu_rooms().values()),
             labels=capacity.labels,
             kinds=capacity.kinds,
             cached=self._cached,

@@ -186,3 +186,6 @@ IN_FLIGHT_MAX = 10_000
 
 WAITING_PULLS_MAX = 4_096
 """Requests for messages that may wait at one durable consumer; the server's own default is 512."""
+
+GPU_CONTEXT_BYTES = 640 * 1024 * 1024
+"""What a program takes of a GPU beside its tensors (context, kernels, library workspaces): 400 to 600 MiB with CUDA."""

@@ -138,6 +138,12 @@ class WorkerSettings(Section):
     )
     gpus: int = setting(-1, "Number of GPUs to offer; auto: all that the driver shows", least=0, most=64, auto=-1)
     disk_bytes: int = setting(0, "Disk to offer; auto: half of what is free at the start", least=64 << 20, auto=0)
+    share_gpus: bool = setting(True, "Let tasks that say how much memory of a GPU they take share one")
+    gpu_errors_max: int = setting(3, "Failures in a row after which a GPU is left alone", least=1, most=1_000)
+    gpu_timeout_s: float = setting(
+        30.0, "How long a GPU may take to show that it computes, before that is a failure", least=0.1, most=3_600
+    )
+    gpu_pause_s: float = setting(300.0, "How long a GPU is left alone before it is tried again", least=1, most=86_400)
     labels: tuple[str, ...] = setting((), "Words that tasks may ask for")
     max_tasks: int = setting(0, "Most tasks at a time; auto: one per core offered", least=1, most=1_024, auto=0)
     cache_bytes_max: int = setting(10 << 30, "Most bytes of the local cache of artifacts", least=16 << 20)

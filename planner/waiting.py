@@ -129,6 +129,7 @@ class Waits:
     def _whole(self, worker: Worker) -> tuple[Room, bool]:
         """(what the worker has when it runs nothing, whether that is all of it)."""
         whole, sure = Room.of(worker.beat.offer), True
+        whole.gpus += len(whole.gpu_rooms)
         for lease in worker.beat.held:
             task = self._ledger.tasks.get(lease.task)
             if task is None:
@@ -149,7 +150,9 @@ def _figures(needs: Needs, room: Room, whole: Room) -> str:
     if needs.disk_bytes > room.disk_bytes:
         return _sizes(room.disk_bytes, whole.disk_bytes, needs.disk_bytes, "disk")
     if needs.gpus > room.gpus:
-        return f"{max(0, room.gpus)} of {whole.gpus} GPUs free, {needs.gpus} needed"
+        left = f", {_down(max(room.gpu_rooms))} of memory left on a shared one" if room.gpu_rooms else ""
+        wanted = f"{_up(needs.gpu_share_bytes)} of one" if needs.gpu_share_bytes and left else str(needs.gpus)
+        return f"{max(0, room.gpus)} of {whole.gpus} GPUs free{left}, {wanted} needed"
     return f"its free GPUs have {_down(room.gpu_memory_bytes)} of memory, {_up(needs.gpu_memory_bytes)} needed"
 
 

@@ -85,13 +85,16 @@ class Room:
     disk_bytes: int
     gpus: int
     gpu_memory_bytes: int
+    gpu_rooms: list[int] = dataclasses.field(default_factory=list)
+    """Memory left on each GPU that tasks share."""
 
     @classmethod
     def of(cls, offer: Offer) -> Room:
         """All that the offer holds."""
         return cls(
-            offer.leases_max, offer.cores, offer.memory_bytes, offer.disk_bytes, offer.gpus, offer.gpu_memory_bytes
-        )
+            offer.leases_max, offer.cores, offer.memory_bytes, offer.disk_bytes, offer.gpus, offer.gpu_memory_bytes,
+            list(offer.gpu_room_bytes),
+        )  # fmt: skip
 
     def take(self, needs: Needs) -> None:
         """Subtract what one lease uses."""
@@ -99,7 +102,19 @@ class Room:
         self.cores -= needs.cores
         self.memory_bytes -= needs.memory_bytes
         self.disk_bytes -= needs.disk_bytes
-        self.gpus -= needs.gpus
+        if needs.gpus:
+            self._take_gpus(needs)
+
+    def _take_gpus(self, needs: Needs) -> None:
+        """As the worker does: of the shared GPUs the one with the least room that is enough, else unused ones. What is
+        left beside the first task of a GPU stands in the worker's next offer: it may not let others in."""
+        share = needs.gpu_share_bytes
+        rooms = [room for room in self.gpu_rooms if share and room >= share]
+        if rooms:
+            self.gpu_rooms.remove(min(rooms))
+            self.gpu_rooms.append(min(rooms) - share)
+        else:
+            self.gpus -= needs.gpus
 
     def give(self, needs: Needs) -> None:
         """Add what one lease uses."""
@@ -107,7 +122,8 @@ class Room:
         self.cores += needs.cores
         self.memory_bytes += needs.memory_bytes
         self.disk_bytes += needs.disk_bytes
-        self.gpus += needs.gpus
+        if needs.gpus and not (needs.gpu_share_bytes and self.gpu_rooms):
+            self.gpus += needs.gpus
 
     def fits(self, needs: Needs) -> bool:
         """Is there room for one more lease with these needs? (planner/waiting.py says in words what is missing.)"""
@@ -116,9 +132,14 @@ class Room:
             and needs.cores <= self.cores + 1e-9
             and needs.memory_bytes <= self.memory_bytes
             and needs.disk_bytes <= self.disk_bytes
-            and needs.gpus <= self.gpus
-            and needs.gpu_memory_bytes <= self.gpu_memory_bytes
+            and (not needs.gpus or self._fits_gpus(needs))
         )
+
+    def _fits_gpus(self, needs: Needs) -> bool:
+        share = needs.gpu_share_bytes
+        if share and any(room >= share for room in self.gpu_rooms):
+            return True
+        return needs.gpus <= self.gpus and needs.gpu_memory_bytes <= self.gpu_memory_bytes
 
 
 def misfit(spec: TaskSpec, offer: Offer) -> str:

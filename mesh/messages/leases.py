@@ -25,7 +25,11 @@ class Offer(Part, frozen=True, kw_only=True):
     memory_bytes: int
     disk_bytes: int
     gpus: int = 0
+    """GPUs that nobody uses."""
     gpu_memory_bytes: int = 0
+    """Of each of those, at least."""
+    gpu_room_bytes: tuple[int, ...] = ()
+    """Memory that is left on GPUs which tasks share; one entry for each such GPU."""
     labels: tuple[str, ...] = ()
     kinds: dict[str, int] = {}
     """Executor kinds and their versions."""

@@ -74,6 +74,12 @@ class Needs(Part, frozen=True, kw_only=True):
         if self.cores < 0 or min(self.memory_bytes, self.gpus, self.gpu_memory_bytes, self.disk_bytes) < 0:
             raise ValueError("a task's needs can not be negative")
 
+    @property
+    def gpu_share_bytes(self) -> int:
+        """What it takes of a GPU that it shares, its program's own memory there included; 0 when it wants GPUs for
+        itself: several of them, or one of which it does not say how much it takes."""
+        return self.gpu_memory_bytes + limits.GPU_CONTEXT_BYTES if self.gpus == 1 and self.gpu_memory_bytes else 0
+
 
 class TaskSpec(Record, frozen=True, kw_only=True):
     """One unit of scheduled work for one executor kind.

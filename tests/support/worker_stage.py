@@ -92,6 +92,7 @@ class WorkerStage:
         offer = self._holdings.offer
         words = f"offer {offer.number}: leases={offer.leases_max} cores={offer.cores:g} memory={offer.memory_bytes}"
         gpus = f" gpus={offer.gpus}x{offer.gpu_memory_bytes}" if offer.gpus else ""
+        gpus += f" shared={','.join(map(str, offer.gpu_room_bytes))}" if offer.gpu_room_bytes else ""
         return f"{words}{gpus}{' cached=' + ','.join(offer.cached) if offer.cached else ''}"
 
 
@@ -128,6 +129,7 @@ def _in_words(action: Action) -> str:
     match action:
         case Begin():
             gpus = f" on gpu {','.join(map(str, action.gpus))}" if action.gpus else ""
+            gpus += f" within {action.gpu_memory_bytes}" if action.gpu_memory_bytes else ""
             return f"begin {action.lease.task.id}:{action.lease.epoch.count}{gpus}"
         case Void():
             return f"void {action.task}:{action.epoch.count} ({action.reason})"
