@@ -99,8 +99,10 @@ def _schema(path: Path) -> Schema:
         if path.stat().st_size > SCHEMA_BYTES_MAX:
             raise DataRefused(f"a split's schema has at most {SCHEMA_BYTES_MAX} bytes, {path.name} has more")
         schema = msgspec.convert(json.loads(path.read_bytes()), Schema)
+    except FileNotFoundError:
+        raise DataRefused(f"a split is a folder with {path.name}, and there is none: `profile` makes splits") from None
     except (OSError, ValueError, msgspec.ValidationError) as error:
-        raise DataRefused(f"{path} is no schema of a split: {str(error)[:200]}") from None
+        raise DataRefused(f"the split's {path.name} can not be read as one: {str(error)[:200]}") from None
     if schema.task != "classify" or schema.modality not in ("text", "tabular"):
         raise DataRefused(
             f"expected a split to classify text or tabular data, got {schema.task!r} of {schema.modality!r}"

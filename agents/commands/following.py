@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 from agents.commands import published
@@ -41,20 +41,26 @@ async def follow(
     from_seq: int,
     stop: asyncio.Event,
     watch: Callable[[], None] = lambda: None,
+    ask_again: Callable[[], Awaitable[None]] | None = None,
     quiet_s: float = QUIET_S,
     look_every_s: float = LOOK_EVERY_S,
 ) -> Ending:
-    """Follow one topic to its end. `watch` is called every second and may raise (a helper has died)."""
+    """Follow one topic to its end. `watch` is called every second and may raise (a helper has died). ask_again: what is
+    to be done when the broker came back with an older store; by default the topic is published again if it is lost."""
     while True:
         try:
             return await _follow(reach, story, display, from_seq, stop, watch, quiet_s, look_every_s)
         except Conflict:
             display.note("the broker came back with an older store: what is known of the topic is read anew")
-        for one in await published.lost(reach):
-            if one.topic.id == story.topic:
-                await published.publish_again(reach, one, display.note)
+        await (ask_again() if ask_again is not None else _publish_again(reach, story, display))
         story.forget()
         from_seq = 1
+
+
+async def _publish_again(reach: Reach, story: Story, display: Display) -> None:
+    for one in await published.lost(reach):
+        if one.topic.id == story.topic:
+            await published.publish_again(reach, one, display.note)
 
 
 async def _follow(
@@ -94,7 +100,7 @@ async def _follow(
                         raise BusUnavailable(left_alone(story, quiet_s))
                     if not told and not story.open_tasks() and loop.time() - heard_at > WAITING_S:
                         told = True
-                        display.note(f"nothing moves: {story.topic} waits for the {missing(story)[0]}")
+                        display.note(f"nothing moves: {story.topic} waits for the {story.next_hand()[0]}")
                     await reasons.look(loop.time())
                     continue
                 heard_at, told = loop.time(), False
@@ -118,20 +124,9 @@ def record_of(stored: Stored) -> Record | None:
         return None
 
 
-def missing(story: Story) -> tuple[str, str]:
-    """(who should go on when no task is open, what it has not done yet)."""
-    if not story.tasks:
-        return "planner", "planned the topic"
-    if story.plan is None:
-        return "planner", "made a plan of the profile"
-    if story.recommendation is None:
-        return "consensus agent", "weighed the lines"
-    return "gate", "decided about the recommendation"
-
-
 def left_alone(story: Story, quiet_s: float) -> str:
     """Who should have gone on."""
-    who, what = missing(story)
+    who, what = story.next_hand()
     return (
         f"no {who} has {what} of {story.topic} within {quiet_s:.0f} s: check `bin/agent status`, "
         f"start what is missing and go on with `bin/agent watch {story.topic}`."

@@ -15,9 +15,10 @@ EXIT_NO_VERDICT = 7
 
 
 def exit_code(ending: Ending) -> int:
-    """0 with a verdict, whatever it says; 5 turned down; 7 without a verdict; 130 interrupted."""
+    """0 with a verdict, whatever it says, or with what was wanted; 5 turned down; 7 without; 130 interrupted."""
     return {
         Ending.VERDICT: 0,
+        Ending.DONE: 0,
         Ending.TURNED_DOWN: DataRefused.exit_code,
         Ending.FAILED: EXIT_NO_VERDICT,
         Ending.INTERRUPTED: Interrupted.exit_code,
@@ -52,6 +53,8 @@ def verdict_text(story: Story, ending: Ending, following: Next = plainly) -> str
             )
         case Ending.TURNED_DOWN:
             return f"{story.topic} was turned down: {output.plain(story.turned_down)}"
+        case Ending.DONE:
+            return f"{story.topic} is done."
         case Ending.FAILED:
             return f"{story.topic} ended without a verdict: {output.plain(story.why_failed())}."
         case Ending.INTERRUPTED:

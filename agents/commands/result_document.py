@@ -40,6 +40,8 @@ def _reason(story: Story, ending: Ending) -> str:
             return story.verdict.why if story.verdict is not None else ""
         case Ending.TURNED_DOWN:
             return story.turned_down
+        case Ending.DONE:
+            return "it succeeded"
         case Ending.FAILED:
             return story.why_failed()
         case Ending.INTERRUPTED:

@@ -19,6 +19,10 @@ RECORDS = (Planned, TopicTurnedDown, TaskMoved, TaskEnded, RecommendationMade, V
 """What a topic's subscribers see."""
 
 
+ALONE = "task"
+"""The stage, in a submit's facts, of a task that no plan belongs to."""
+
+
 class Ending(enum.StrEnum):
     """How a topic ended."""
 
@@ -27,16 +31,19 @@ class Ending(enum.StrEnum):
     TURNED_DOWN = "turned down"
     """The planner refused it."""
     FAILED = "failed"
-    """No line produced a model, so there is nothing to judge."""
+    """No line produced a model, so there is nothing to judge; or the single task that was wanted came to nothing."""
     INTERRUPTED = "interrupted"
     """Nobody waited for the end; the topic goes on in the mesh."""
+    DONE = "done"
+    """The single task that was wanted has succeeded."""
 
 
 class Story:
     """The records of one topic."""
 
-    def __init__(self, topic: str) -> None:
-        self.topic = topic
+    def __init__(self, topic: str, *, alone: bool = False) -> None:
+        """alone: it is a single task that nobody planned, wanted for its own outputs; its record says so, too."""
+        self.topic, self.alone = topic, alone
         self.forget()
 
     def forget(self) -> None:
@@ -55,6 +62,7 @@ class Story:
         match record:
             case Planned():
                 self.tasks |= {task.id: task for task in record.tasks}
+                self.alone = self.alone or record.facts.get("stage") == ALONE
                 if "lines" in record.facts:
                     self.plan = record
             case TaskMoved():
@@ -91,6 +99,8 @@ class Story:
             return Ending.VERDICT
         if self.turned_down:
             return Ending.TURNED_DOWN
+        if self.alone:
+            return self._task_ending()
         lines = [self.line(line) for line in (Line.EVOLVER, Line.REINVENTOR)]
         if self.recommendation is None and all(end and end.state is not TaskState.SUCCEEDED for end in lines):
             return Ending.FAILED
@@ -98,8 +108,25 @@ class Story:
             return Ending.FAILED
         return None
 
+    def _task_ending(self) -> Ending | None:
+        if not self.tasks or self.open_tasks():
+            return None
+        return Ending.FAILED if self.failures() else Ending.DONE
+
     def _canceled(self) -> bool:
         return any(ended.state is TaskState.CANCELED for ended in self.ended.values())
+
+    def next_hand(self) -> tuple[str, str]:
+        """(who should go on when no task is open, what it has not done yet)."""
+        if self.alone:
+            return "scheduler", "taken the task in"
+        if not self.tasks:
+            return "planner", "planned the topic"
+        if self.plan is None:
+            return "planner", "made a plan of the profile"
+        if self.recommendation is None:
+            return "consensus agent", "weighed the lines"
+        return "gate", "decided about the recommendation"
 
     def why_failed(self) -> str:
         """One sentence about tasks without a result."""

@@ -54,6 +54,7 @@ class Baseline:
     name: ClassVar[str] = "baseline"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.SCIENCE
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("train", "validation"))
     Settings: ClassVar[type[port.Settings]] = BaselineSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

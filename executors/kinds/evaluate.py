@@ -45,6 +45,7 @@ class Evaluate:
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("model", "split"), ("base",))
     Settings: ClassVar[type[port.Settings]] = EvaluateSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

@@ -68,6 +68,7 @@ class Noop:
     name: ClassVar[str] = "noop"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.LIGHT
+    inputs: ClassVar[port.Inputs | None] = None
     Settings: ClassVar[type[port.Settings]] = NoopSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

@@ -62,6 +62,7 @@ class Profile:
     name: ClassVar[str] = "profile"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.SCIENCE
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("data",))
     Settings: ClassVar[type[port.Settings]] = ProfileSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

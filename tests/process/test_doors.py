@@ -66,6 +66,25 @@ def up(home: Path) -> Iterator[subprocess.Popen[str]]:
     assert not alive
 
 
+def test_one_task_starts_what_it_needs_and_leaves_its_outputs(tmp_path: Path) -> None:
+    home, text = tmp_path / "home", "text,label\n" + "".join(f"{word} {n},{word}\n" for n in range(15) for word in "ab")
+    (tmp_path / "words.csv").write_text(text)
+    wanted = ("task", "profile", "--input", "data=words.csv", "--out", "splits")
+    done = agent(home, *wanted, "--set", "label_column=label", "--json", "end.json")
+    assert done.returncode == 0, done.stderr
+    assert "examples  30" in done.stdout
+    end = json.loads((tmp_path / "end.json").read_text())
+    assert (end["state"], set(end["folders"])) == ("succeeded", {"train", "validation", "holdout", "audit"})
+    assert (tmp_path / "splits" / "train" / "schema.json").is_file()
+
+    taken = agent(home, *wanted)
+    assert (taken.returncode, taken.stdout) == (3, "")
+    assert "'splits' holds files already" in taken.stderr
+    lacking = agent(home, "task", "evaluate", "--input", "split=splits/train")
+    assert (lacking.returncode, lacking.stdout) == (2, "")
+    assert "lacks the input 'model'" in lacking.stderr
+
+
 def test_up_status_publish_and_ctrl_c(tmp_path: Path) -> None:
     home = tmp_path / "home"
     (tmp_path / "one.csv").write_text("text,label\nhello,a\nworld,a\nagain,a\n")

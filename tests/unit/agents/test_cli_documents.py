@@ -17,7 +17,7 @@ from agents.commands.display import LINE_EVERY_S, Lines, sentence
 from agents.commands.following import left_alone
 from agents.commands.report import exit_code, verdict_text
 from agents.commands.result_document import build
-from agents.commands.story import Ending, Story
+from agents.commands.story import ALONE, Ending, Story
 from mesh.errors import EnvironmentUnfit
 from mesh.messages.base import Epoch, Record
 from mesh.messages.judgement import Candidate, Check, Choice, Evidence, Recommendation, Verdict
@@ -218,8 +218,21 @@ def test_the_end_reads_well_and_says_how_to_go_on() -> None:
     )
 
 
+def test_a_single_task_is_the_whole_story() -> None:
+    task = TaskSpec(id="t-1", topic="t-1", executor="noop")
+    planned = Planned(
+        topic="t-1", submit="t-1", specialization="", tasks=(task,), facts={"stage": ALONE}, ledger_seq=1, at_ms=1
+    )
+    told = story(planned)
+    assert told.ending() is None
+    assert told.next_hand()[0] == "scheduler"
+    told.add(ended(task))
+    assert told.ending() is Ending.DONE
+    assert story(planned, ended(task, TaskState.PARKED, "no room")).ending() is Ending.FAILED
+
+
 def test_every_ending_has_its_exit_code() -> None:
-    assert [exit_code(ending) for ending in Ending] == [0, 5, 7, 130]
+    assert [exit_code(ending) for ending in Ending] == [0, 5, 7, 130, 0]
 
 
 def test_who_is_missing_is_named() -> None:
