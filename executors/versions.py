@@ -2,6 +2,7 @@
 
     cut -> hash -> in the last stored version, or twice in this one?   nothing is written
                    else: code it, alone or against this piece's base   one file, called as the object is
+        -> all of them, when they are many: lists of objects           a file each, the same way
 
 A version is what one checkpoint named. It is *pending* until the worker says what became of its objects (`settle`):
 only a version that is stored is left out of, or used as a base for, the next one; pending ones may be given up in any
@@ -29,20 +30,19 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from executors.frames import Span
-from mesh import chunks, codec, coding, limits
+from mesh import chunks, codec, coding, object_lists
 from mesh.chunks import Piece
 from mesh.errors import ArtifactCorrupt, DataRefused, DiskFull
 from mesh.messages import object_names
 from mesh.messages.artifacts import FileEntry
+from mesh.object_lists import Rules
 
 CYCLE_MAX = 16
 """Checkpoints from one base to the next of the same piece."""
 
-PIECES_MAX = 12_000
-"""Objects of one checkpoint (6 GB): what its manifest, one message, can name."""
-
-DELTA_PIECES_MAX = 6_000
-"""Above so many, all are whole: the digests of their bases would make the manifest too long."""
+RULES = Rules(objects=100_000, inline=6_000)
+"""Objects of one checkpoint (50 GB): what is remembered of them takes some 3 kB each. Above 6,000, twice as many
+digests with those of their bases, they stand in lists (mesh/object_lists.py)."""
 
 
 class Cycle(NamedTuple):
@@ -71,6 +71,8 @@ class Version:
     """Digest of each object to its base, '' for a whole one."""
     made: set[str] = dataclasses.field(default_factory=set)
     """Files that were written for it."""
+    lists: set[str] = dataclasses.field(default_factory=set)
+    """Those of them that are lists of its objects. They are written for each version, for its upload to read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,8 +90,8 @@ class Packed:
 class Lineage:
     """The checkpoints of one attempt at one task, in one folder. Blocking; for one thread."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, rules: Rules = RULES) -> None:
+        self.folder, self._rules = folder, rules
         self._stored = Version()
         self._pending: dict[int, Version] = {}
 
@@ -102,7 +104,12 @@ class Lineage:
         version = self._pending[job] = Version()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            entries = [self._file(version, buffer, span, plain) for span in files]
+            cut = [_cut(buffer, span) for span in files]
+            above = self._rules.listed_above([(span.path, len(found)) for span, found in zip(files, cut, strict=True)])
+            entries = [
+                self._file(version, buffer, span, found, plain, listed=len(found) > above)
+                for span, found in zip(files, cut, strict=True)
+            ]
         except OSError as error:
             self.settle(job, stored=False)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -111,7 +118,8 @@ class Lineage:
         except BaseException:
             self.settle(job, stored=False)
             raise
-        sizes = [(self.folder / name).stat().st_size for name in version.made]
+        new = version.made - (version.lists & self._stored.lists)
+        sizes = [(self.folder / name).stat().st_size for name in new]
         copied = plain is not None and all(_has_size(plain / entry.path, entry.size_bytes) for entry in entries)
         return Packed(tuple(entries), len(sizes), sum(sizes), copied)
 
@@ -135,13 +143,17 @@ class Lineage:
 
     # -- one file ---------------------------------------------------------------------------------------------------
 
-    def _file(self, version: Version, buffer: BinaryIO, span: Span, plain: Path | None) -> FileEntry:
-        path = _checked_path(span.path)
-        if not 0 <= span.size_bytes <= PIECES_MAX * limits.CHUNK_BYTES:
-            raise DataRefused(f"{path} has {span.size_bytes} bytes: a checkpoint may have {PIECES_MAX} objects.")
-        pieces = chunks.cut_by(lambda offset, size: _read(buffer, span, offset, size), path, span.size_bytes)
-        if len(pieces) > PIECES_MAX:
-            raise DataRefused(f"{path} would need {len(pieces)} objects and may have {PIECES_MAX}: it is too large.")
+    def _file(
+        self,
+        version: Version,
+        buffer: BinaryIO,
+        span: Span,
+        pieces: Sequence[Piece],
+        plain: Path | None,
+        *,
+        listed: bool,
+    ) -> FileEntry:
+        path = span.path
         with _Copy(None if plain is None else plain / path) as copied:
             digests = []
             for piece in pieces:
@@ -149,7 +161,10 @@ class Lineage:
                 if len(body) != piece.size:
                     raise DataRefused(f"{path} was announced with {span.size_bytes} bytes and ends before that.")
                 copied.write(body)
-                digests.append(self._object(version, path, piece, body, deltas=len(pieces) <= DELTA_PIECES_MAX))
+                digests.append(self._object(version, path, piece, body))
+        if listed:
+            lists = self._lists(version, pieces, digests)
+            return FileEntry(path=path, size_bytes=span.size_bytes, objects=(), sizes=(), lists=lists)
         bases = tuple(version.objects[digest] for digest in digests)
         return FileEntry(
             path=path,
@@ -159,7 +174,20 @@ class Lineage:
             bases=bases if any(bases) else (),
         )
 
-    def _object(self, version: Version, path: str, piece: Piece, body: bytes, *, deltas: bool) -> str:
+    def _lists(self, version: Version, pieces: Sequence[Piece], digests: Sequence[str]) -> tuple[str, ...]:
+        """Write the lists of a file's objects; their digests."""
+        found = list[str]()
+        for first in range(0, len(digests), self._rules.rows):
+            some = digests[first : first + self._rules.rows]
+            sizes = [piece.size for piece in pieces[first : first + len(some)]]
+            body = object_lists.list_of(some, sizes, [version.objects[digest] for digest in some])
+            found.append(codec.digest(body))
+            name = str(object_names.whole(found[-1]))
+            self._write(version, name, coding.RAW_HEADER + body)
+            version.lists.add(name)
+        return tuple(found)
+
+    def _object(self, version: Version, path: str, piece: Piece, body: bytes) -> str:
         """Digest of the piece; its stored bytes are in the folder unless they are in the store."""
         key, digest = (path, piece.name), codec.digest(body)
         before = self._stored.cycles.get(key, NO_CYCLE)
@@ -168,7 +196,7 @@ class Lineage:
             if before.base:
                 version.cycles[key] = before
             return digest
-        usable = bool(before.base) and deltas and before.sent_objects < CYCLE_MAX
+        usable = bool(before.base) and before.sent_objects < CYCLE_MAX
         content = self._base(before) if usable else None
         if content is None:
             stored = coding.encode(body, item_bytes=piece.item_bytes)
@@ -207,6 +235,14 @@ class Lineage:
         part = target.with_name("part")
         part.write_bytes(stored)
         part.replace(target)
+
+
+def _cut(buffer: BinaryIO, span: Span) -> Sequence[Piece]:
+    """The pieces of one file of the buffer."""
+    path = _checked_path(span.path)
+    if span.size_bytes < 0:
+        raise DataRefused(f"{path} was announced with {span.size_bytes} bytes.")
+    return chunks.cut_by(lambda offset, size: _read(buffer, span, offset, size), path, span.size_bytes)
 
 
 def _checked_path(path: str) -> str:

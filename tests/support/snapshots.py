@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from executors.frames import Span
-from mesh import codec, coding
+from mesh import codec, coding, object_lists
 from mesh.messages.artifacts import FileEntry
 
 TENSORS, STATE = "state.safetensors", "state.msgpack"
@@ -60,8 +60,12 @@ def restored(entries: Sequence[FileEntry], store: Mapping[str, bytes]) -> dict[s
     every digest is checked."""
     found = {}
     for entry in entries:
-        parts = []
-        for digest, base in zip(entry.objects, entry.bases or [""] * len(entry.objects), strict=True):
+        parts, named = [], list(zip(entry.objects, entry.bases or [""] * len(entry.objects), strict=True))
+        for listed in entry.lists:
+            body = bytes(coding.decode(store[f"c.{listed}"]))
+            assert codec.digest(body) == listed
+            named += object_lists.read_list(listed, body).parts()
+        for digest, base in named:
             stored = store[f"d.{digest}.{base}" if base else f"c.{digest}"]
             assert coding.base_of(stored) == base
             beneath = bytes(coding.decode(store[f"c.{base}"])) if base else None

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executors.frames import Span
-from executors.versions import CYCLE_MAX, Lineage, Packed
+from executors.versions import CYCLE_MAX, RULES, Lineage, Packed
 from mesh import limits
 from mesh.errors import DataRefused, DiskFull
+from mesh.object_lists import Rules
 from tests.support.snapshots import (
     STATE,
     TENSORS,
@@ -35,9 +36,9 @@ MOVING = weights(30_000, seed=2)
 class Desk:
     """A lineage, the store that its objects go to, and a buffer."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rules: Rules = RULES) -> None:
         self.folder = folder
-        self.lineage = Lineage(folder / "objects")
+        self.lineage = Lineage(folder / "objects", rules)
         self.store: dict[str, bytes] = {}
         self.job = 0
 
@@ -71,6 +72,30 @@ def test_the_first_checkpoint_is_whole_and_the_next_one_small(desk: Desk) -> Non
     assert first.entries[0].bases == ()
     assert any(second.entries[0].bases)
     assert second.new_bytes < 0.8 * first.new_bytes
+
+
+def test_many_objects_stand_in_lists_deltas_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CHUNK_BYTES", 4_096)
+    desk, tensors = Desk(tmp_path, Rules(inline=20, rows=8)), {"frozen": FROZEN, "moving": MOVING}
+    first = desk.pack(tensors)
+    large, small = first.entries
+    assert (len(large.lists), large.objects, small.lists) == (7, (), ())
+    desk.settle()
+    again = desk.pack(tensors)
+    assert again.entries == first.entries
+    assert (again.new_objects, again.new_bytes) == (0, 0)  # its lists are written, and are not new
+    desk.settle()
+    later = desk.pack(tensors | {"moving": a_step_later(MOVING, seed=3)})
+    assert later.new_bytes < 0.8 * first.new_bytes
+    assert len(set(later.entries[0].lists) & set(large.lists)) == 2  # those of what stands still
+    assert {name[0] for name in desk.new.keys() - desk.store.keys()} == {"c", "d"}
+    desk.settle()
+    kept = files_below(tmp_path / "objects")
+    assert not {f"c.{name}" for name in later.entries[0].lists} & kept.keys()
+    tiny = Desk(tmp_path / "tiny", Rules(objects=20))
+    tiny.folder.mkdir()
+    with pytest.raises(DataRefused, match=r"may have 20 objects.*split"):
+        tiny.pack(tensors)
 
 
 def test_what_did_not_change_costs_nothing(desk: Desk) -> None:
