@@ -35,9 +35,8 @@ LIBRARIES_BYTES = 460 * MIB
 BASE_BYTES = 91 * MIB
 """Where nobody says how large the base is: a small sentence encoder."""
 
-STATES_PER_PLACE = 96
-"""Numbers of the hidden width that a layer keeps per token for the way back, head and dropout masks included; measured
-on BERT's kind."""
+ASKED_PLACES = 4_096
+"""Tokens of a batch when a model is only asked (executors/models/encoder.py)."""
 
 
 class LoraSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,12 +108,12 @@ class Lora:
         sizes = facts.get("input_bytes") or {}
         base = int(sizes.get("base") or BASE_BYTES)
         texts = int(facts.get("bytes") or sizes.get("train") or 2 * MIB)
-        width = width_of(base)
-        at_once = settings.micro_batch or settings.batch
-        activations = 4 * STATES_PER_PLACE * at_once * min(settings.tokens_max, 512) * width
-        adapter = 4 * 6 * settings.rank * width * 48
+        rows = int(facts.get("examples") or facts.get("rows") or 0)
+        tokens = min(settings.tokens_max, 16 + 2 * texts // rows) if rows else settings.tokens_max
+        states = states_bytes(base, (settings.micro_batch or settings.batch) * tokens, tokens, settings.task)
+        adapter = 4 * 6 * settings.rank * width_of(base) * 48
         merged = base if settings.merge_adapter else 0
-        memory = LIBRARIES_BYTES + base + merged + activations + adapter + 12 * texts
+        memory = LIBRARIES_BYTES + base + merged + states + adapter + 12 * texts
         return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + base + merged + 3 * adapter + 2 * texts)
 
     def run(self, job: Job, context: Context) -> Made:
@@ -132,4 +131,16 @@ class Lora:
 
 def width_of(base_bytes: int) -> int:
     """About how wide the states of a model of so many bytes are: MiniLM's 90 MB have 384, BERT's 440 MB have 768."""
-    return max(128, int(384 * (base_bytes / (91 * MIB)) ** 0.45))
+    return max(16, int(384 * (base_bytes / (91 * MIB)) ** 0.45))
+
+
+def states_bytes(base_bytes: int, places: int, tokens: int, task: str) -> int:
+    """Memory for what a network keeps on the way there for the way back: per token and layer some 38 numbers of its
+    width, and a little more for longer texts; measured on BERT's kind with dropout. At least what it takes to ask the
+    model."""
+    numbers, width = base_bytes // 4, width_of(base_bytes)
+    layered = 0.8 * numbers / (12 * width)  # layers * width, were most of the numbers in them
+    kept = 4 * places * layered * (38 + 0.7 * tokens / 32)
+    asked = 4 * ASKED_PLACES * width * (24 + tokens / 32)
+    words = min(160_000, numbers // (2 * width)) if task == "language-model" else 0
+    return int(max(kept + 12 * places * words, asked + 128 * MIB * bool(words)))

@@ -40,4 +40,5 @@ def _tokenizer() -> Any:
     made = Tokenizer(models.BPE({**vocabulary, "<end>": len(vocabulary)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     made.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<end>", eos_token="<end>")
+    wrapped: Any = PreTrainedTokenizerFast
+    return wrapped(tokenizer_object=made, bos_token="<end>", eos_token="<end>")

