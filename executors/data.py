@@ -10,6 +10,7 @@ row, and batches that were built ahead but not used are simply built again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -208,6 +209,9 @@ class Ahead(Generic[Batch]):
     def close(self) -> None:
         """Stop building and wait for the thread."""
         self._closing.set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._ready.get_nowait()  # a thread that waits for room sees that it is over
         self._thread.join(timeout=10.0)
 
     def _fill(self) -> None:
@@ -222,7 +226,7 @@ class Ahead(Generic[Batch]):
         while not self._closing.is_set():
             try:
                 self._ready.put(item, timeout=0.2)
-                return True
+                return not self._closing.is_set()
             except queue.Full:
                 continue
         return False

@@ -32,6 +32,7 @@ class Pace:
         if self._skip:
             self._skip -= 1
             return False
+        self._counted += 1
         self._steps, self._seconds = self._steps + 1, self._seconds + seconds + waited
         self._all_seconds, self._all_waited = self._all_seconds + seconds + waited, self._all_waited + waited
         self._all_targets += targets
@@ -39,12 +40,17 @@ class Pace:
         self.batch_s = SMOOTH * (seconds + waited) + (1 - SMOOTH) * lately
         return True
 
-    def mark(self, now: float, cpu_s: float) -> None:
-        """A step was written down. cpu_s: processor seconds of this process so far."""
-        if self._all_seconds == 0.0:
-            self._from = now, cpu_s
-        else:
-            self._counted += 1
+    @property
+    def warm(self) -> bool:
+        """True when the steps that do not count are over, and none that counts was taken."""
+        return self._skip == 0 and self._counted == 0
+
+    def begin(self, now: float, cpu_s: float) -> None:
+        """What steps cost counts from here. cpu_s: processor seconds of this process so far."""
+        self._from = self._upto = now, cpu_s
+
+    def end(self, now: float, cpu_s: float) -> None:
+        """It counts to here."""
         self._upto = now, cpu_s
 
     @property

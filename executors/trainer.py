@@ -161,10 +161,10 @@ class Trainer:
         source = batches(self.recipe.seed, self.trainable.rows, self.recipe.batch, self.state.step)
         with memory_translated("training"), Ahead(source, self._build) as ahead:
             while True:
-                stopped_by = self._reason()
+                stopped_by = self._over()
                 if self._evaluation_due() or (stopped_by and self.state.evaluated != self.state.step):
                     self._evaluate()
-                    stopped_by = stopped_by or self._reason()
+                    stopped_by = stopped_by or self._over()
                 if self.state.step == self.state.schedule.warmup:
                     self._aim()
                 self._stop_if_asked()
@@ -176,6 +176,12 @@ class Trainer:
                 if self.team.rank == 0 and self._saver.empty():
                     self._saver.prepare(self._moving.tensors())
                 self._report()
+
+    def _over(self) -> str:
+        """'' or why the run is over; what its steps cost is settled then."""
+        if reason := self._reason():
+            self._pace.end(time.monotonic(), time.process_time())
+        return reason
 
     def _reason(self) -> str:
         """'' or why the run is over."""
@@ -198,7 +204,8 @@ class Trainer:
         took = now - began
         if self._pace.stepped(took, began - asked_at, taken.targets):
             self._cadence.stepped(took, packing=packing)
-        self._pace.mark(now, time.process_time())
+        elif self._pace.warm:
+            self._pace.begin(now, time.process_time())
 
     def _note(self, taken: Taken) -> None:
         """One step more."""
