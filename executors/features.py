@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class TextFeatures:
     """Hashed n-grams under TF-IDF."""
 
     modality: ClassVar[str] = "text"
+    sparse: ClassVar[bool] = True
     vocabulary: ngrams.Vocabulary
 
     @property
@@ -73,6 +74,7 @@ class TableFeatures:
     """Standardised columns."""
 
     modality: ClassVar[str] = "tabular"
+    sparse: ClassVar[bool] = False
     columns: tuple[str, ...]
     fill: Floats
     """[d], the median of what is there: stands in for what is not."""
@@ -113,7 +115,29 @@ class TableFeatures:
         return {"modality": self.modality, "columns": list(self.columns)}
 
 
-Features = TextFeatures | TableFeatures
+class Features(Protocol):
+    """From a split to the numbers that a network reads."""
+
+    modality: ClassVar[str]
+    """Of the data: 'text' or 'tabular'."""
+    sparse: ClassVar[bool]
+    """Are nearly all numbers zero?"""
+
+    @property
+    def width(self) -> int:
+        """Numbers per example."""
+
+    def encode(self, split: Split, tick: Callable[[], None] = _nothing) -> Encoded:
+        """A split's inputs. `tick` is called often and may raise."""
+
+    def head(self, encoded: Encoded, count: int) -> Encoded:
+        """The `count` most frequent numbers of what `encode` gave, where there are less frequent ones."""
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What the model file keeps."""
+
+    def config(self) -> dict[str, Any]:
+        """What the model's config keeps."""
 
 
 def fit_text(

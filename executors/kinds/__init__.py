@@ -74,6 +74,7 @@ _BUILT_IN = (
         (*_TORCH, "pyarrow", "sklearn", "bm25s"),
     ),
     KindInfo("merge", "executors.kinds.merge", "Merge", 1, Runtime.TORCH, _TORCH),
+    KindInfo("embed", "executors.kinds.embed", "Embed", 1, Runtime.TORCH, _TRANSFORMERS),
     KindInfo("evaluate", "executors.kinds.evaluate", "Evaluate", 1, Runtime.TORCH, _TORCH),
     KindInfo("quantize", "executors.kinds.quantize", "Quantize", 1, Runtime.TORCH, _TORCH),
     KindInfo("index", "executors.kinds.index", "Index", 1, Runtime.TORCH, (*_TORCH, "faiss")),

@@ -1,7 +1,8 @@
 """Classify: trains a text or tabular classifier, from zero or from another model's weights.
 
 In:    `train`, `validation` (splits); `champion` or `base` (a model of this kind or of `baseline`), where there is one
-       to go on from: the specialization's own, or one that the topic names
+       to go on from: the specialization's own, or one that the topic names; `encoder` (a transformers folder) to read
+       texts by, with their `train_vectors` and `validation_vectors` where `embed` made them
 Out:   `model`; `claims`, its per-item outcomes on validation
 How:   a network by gradient steps, then the tuned linear model of `baseline` beside it, then a blend of the two that
        validation chooses with caution, so that the answer is not worse than the linear model alone
@@ -37,6 +38,13 @@ TEXT_BYTES = 60 * MIB
 """Intermediate arrays of n-grams, whatever the size of the data."""
 
 
+ENCODER_BYTES = 260 * MIB
+"""transformers imported, and a batch in an encoder."""
+
+ENCODER_WIDTH = 384
+"""Numbers of a vector, as of most small encoders."""
+
+
 class ClassifySettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How to train. None: chosen by modality and size (executors/models/choices.py), and named in the result's
     facts."""
@@ -67,10 +75,17 @@ class ClassifySettings(TrainingSettings, frozen=True, kw_only=True, forbid_unkno
     """Training texts an n-gram must stand in."""
     features_max: int | None = None
     """N-grams that the network reads at most, the most frequent ones; the linear path reads more."""
+    encoder_mode: str = "frozen"
+    """With the input `encoder`: 'frozen' (its vectors are computed once), or 'tuned' (it learns, too)."""
+    encoder_learning_rate: float = 3e-5
+    """Of an encoder that is tuned."""
+    tokens_max: int | None = None
+    """Word pieces that an encoder reads of a text; None: what its folder says."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of(self, "architecture", ARCHITECTURES)
+        one_of(self, "encoder_mode", ("frozen", "tuned"))
         if self.hidden is not None and not (
             0 < len(self.hidden) <= 4 and all(0 < width <= 8192 for width in self.hidden)
         ):
@@ -91,6 +106,8 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("char_max", 0, 8),
     ("documents_min", 1, 1_000),
     ("features_max", 100, 5_000_000),
+    ("encoder_learning_rate", 1e-8, 1.0),
+    ("tokens_max", 4, 8_192),
 )
 """Setting, least, most."""
 
@@ -101,7 +118,9 @@ class Classify:
     name: ClassVar[str] = "classify"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
-    inputs: ClassVar[port.Inputs | None] = port.Inputs(("train", "validation"), ("champion", "base"))
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(
+        ("train", "validation"), ("champion", "base", "encoder", "train_vectors", "validation_vectors")
+    )
     Settings: ClassVar[type[port.Settings]] = ClassifySettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
@@ -112,6 +131,8 @@ class Classify:
 
         rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
         size = int(facts.get("bytes") or rows * 200)
+        if encoder := int((facts.get("input_bytes") or {}).get("encoder") or 0):
+            return shared_out(_needs_with_encoder(settings, encoder, rows, labels, size), settings)
         text = facts.get("modality") != "tabular"
         chosen = choose(settings, "text" if text else "tabular", rows, labels, continued=False)
         if text:
@@ -141,6 +162,19 @@ class Classify:
         from executors.models import checkable
 
         return checkable.classifiers()
+
+
+def _needs_with_encoder(settings: Any, encoder: int, rows: int, labels: int, size: int) -> Needs:
+    """With a sentence encoder of so many bytes: its weights (when it is tuned: with gradient, moments, best ones, a
+    snapshot, and a batch's activations), the texts, their vectors in some copies, and what is fitted to these."""
+    tuned = settings.encoder_mode == "tuned"
+    parts = (settings.micro_batch or settings.batch or 32) if tuned else 0
+    copies, activations = (10 * encoder, parts * 20 * MIB) if tuned else (encoder, 0)
+    vectors = 0 if tuned else 6 * 4 * ENCODER_WIDTH * rows
+    head = 4 * ENCODER_WIDTH * (256 + labels)
+    memory = PROGRAM_BYTES + ENCODER_BYTES + copies + activations + vectors + 3 * size + 20 * head
+    disk = 64 * MIB + room.of_training(copies, 2 * encoder) + 2 * size
+    return Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk)
 
 
 def _made(job: Job, learned: Learned) -> Made:

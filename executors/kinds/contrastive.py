@@ -129,6 +129,7 @@ class Contrastive:
     name: ClassVar[str] = "contrastive"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("pairs",), ("held_out", "encoder"))
     Settings: ClassVar[type[port.Settings]] = ContrastiveSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

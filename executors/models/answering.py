@@ -128,9 +128,14 @@ def _put_beside(
         pulse.stop_if_asked()
 
     pulse.stop_if_asked()
-    found = linear.search(examples, held_out, len(model.labels), train.schema.modality, limits, job.seed, tried)
-    model.linear, model.fitted_on = _path(found.best, train.schema.modality == "text").to(device), source
+    found = linear.search(examples, held_out, len(model.labels), _form(model), limits, job.seed, tried)
+    model.linear, model.fitted_on = _path(found.best, model.features.sparse).to(device), source
     return {"c": found.best.strength, "tried": found.tried, "features": model.features.width}
+
+
+def _form(model: Classifier) -> str:
+    """Which linear model its features ask for: that of texts when they are sparse, else that of tables."""
+    return "text" if model.features.sparse else "tabular"
 
 
 def _path(fit: Fit, sparse: bool) -> Any:

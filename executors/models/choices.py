@@ -44,21 +44,22 @@ class Choices:
 
 
 def choose(settings: Any, modality: str, rows: int, labels: int, *, continued: bool) -> Choices:
-    """`settings` (of classify) with its gaps filled for `rows` training examples of `labels` labels."""
-    usual = _text(rows, labels) if modality == "text" else _tabular(rows)
+    """`settings` (of classify) with its gaps filled for `rows` training examples of `labels` labels. modality: 'text',
+    'tabular', or 'vectors' and 'tuned' for texts through an encoder."""
+    usual = _text(rows, labels) if modality == "text" else _USUAL[modality](rows)
     values = dataclasses.asdict(usual)
     for name in values:
         asked = getattr(settings, name, None)
         if asked is not None and asked != "auto":
             values[name] = asked
-    if continued and settings.learning_rate is None:
+    if continued and settings.learning_rate is None and modality != "tuned":
         values["learning_rate"] *= CONTINUED_RATE
     if values["architecture"] == "linear":
         values["hidden"] = ()
-        if settings.learning_rate is None:
+        if settings.learning_rate is None and modality != "tuned":
             values["learning_rate"] *= LINEAR_RATE
     per_epoch = -(-rows // values["batch"])
-    if settings.epochs_max is None:
+    if settings.epochs_max is None and modality != "tuned":
         wanted = math.ceil(STEPS_WANTED / per_epoch)
         values["epochs_max"] = max(values["epochs_max"], min(EPOCHS_MAX, wanted))
     values["evaluate_every"] = _evaluate_every(per_epoch, per_epoch * values["epochs_max"])
@@ -97,6 +98,22 @@ def _tabular(rows: int) -> Choices:
         features_max=0,
         evaluate_every=0,
     )
+
+
+def _vectors(rows: int) -> Choices:
+    """Over a frozen encoder's vectors: like a table without gaps, of which each column says a little."""
+    return dataclasses.replace(_tabular(rows), hidden=(256,), feature_dropout=0.1)
+
+
+def _tuned(rows: int) -> Choices:
+    """With an encoder that learns, too: few passes, for each costs as much as a hundred over vectors."""
+    return dataclasses.replace(
+        _tabular(rows), architecture="linear", hidden=(), batch=32, epochs_max=4, weight_decay=0.01, dropout=0.0,
+        feature_dropout=0.0, learning_rate=0.002,
+    )  # fmt: skip
+
+
+_USUAL = {"tabular": _tabular, "vectors": _vectors, "tuned": _tuned}
 
 
 def _evaluate_every(per_epoch: int, steps: int) -> int:

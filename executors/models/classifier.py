@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from executors import features as feature_module
 from executors.data import Split
 from executors.features import Encoded, Features
+from executors.models import encoded as encoded_by
 from executors.models import store
 from executors.models.blending import NETWORK_ALONE, Blend
+from executors.models.encoded import EncoderFeatures
 from executors.models.loading import SplitRespondent
 from executors.models.network import Network, Shape, rows_of
 from executors.models.probabilities import log_softmax
@@ -69,6 +71,8 @@ class Classifier:
         for path in (self.network, self.linear):
             if path is not None:
                 path.to(device)
+        if isinstance(self.features, EncoderFeatures):
+            self.features.encoder.network.to(device)
         return self
 
     @property
@@ -111,7 +115,10 @@ class Classifier:
         if self.linear is not None:
             for name, tensor in self.linear.state_dict().items():
                 arrays[f"linear.{name}"] = tensor.detach().cpu().numpy()
-        return store.write_model(folder, arrays, described(self, facts), card)
+        store.write_model(folder, arrays, described(self, facts), card)
+        if isinstance(self.features, EncoderFeatures):
+            self.features.save(folder)
+        return folder
 
 
 def logits_of(network: Network, encoded: Encoded, device: torch.device, tick: Callable[[], None] = _nothing) -> Floats:
@@ -152,7 +159,7 @@ def load(folder: Path) -> Classifier:
         blend = Blend.of(config["blend"]) if config.get("blend") else None
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactCorrupt(f"the model's config is incomplete: {type(error).__name__} {str(error)[:120]}") from None
-    features = feature_module.restore(features_config, store.part(arrays, "features"))
+    features = _features(folder, features_config, store.part(arrays, "features"))
     labels = tuple(config["labels"])
     fits = shape.inputs <= features.width if shape.sparse else shape.inputs == features.width
     if not fits or shape.labels != len(labels) or not 0 < temperature < math.inf:
@@ -168,6 +175,12 @@ def load(folder: Path) -> Classifier:
         found.fitted_on = str(config.get("fitted_on", ""))
         _fill(found.linear, store.part(arrays, "linear"))
     return found
+
+
+def _features(folder: Path, config: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Features:
+    if "encoder" in config:
+        return encoded_by.restore(folder, config)
+    return feature_module.restore(config, arrays)
 
 
 def respondent(folder: Path, base: Path | None) -> SplitRespondent:

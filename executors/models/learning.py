@@ -22,11 +22,12 @@ from executors import device as devices
 from executors import features, modelcard, outcomes, room, training
 from executors.data import Split, digest_of, read_split
 from executors.device import Device
-from executors.models import answering, store
+from executors.models import answering, encoding, store
 from executors.models import classifier as classifiers
 from executors.models.answering import Answer
 from executors.models.choices import Choices, choose
 from executors.models.classifier import Classifier, indices_of
+from executors.models.encoded import EncoderFeatures
 from executors.models.learner import ClassifierLearner, Part
 from executors.models.linear import ABSENT_BIAS
 from executors.models.network import Network, Shape, continued
@@ -60,14 +61,24 @@ def learn(job: Job, context: Context) -> Learned:
     place = training.begin(job, context)
     start = _start(job)
     schema, rows = splits["train"].schema, len(splits["train"])
-    choices = choose(job.settings, schema.modality, rows, len(schema.labels), continued=start is not None)
+    with devices.memory_translated("preparing the encoder"):
+        start, read = encoding.read_by(job, context, splits, start, place)
+    if read is not None and read.tuned:  # a linear path over vectors that still change would be fitted for nothing
+        job = dataclasses.replace(job, settings=msgspec.structs.replace(job.settings, linear_path=False))
+    form = encoding.form(read) or schema.modality
+    choices = choose(job.settings, form, rows, len(schema.labels), continued=start is not None)
     with devices.memory_translated("preparing the features"):
-        model = _continue(start, splits, choices) if start else _begin(job, context, splits["train"], choices)
+        model = _continue(start, splits, choices) if start else _begin(job, context, splits["train"], choices, read)
     model.to(place.torch)
     finished = _trained(job, context, model, splits, choices, place)
-    before = _as_it_was(start, model.labels).to(place.torch) if start is not None else None
+    before = None
+    if start is not None and form != "tuned":
+        before = _as_it_was(start, model.labels).to(place.torch)
     with devices.memory_translated("fitting the linear path"):
         answer = answering.settle(job, context, model, before, splits, place.torch, finished.state.trained_s)
+    if start is not None and form == "tuned":  # the first validation was that of the model to go on from
+        seen = {**answer.facts, "before": {"accuracy": finished.state.history[0][3]}}
+        answer = dataclasses.replace(answer, kept_champion=finished.state.best_step == 0, facts=seen)
     return _deliver(job, context, answer, splits["validation"], choices, place, finished)
 
 
@@ -75,6 +86,10 @@ def _trained(
     job: Job, context: Context, model: Classifier, splits: dict[str, Split], choices: Choices, place: Device
 ) -> Finished:
     """Train the model's network; the encoded splits are given up afterwards, the linear path needs their room."""
+    if isinstance(model.features, EncoderFeatures) and model.features.tuned:
+        with devices.memory_translated("preparing the features"):
+            tuned = encoding.learner(job, context, model, splits, choices, place)
+        return training.train(job, context, tuned, _recipe(job, choices), place)
     with devices.memory_translated("preparing the features"):
         train, validation = (_part(model, splits[name], context) for name in ("train", "validation"))
     learner = ClassifierLearner(model, train, validation, place.torch, choices.label_smoothing)
@@ -87,12 +102,13 @@ def _start(job: Job) -> Classifier | None:
     return classifiers.load(Path(folder)) if folder else None
 
 
-def _begin(job: Job, context: Context, train: Split, choices: Choices) -> Classifier:
-    """A new classifier for the training split."""
-    found, inputs = _fitted_features(job, train, choices, _tick(context))
+def _begin(job: Job, context: Context, train: Split, choices: Choices, read: EncoderFeatures | None) -> Classifier:
+    """A new classifier for the training split. read: the features, where they come from an encoder."""
+    found: features.Features
+    found, inputs = (read, read.width) if read else _fitted_features(job, train, choices, _tick(context))
     labels = train.schema.labels
     wide = choices.architecture != "deep"
-    shape = Shape(inputs, len(labels), train.schema.modality == "text", wide, choices.hidden)
+    shape = Shape(inputs, len(labels), found.sparse, wide, choices.hidden)
     network = Network(shape, dropout=choices.dropout, feature_dropout=choices.feature_dropout)
     return Classifier(found, network, labels, choices.architecture)
 

@@ -35,6 +35,7 @@ LOADERS = {
     "language-model": "executors.models.languageanswering:respondent",
     "lora": "executors.models.tuned:respondent",
     "index": "executors.models.indexed:respondent",
+    "quantize": "executors.models.quantized:respondent",
 }
 """Kind that made the model to the function that loads it, as 'module:function'."""
 

@@ -86,4 +86,4 @@ def part(arrays: Mapping[str, NDArray[Any]], name: str) -> Arrays:
 
 def size_bytes(folder: Path) -> int:
     """Bytes of all files of a model."""
-    return sum(os.path.getsize(path) for path in folder.iterdir() if path.is_file())
+    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())
