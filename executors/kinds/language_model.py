@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port, room
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, within
+from executors.recipe import TrainingSettings, one_of, shared_out, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ class LanguageModel:
     name: ClassVar[str] = "language-model"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("train",), ("validation", "champion", "base", "tokenizer"))
     Settings: ClassVar[type[port.Settings]] = LanguageModelSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
@@ -152,7 +153,7 @@ class LanguageModel:
         moving = (11 + 2 * settings.accumulate_float64) * 4 * parameters
         memory = int(PROGRAM_BYTES + moving + at_once * per_token + 8 * size)
         disk = 64 * MIB + room.of_training(16 * parameters, 4 * parameters) + 2 * size
-        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk)
+        return shared_out(Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk), settings)
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, read the validation documents, claim."""

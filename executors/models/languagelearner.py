@@ -10,6 +10,7 @@ form a step is the loop's choice, a function of the step (executors/data.py); ea
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -76,7 +77,6 @@ class LanguageLearner(Base):
         self.network: Transformer = network
         self.vocabulary, self.held_out, self.sequence, self.device = vocabulary, held_out, sequence, device
         self._stream = stream
-        self._tokenizer = torch.frombuffer(bytearray(vocabulary.json()), dtype=torch.uint8)
 
     @property
     def rows(self) -> int:
@@ -111,6 +111,15 @@ class LanguageLearner(Base):
         bits = reading.bits_per_byte(nats, int(held.sizes.sum()))
         return Evaluation(-bits, nats / float(found.tokens.sum()), {"validation_bits_per_byte": bits})
 
+
+class RememberingLearner(LanguageLearner):
+    """One whose tokenizer was trained here, and stands in every checkpoint: whoever resumes cuts the texts as before,
+    whatever library is installed there."""
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tensor:
+        return torch.frombuffer(bytearray(self.vocabulary.json()), dtype=torch.uint8)
+
     def state(self) -> dict[str, Tensor]:
-        """The tokenizer: whoever resumes cuts the texts as before, whatever library is installed there."""
+        """The content of tokenizer.json."""
         return {"tokenizer": self._tokenizer}

@@ -25,7 +25,7 @@ from executors.data import digest_of
 from executors.models import language, languagecard, store, tokens
 from executors.models.language import LanguageModel
 from executors.models.languageanswering import LanguageRespondent
-from executors.models.languagelearner import HeldOut, LanguageLearner, stream_of
+from executors.models.languagelearner import HeldOut, LanguageLearner, RememberingLearner, stream_of
 from executors.models.tokens import Vocabulary
 from executors.models.transformer import Shape, Transformer, generated
 from executors.port import Context, Job, Stopped
@@ -56,6 +56,8 @@ class Data:
     validation: Corpus
     stream: tokens.Tokens
     facts: dict[str, Any]
+    remember: bool
+    """The tokenizer was trained for this task, and by one process: several train the same one anew."""
 
 
 def learn(job: Job, context: Context) -> Learned:
@@ -69,7 +71,8 @@ def learn(job: Job, context: Context) -> Learned:
         network = start.network if start else Transformer(shape, dropout=job.settings.dropout)
         network.to(place.torch)
         held_out = _held_out(job, data, _tick(context, "corpus"))
-    learner = LanguageLearner(network, data.vocabulary, data.stream, held_out, sequence, place.torch)
+    made = RememberingLearner if data.remember else LanguageLearner
+    learner = made(network, data.vocabulary, data.stream, held_out, sequence, place.torch)
     rate = job.settings.learning_rate or job.settings.rate(continued=start is not None)
     recipe = training.recipe_of(job, learning_rate=rate)
     finished = training.train(job, context, learner, recipe, place)
@@ -157,7 +160,8 @@ def _data(job: Job, tick: Callable[[], None], start: LanguageModel | None) -> Da
     encoded = vocabulary.encode(train.texts, tick)
     facts["train"] = {"documents": len(train), "bytes": train.size_bytes, "tokens": len(encoded.tokens)}
     facts["validation"] = {"documents": len(validation), "bytes": validation.size_bytes}
-    return Data(vocabulary, validation, stream_of(encoded, vocabulary), facts)
+    own = start is None and not job.inputs.get("tokenizer") and not vocabulary.bytewise
+    return Data(vocabulary, validation, stream_of(encoded, vocabulary), facts, own and job.allotment.processes == 1)
 
 
 def _vocabulary(job: Job, start: LanguageModel | None, train: Corpus) -> Vocabulary:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from executors.corpus import Corpus
@@ -126,9 +127,17 @@ def _foretold(
         inputs[row, : one.tokens] = whole[:-1]
         targets.append(whole[1 + one.tokens - one.counted :])
         places.append(np.arange(one.tokens - one.counted, one.tokens) + row * longest)
-    hidden = network.hidden(torch.from_numpy(inputs).to(device)).flatten(0, 1)
     wanted = torch.from_numpy(np.concatenate(targets)).to(device)
-    hidden = hidden[torch.from_numpy(np.concatenate(places)).to(device)]
+    rows = torch.from_numpy(np.concatenate(places)).to(device)
+
+    def compare(hidden: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return _compared(network, hidden.flatten(0, 1)[rows], wanted)
+
+    return network(torch.from_numpy(inputs).to(device), then=compare)
+
+
+def _compared(network: Transformer, hidden: Tensor, wanted: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(nats, whether it was the likeliest) of the tokens that followed these hidden states [n, width]."""
     nats, hits = [], []
     step = max(1, LOGITS_AT_ONCE // network.shape.vocabulary)
     for start in range(0, len(wanted), step):

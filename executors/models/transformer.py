@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -219,9 +220,10 @@ class Transformer(nn.Module):
             stream = layer(stream, turns, cache)
         return self.model.norm(stream)
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """tokens [batch, n] to logits [batch, n, vocabulary]."""
-        return self.logits(self.hidden(tokens, cache))
+    def forward(self, tokens: Tensor, cache: Cache | None = None, then: Callable[[Tensor], Any] | None = None) -> Any:
+        """tokens [batch, n] to logits [batch, n, vocabulary]. then: what is done with the hidden states instead; inside
+        of `forward`, because a network that is shared out among processes is whole only there."""
+        return (then or self.logits)(self.hidden(tokens, cache))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Of what `hidden` gave."""
