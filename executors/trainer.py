@@ -42,6 +42,7 @@ import torch
 from executors import checkpoint, compiling, peak, schedules
 from executors.cadence import Cadence
 from executors.checkpoint import Snapshot
+from executors.compiling import Compiled
 from executors.data import Ahead, Ints, batches
 from executors.device import Device, fingerprint, memory_translated
 from executors.pace import Pace
@@ -70,6 +71,7 @@ class Finished:
     cost: Mapping[str, float]
     """Of a step in this attempt, checkpoints and validation included: seconds, processor seconds of this process, and
     the share of its time that it waited for batches; and the peak of memory in bytes."""
+    compiled: Compiled
     checkpoints: Mapping[str, float]
     """Of this attempt: taken, skipped, postponed, lost; what one cost, all of them as a share of the time, and what
     came once."""
@@ -100,6 +102,8 @@ class Trainer:
         self.team = team or Team()
         self._per_epoch = -(-trainable.rows // recipe.batch)
         self.compiled = compiling.compiled(trainable.network, recipe.compile, device, self.steps_max)
+        if self.compiled.on or recipe.compile == "on":
+            context.log(f"the network is {'' if self.compiled.on else 'not '}compiled: {self.compiled.reason}")
         self._moving = self._prepared()
         self._stepper = Stepper(trainable, recipe, device, self._moving, self.team, self._between)
         self._saver = Saver(context, folder, number)
@@ -155,7 +159,15 @@ class Trainer:
         digest = self._digest()
         self._moving.take_best()
         self.team.unwrap(self.trainable.network)
-        return Finished(stopped_by, self.state, digest, self._pace.targets_per_s, self._cost(), self._checkpoints())
+        return Finished(
+            stopped_by,
+            self.state,
+            digest,
+            self._pace.targets_per_s,
+            self._cost(),
+            self.compiled,
+            self._checkpoints(),
+        )
 
     def _loop(self) -> str:
         source = batches(self.recipe.seed, self.trainable.rows, self.recipe.batch, self.state.step)

@@ -91,6 +91,7 @@ def facts_of(job: Job, recipe: Recipe, place: Device, finished: Finished) -> dic
         "trained_s": round(state.trained_s, 3),
         "train_loss": round(state.loss_mean, 6),
         "cost": dict(finished.cost),
+        "compile": {"on": finished.compiled.on, "reason": finished.compiled.reason},
         "checkpoints": dict(finished.checkpoints),
         "trace": state.trace.hex(),
         "state": finished.digest,
