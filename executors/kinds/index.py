@@ -91,6 +91,7 @@ class Index:
     name: ClassVar[str] = "index"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs((), ("vectors", "corpus", "encoder", "queries"))
     Settings: ClassVar[type[port.Settings]] = IndexSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

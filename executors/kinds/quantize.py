@@ -72,6 +72,7 @@ class Quantize:
     name: ClassVar[str] = "quantize"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("model", "split"))
     Settings: ClassVar[type[port.Settings]] = QuantizeSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
