@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from mesh import broker
-from mesh.artifacts import ArtifactStore
 from mesh.nats_options import NatsOptions
+from mesh.settings import load
+from mesh.stores import open_store
 from mesh.subjects import Subjects
 
 
@@ -33,7 +34,8 @@ async def main(operation: str, url: str, prefix: str, cache: str, what: str) -> 
             say(percent)
 
     async with broker.connection(NatsOptions(servers=(url,)), subjects, name=operation) as connected:
-        store = ArtifactStore(connected, subjects, cache=Path(cache), cache_bytes_max=1 << 30)
+        settings = load({"home": cache, "prefix": prefix}, {}, Path(cache))
+        store = open_store(connected, subjects, settings, cache=Path(cache))
         say("moving")
         if operation == "put":
             say(await store.put(Path(what), media="model", progress=progress))

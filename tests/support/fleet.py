@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -37,8 +37,8 @@ Record = TaskEnded | TaskMoved
 class Fleet:
     """What a test holds in its hand."""
 
-    def __init__(self, server: NatsServer, broker: Broker, folder: Path) -> None:
-        self.server, self.broker, self.folder = server, broker, folder
+    def __init__(self, server: NatsServer, broker: Broker, folder: Path, settings: Mapping[str, str]) -> None:
+        self.server, self.broker, self.folder, self._settings = server, broker, folder, settings
         self.scheduler: AgentProcess
         self.workers: dict[str, AgentProcess] = {}
 
@@ -59,7 +59,13 @@ class Fleet:
                 await asyncio.sleep(0.05)
 
     async def _start(self, role: str, name: str, **settings: str) -> AgentProcess:
-        more = {"NATS_URL": self.server.url, "RAMIFY_WORKER_MEMORY_BYTES": str(1 << 30), **FAST, **settings}
+        more = {
+            "NATS_URL": self.server.url,
+            "RAMIFY_WORKER_MEMORY_BYTES": str(1 << 30),
+            **FAST,
+            **self._settings,
+            **settings,
+        }
         return await AgentProcess.start(role, self.folder / name, **more)
 
     def life(self, name: str) -> psutil.Process:
@@ -138,11 +144,11 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def fleet(folder: Path) -> AsyncIterator[Fleet]:
-    """A server and a scheduler; at the end nothing of it runs any more."""
+async def fleet(folder: Path, **settings: str) -> AsyncIterator[Fleet]:
+    """A server and a scheduler; at the end nothing of it runs any more. settings: of all its agents, as variables."""
     server = NatsServer(folder / "nats").start()
     broker = await mesh_broker.connect(server.options, SUBJECTS, name="test")
-    found = Fleet(server, broker, folder)
+    found = Fleet(server, broker, folder, settings)
     try:
         await found.start_scheduler()
         yield found
