@@ -228,3 +228,21 @@ def test_bad_numbers_of_one_part_stop_before_anything_moves(tmp_path: Path, doub
 def test_a_run_of_steps_ends_after_them(tmp_path: Path) -> None:
     finished: Finished = run(tmp_path, dataclasses.replace(RECIPE, steps_max=7))[1]
     assert (finished.stopped_by, finished.state.step, finished.state.evaluated) == ("steps", 7, 7)
+
+
+def test_every_report_says_how_the_steps_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executors.trainer.REPORT_S", 0.0)
+    recorder = Recorder(tmp_path / "kept")
+    trainer, finished = run(tmp_path, recorder=recorder)
+    told = [(step, metrics) for step, _, metrics, phase in recorder.reports if phase == "training"]
+    assert [step for step, _ in told] == list(range(1, 21))
+    wanted = {"loss", "grad_norm", "learning_rate", "batch_s", "waiting_share", "examples_per_s", "memory_peak_bytes"}
+    assert all(wanted | {"epoch", "examples"} <= metrics.keys() for _, metrics in told)
+    assert all(math.isfinite(value) for _, metrics in told for value in metrics.values())
+    assert told[-1][1]["examples"] == 160.0
+    rates = [metrics["learning_rate"] for _, metrics in told]
+    assert rates == [RECIPE.learning_rate * trainer.state.schedule.factor(step) for step in range(20)]
+    assert finished.cost["memory_peak_bytes"] > 50e6
+    assert 0.0 <= finished.cost["waiting_share"] < 1.0
+    assert finished.cost["step_cpu_s"] > 0.0
+    assert finished.cost["step_s"] > 0.0
