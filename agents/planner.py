@@ -1,6 +1,6 @@
 """Planner: turns topics into tasks.
 
-In:    topics (TOPICS), ended profile tasks (RESULTS)
+In:    topics (TOPICS), ended profile and embed tasks (RESULTS)
 Out:   submits and refusals (COMMANDS, put if absent, ids derived from the topic), nodes of the graph (compare-and-set)
 Keeps: nothing: whatever a decision needs is read again, so any number of planners may run and any of them may die
 Loses: nothing: an input is acknowledged after its command is stored; handled twice, it changes nothing
@@ -22,9 +22,9 @@ from mesh.messages.commands import Refuse, Submit
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
 from mesh.messages.results import TaskEnded
-from mesh.messages.tasks import TaskState
+from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 from mesh.messages.topics import Topic
-from planner import plans
+from planner import encoders, plans
 
 WRITER = "planner"
 """Commands carry the role's name, not the incarnation's: two planners that plan one topic put the same command."""
@@ -75,23 +75,35 @@ class Planner:
         await self._command(source if isinstance(source, Refuse) else plans.profile_submit(topic, source))
 
     async def on_task_ended(self, ended: TaskEnded, _: Stored) -> None:
-        """A profile becomes the plan of its topic; any other task is none of the planner's business."""
-        if ended.task.executor != "profile" or ended.task.id != derived_id(ended.topic, "profile"):
+        """A profile becomes the plan of its topic, or, with an encoder, first the vectors of its splits; any other task
+        is none of the planner's business."""
+        stage = ended.task.executor
+        if stage not in ("profile", encoders.KIND) or ended.task.id != derived_id(ended.topic, stage):
             return
         if ended.state is TaskState.SUCCEEDED and ended.outcome is not None:
-            await self._plan(ended)
+            await self._go_on(ended.topic, ended.task, ended.outcome)
         elif ended.state is TaskState.PARKED:
             await self._command(plans.refusal_of(ended.topic, ended.reason))
 
-    async def _plan(self, ended: TaskEnded) -> None:
-        """Write the graph, then submit: whoever sees the plan finds its node."""
-        topic = await self._topic(ended.topic)
-        assert ended.outcome is not None
+    async def _go_on(self, id_: str, task: TaskSpec, outcome: Outcome) -> None:
+        """The next command of a topic after its profile, or after its vectors."""
+        topic = await self._topic(id_)
+        if task.executor == encoders.KIND:
+            profiled, found = encoders.carried(task)
+            return await self._plan(topic, profiled, found, outcome.outputs)
+        profile = plans.profile_of(outcome) if topic.encoder is not None else None
+        if profile is None or encoders.why_not(profile):  # without an encoder, or refused by the plan with a sentence
+            return await self._plan(topic, task, outcome, {})
+        needs = kinds.needs_of(encoders.KIND, {}, encoders.with_encoder(outcome.facts, topic.encoder))
+        await self._command(encoders.submit(topic, task, outcome, needs))
+
+    async def _plan(self, topic: Topic, task: TaskSpec, outcome: Outcome, vectors: Mapping[str, str]) -> None:
+        """Write the graph, then submit: whoever sees the plan finds its node. task: the profile, outcome: its own."""
         for _ in range(GRAPH_TRIES):
             nodes, revisions = await self._graph()
-            source = plans.profiled_source(topic, ended.task)
-            champion, revision = await self._champion(plans.specialization_id(topic, ended.outcome))
-            plan = plans.plan(topic, source, ended.outcome, nodes, champion, revision, kinds.needs_of)
+            source = plans.profiled_source(topic, task)
+            champion, revision = await self._champion(plans.specialization_id(topic, outcome))
+            plan = plans.plan(topic, source, outcome, nodes, champion, revision, kinds.needs_of, vectors)
             if isinstance(plan, Refuse):
                 return await self._command(plan)
             if await self._write(plan.placement.changed, revisions):

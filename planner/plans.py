@@ -5,6 +5,8 @@
                                  reinventor  (from zero, settings drawn from the declared space)
                                  baseline    (a tuned linear model: measured beside them, never a candidate)
 
+With a sentence encoder one task stands between (planner/encoders.py).
+
 Every id is derived from the topic's id, so planning the same topic twice submits the same tasks. Training tasks receive
 train and validation only; holdout and audit stand in the plan's facts, for consensus.
 
@@ -26,7 +28,7 @@ from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel
 from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
-from planner import bases, graph, proposals
+from planner import bases, encoders, graph, proposals
 from planner.graph import Source
 from planner.profile import SPLITS, Profile
 
@@ -146,12 +148,14 @@ def plan(
     champion: Champion | None,
     champion_revision: int,
     estimate: Estimate,
+    vectors: Mapping[str, str] | None = None,
 ) -> Plan | Refuse:
     """The training plan of a profiled topic.
 
     outcome: that of its profile task; champion: the record of the topic's specialization as read, with its revision
     (0: none). See `specialization_id` for what to read. estimate: asked for each line with the settings that it gets;
-    where it does not know, the profile's own estimate, made for a kind's defaults, stands.
+    where it does not know, the profile's own estimate, made for a kind's defaults, stands. vectors: what a topic's
+    encoder made of the splits (planner/encoders.py).
     """
     missing = [name for name in SPLITS if not outcome.outputs.get(name)]
     if missing:
@@ -164,9 +168,11 @@ def plan(
         return refusal_of(topic.id, f"The data of {topic.id} asks for {profile.task!r}, which no line can train.")
     if topic.base is not None and (why := bases.why_not(topic.base, profile)):
         return refusal_of(topic.id, f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}")
+    if topic.encoder is not None and (why := encoders.why_not(profile)):
+        return encoders.refused(topic, why)
     placement = graph.place(nodes, topic, source, profile)
-    needs = _needs_with(estimate, outcome.facts, profile)
-    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs)
+    needs = _needs_with(estimate, encoders.with_encoder(outcome.facts, topic.encoder), profile)
+    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs, vectors or {})
     tasks = (shaped.evolver(), shaped.reinventor(), shaped.baseline())
     submit = Submit(
         id=derived_id(topic.id, "plan"),
@@ -185,11 +191,18 @@ def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) 
 
 def specialization_id(topic: Topic, outcome: Outcome) -> str:
     """Id of the specialization that a profiled topic belongs to; '' when its profile can not be used."""
+    profile = profile_of(outcome)
+    return graph.node_id(topic.text, profile.task, profile.label_digest) if profile is not None else ""
+
+
+def profile_of(outcome: Outcome) -> Profile | None:
+    """What a profile task found; None when it can not be used."""
+    if any(not outcome.outputs.get(name) for name in SPLITS):
+        return None
     try:
-        profile = Profile.of(outcome.facts)
+        return Profile.of(outcome.facts)
     except Malformed:
-        return ""
-    return graph.node_id(topic.text, profile.task, profile.label_digest)
+        return None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -202,6 +215,7 @@ class _Shaped:
     profile: Profile
     champion: Champion | None
     needs_with: Callable[[str, Facts], Needs]
+    vectors: Mapping[str, str]
 
     @property
     def base(self) -> BaseModel | None:
@@ -219,7 +233,7 @@ class _Shaped:
     def evolver(self) -> TaskSpec:
         """Goes on from the base model or the champion; starts from zero with the kind's defaults when there is neither,
         or the champion does not fit the data."""
-        inputs = self._inputs()
+        inputs = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
         if self.base is not None:
             inputs["base"] = self.base.model
         elif self.continued is not None:
@@ -229,9 +243,8 @@ class _Shaped:
 
     def reinventor(self) -> TaskSpec:
         """Starts from zero with drawn settings."""
-        return self._task(
-            Line.REINVENTOR, self.profile.task, self._reinvented().settings, self._inputs(), self.topic.budget_s
-        )
+        inputs = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
+        return self._task(Line.REINVENTOR, self.profile.task, self._reinvented().settings, inputs, self.topic.budget_s)
 
     def baseline(self) -> TaskSpec:
         """The yardstick."""
@@ -253,6 +266,7 @@ class _Shaped:
             "kpis": [[kpi.metric, kpi.minimum, kpi.maximum] for kpi in topic.kpis],
             "champion": self.champion.model if self.champion is not None else "",
             "base": self.topic.base.model if self.topic.base is not None else "",
+            "encoder": self.topic.encoder.source if self.topic.encoder is not None else "",
             "fits": self.profile.fits,
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
@@ -288,6 +302,8 @@ class _Shaped:
     def _needs(self, kind: str) -> Needs:
         """What a task of this kind takes after the lines have ended."""
         needs = self.profile.needs_of(kind)
+        if kind == "evaluate":
+            needs = encoders.evaluating(needs, self.topic.encoder)
         return bases.needs(self.base, needs, kind) if kind in bases.PER_BYTE else needs
 
     def _inputs(self) -> dict[str, str]:

@@ -41,8 +41,9 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     async with reach(settings) as there:
         await publishing.check_streams(there)
         base = await publishing.base_of(there, given.base)
+        encoder = await publishing.encoder_of(there, given.encoder, output.note)
         data = await publishing.store_data(there, given.data, output.note)
-        topic = publishing.topic_of(given, data, base)
+        topic = publishing.topic_of(given, data, base, encoder)
         from_seq = await publishing.publish(there, topic, given.data)
         if not given.wait:
             if given.json:

@@ -13,15 +13,19 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agents.commands import flags, published
 from agents.commands.reach import Reach
 from mesh import codec, limits
-from mesh.errors import BusUnavailable, Conflict, DataRefused, NotFound, SettingsInvalid
-from mesh.messages.models import BaseModel
+from mesh.errors import BusUnavailable, Conflict, DataRefused, ModelRefused, NotFound, SettingsInvalid
+from mesh.messages.models import BaseModel, ModelFormat
 from mesh.messages.tasks import OnDisconnect
 from mesh.messages.topics import DataRef, Independent, Topic
 from planner.graph import slug
+
+if TYPE_CHECKING:
+    from executors.modelfolder import ModelFolder
 
 BUILTIN = "builtin:"
 
@@ -43,6 +47,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="MODEL", help="model of the mesh from which the evolver starts: a name or digest of `models`"
     )
+    parser.add_argument(
+        "--encoder", metavar="DIR",
+        help="sentence encoder by which the lines read texts: a transformers folder here, or a pushed model's name",
+    )  # fmt: skip
     parser.add_argument("--task", metavar="KIND", help="executor kind that trains; else it is inferred from the data")
     parser.add_argument(
         "--budget", metavar="DURATION", type=flags.duration_s, default=BUDGET_S_DEFAULT,
@@ -84,6 +92,8 @@ def look(given: argparse.Namespace) -> None:
         raise SettingsInvalid("--wait-limit says how long a task waits: it needs --on-disconnect wait.")
     if given.wait_limit is not None and not 0 <= given.wait_limit <= 30 * 86_400:
         raise SettingsInvalid(f"--wait-limit is at most 30 days, got {given.wait_limit:g} s.")
+    if given.encoder is not None and Path(given.encoder).expanduser().is_dir():
+        look_at_encoder(Path(given.encoder).expanduser())
     if given.data is None:
         return
     if not given.data.strip():
@@ -151,7 +161,48 @@ async def base_of(reach: Reach, name: str | None) -> BaseModel | None:
     return found
 
 
-def topic_of(given: argparse.Namespace, data: DataRef | None, base: BaseModel | None = None) -> Topic:
+def look_at_encoder(folder: Path) -> ModelFolder:
+    """What the folder of an encoder holds. ModelRefused with a sentence when it is none."""
+    from executors import modelfolder
+
+    found = modelfolder.look(folder)
+    if found.format is not ModelFormat.TRANSFORMERS:
+        raise ModelRefused(f"--encoder is a transformers folder, and {str(folder)!r} holds a {found.format.value}.")
+    return found
+
+
+async def encoder_of(reach: Reach, name: str | None, say: Callable[[str], None]) -> DataRef | None:
+    """The encoder that the topic names, stored as an artifact when it is a folder. ModelRefused, NotFound."""
+    if name is None:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        from agents.commands import known_models
+
+        try:
+            pushed = await known_models.base_of(reach, name)
+        except NotFound as error:
+            raise NotFound(f"--encoder names a folder or a pushed model: {error}") from None
+        if pushed.format is not ModelFormat.TRANSFORMERS:
+            raise ModelRefused(f"--encoder is a transformers model, and {name!r} is a {pushed.format.value}.")
+        await known_models.check_there(reach, pushed.model)
+        return DataRef(source=pushed.model, name=name, size_bytes=pushed.size_bytes)
+    from agents.commands import store_use
+
+    found = look_at_encoder(folder)
+    await store_use.check_home(reach)
+    facts = {"format": found.format.value, "architecture": found.architecture}
+    digest = await reach.store().put(folder, media="model", facts=facts, only=found.files)
+    say(f"stored the encoder {folder.name} ({found.size_bytes:,} bytes) as {digest[:12]}")
+    return DataRef(source=digest, name=folder.name, size_bytes=found.size_bytes)
+
+
+def topic_of(
+    given: argparse.Namespace,
+    data: DataRef | None,
+    base: BaseModel | None = None,
+    encoder: DataRef | None = None,
+) -> Topic:
     """The topic's record, under a fresh id."""
     return Topic(
         id=f"{slug(given.topic)}-{secrets.token_hex(4)}",
@@ -170,6 +221,7 @@ def topic_of(given: argparse.Namespace, data: DataRef | None, base: BaseModel | 
         publisher=publisher(),
         published_at_ms=int(time.time() * 1_000),
         base=base,
+        encoder=encoder,
     )
 
 

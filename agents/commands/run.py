@@ -51,8 +51,9 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
         async with started(settings, stop, display.note) as mesh:
             if not stop.is_set():
                 base = await publishing.base_of(mesh.reach, given.base)
+                encoder = await publishing.encoder_of(mesh.reach, given.encoder, display.note)
                 data = await publishing.store_data(mesh.reach, given.data, display.note)
-                topic = publishing.topic_of(given, data, base)
+                topic = publishing.topic_of(given, data, base, encoder)
                 story = Story(topic.id)
                 from_seq = await publishing.publish(mesh.reach, topic, given.data)
                 display.note(f"published {topic.id}")

@@ -135,4 +135,4 @@ class Story:
 
 
 def _trains(task: TaskSpec) -> bool:
-    return task.executor not in ("evaluate", "profile")
+    return task.executor not in ("evaluate", "profile", "embed")

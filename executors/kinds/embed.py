@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import msgspec
+
 from executors import port
 from executors.port import Context, Job, Made, Runtime
 from executors.recipe import PRECISIONS, one_of, within
@@ -34,6 +36,9 @@ class EmbedSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fie
     """Word pieces that are read of a text; None: what the encoder's folder says."""
     precision: str = "auto"
     """'fp32' ('auto'), or 'bf16' where the hardware computes in it: twice as fast, vectors 0.99996 alike."""
+
+    for_plan: dict[str, Any] = msgspec.field(default_factory=dict)
+    """What the planner wants back with the result; not read here."""
 
     def __post_init__(self) -> None:
         one_of(self, "precision", PRECISIONS)

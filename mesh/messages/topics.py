@@ -66,6 +66,8 @@ class Topic(Record, frozen=True, kw_only=True):
     published_at_ms: int = 0
     base: BaseModel | None = None
     """Model from which the evolver starts, in place of the champion or of nothing."""
+    encoder: DataRef | None = None
+    """Sentence encoder by which the lines read texts: the artifact of a transformers folder."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a topic's id")

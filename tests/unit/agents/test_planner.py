@@ -49,11 +49,12 @@ class Stage:
         await self.mesh.leader.append(self.subjects.topic(one.id), codec.encode(one), subject_seq=0)
 
     async def profiled(
-        self, one: Topic, task: TaskSpec, state: TaskState = TaskState.SUCCEEDED, reason: str = "", number: int = 0
-    ) -> None:
+        self, one: Topic, task: TaskSpec, state: TaskState = TaskState.SUCCEEDED, reason: str = "", number: int = 0,
+        outcome: Outcome = PROFILE,
+    ) -> None:  # fmt: skip
         ended = TaskEnded(
             topic=one.id, specialization="", task=task, state=state, reason=reason, ledger_seq=1, at_ms=1,
-            outcome=PROFILE if state is TaskState.SUCCEEDED else None,
+            outcome=outcome if state is TaskState.SUCCEEDED else None,
         )  # fmt: skip
         await self.mesh.leader.append(
             self.subjects.result(one.id, ended.kind, f"{task.id}-{number}"), codec.encode(ended)
@@ -116,6 +117,46 @@ async def test_the_champion_that_is_stored_is_continued_with_its_revision(tmp_pa
     assert second.specialization == first.specialization
     assert second.tasks[0].inputs["champion"] == "c" * 64
     assert (second.facts["champion"], second.facts["champion_revision"]) == ("c" * 64, revision)
+
+
+async def test_with_an_encoder_the_splits_are_encoded_once_before_the_plan(tmp_path: Path) -> None:
+    mesh = await MemoryMesh(tmp_path).start()
+    encoder = DataRef(source="e" * 64, name="minilm", size_bytes=90_000_000)
+    stage, one = Stage(mesh), topic(encoder=encoder)
+    facts = {**FACTS, "modality": "text", "features": 0}
+    vectors = {"train_vectors": "1" * 64, "validation_vectors": "2" * 64}
+    async with planner(mesh):
+        await stage.publish(one)
+        await stage.profiled(one, await stage.profile_task(one), outcome=Outcome(outputs=PROFILE.outputs, facts=facts))
+        embed = (await stage.command(Submit, "t-1-embed")).tasks[0]
+        assert embed.inputs == {"encoder": "e" * 64, "train": "t" * 64, "validation": "v" * 64}
+        assert embed.needs.memory_bytes > encoder.size_bytes
+        await stage.profiled(one, embed, outcome=Outcome(outputs=vectors))
+        plan = await stage.command(Submit, "t-1-plan")
+    evolver, reinventor, baseline = plan.tasks
+    for line in (evolver, reinventor):
+        assert line.inputs == {"train": "t" * 64, "validation": "v" * 64, "encoder": "e" * 64, **vectors}
+    assert set(baseline.inputs) == {"train", "validation"}
+    assert plan.facts["encoder"] == "e" * 64
+    assert plan.facts["splits"]["holdout"] == "h" * 64
+
+
+async def test_an_encoder_that_can_not_be_used_refuses_the_topic(tmp_path: Path) -> None:
+    mesh = await MemoryMesh(tmp_path).start()
+    stage, encoder = Stage(mesh), DataRef(source="e" * 64, name="minilm")
+    table, broken = topic(1, encoder=encoder), topic(2, encoder=encoder)
+    facts = {**FACTS, "modality": "text", "features": 0}
+    async with planner(mesh):
+        await stage.publish(table)
+        await stage.profiled(table, await stage.profile_task(table))
+        assert "reads texts" in (await stage.command(Refuse, "t-1-refused")).reason
+        await stage.publish(broken)
+        await stage.profiled(
+            broken, await stage.profile_task(broken), outcome=Outcome(outputs=PROFILE.outputs, facts=facts)
+        )
+        embed = (await stage.command(Submit, "t-2-embed")).tasks[0]
+        await stage.profiled(broken, embed, TaskState.PARKED, "it has no tokenizer.")
+        assert (await stage.command(Refuse, "t-2-refused")).reason == "it has no tokenizer."
 
 
 async def test_a_profile_that_was_set_aside_refuses_the_topic_with_its_sentence(tmp_path: Path) -> None:
