@@ -28,7 +28,7 @@ from tests.support.splits import write_four, write_table_split, write_text_split
 WORDS = {"cat": ["purr", "meow", "whisker"], "dog": ["bark", "fetch", "leash"], "cow": ["moo", "milk", "field"]}
 QUICK: dict[str, Any] = {
     "batch": 16, "learning_rate": 5e-3, "epochs_max": 10, "evaluate_every": 20, "warmup_steps": 2,
-    "targets": ["all-linear"],
+    "targets": ["all-linear"], "precision": "fp32",
 }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_killed_and_resumed_is_bit_identical(
 ) -> None:
     inputs = lines(splits, encoder if task == "classify" else causal)
     settings = {**QUICK, "task": task, "tokens_max": 16, "steps_max": 9, "evaluate_every": 3, "micro_batch": 8,
-                "dropout": 0.2}  # fmt: skip
+                "dropout": 0.2, "precision": "bf16"}  # fmt: skip
     whole = made_by(Lora(), inputs, tmp_path / "whole", settings)
     halted = Recorder(tmp_path / "kept", lambda polls: "checkpoint" if polls > 11 else "")
     with pytest.raises(Stopped):

@@ -31,7 +31,7 @@ LABELS = ["arrival", "limit", "refund"]
 WORDS = {0: ["card", "arrive", "delivery", "track"], 1: ["limit", "maximum", "amount", "raise"],
          2: ["refund", "return", "money", "cancel"]}  # fmt: skip
 QUICK: dict[str, Any] = {"epochs_max": 4, "hidden": [8], "warmup_steps": 5, "features_max": 400}
-LORA: dict[str, Any] = {"batch": 16, "learning_rate": 5e-3, "epochs_max": 4, "evaluate_every": 20, "warmup_steps": 2,
+LORA: dict[str, Any] = {"batch": 16, "learning_rate": 5e-3, "epochs_max": 2, "evaluate_every": 20, "warmup_steps": 2,
                         "targets": ["all-linear"], "rank": 4}  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def test_language_models_are_merged_too(tmp_path: Path) -> None:
     verses = ["all work and no play", "makes jack a dull boy", "the quick brown fox"]
     draw = random.Random(3)
     corpus.write_text("".join(json.dumps({"text": draw.choice(verses) + f" {row}"}) + "\n" for row in range(80)))
-    settings = {**LORA, "task": "language-model", "tokens_max": 32, "epochs_max": 2, "merge_adapter": True}
+    settings = {**LORA, "task": "language-model", "tokens_max": 32, "epochs_max": 1, "merge_adapter": True}
     made = [
         made_by(Lora(), {"base": base, "train": corpus}, tmp_path / str(seed), settings, seed=seed) for seed in (1, 2)
     ]
