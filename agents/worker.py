@@ -29,6 +29,7 @@ from agents import worker_asked, worker_notice, worker_resources, worker_spool
 from agents.runtime import Agent, home_folder
 from agents.worker_again import Again
 from agents.worker_beats import Beats, BeatThread, Report
+from agents.worker_devices import Devices, Fitted
 from agents.worker_light import LightRunning, is_light
 from agents.worker_owed import Debts
 from agents.worker_spool import Spooled
@@ -259,6 +260,8 @@ class Worker:
             gpu_numbers=tuple(number for number, _ in gpus),
             light=asyncio.Semaphore(LIGHT_PARALLEL),
             cache_bytes_max=self._agent.settings.worker.cache_bytes_max,
+            devices=Devices(worker_resources.breaker_policy(agent.settings.worker)),
+            fitted=Fitted(self._folder / "fitted.json"),
         )
 
     async def _deliver_left(self, left: list[tuple[Path, Spooled]]) -> None:

@@ -13,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 from agents.worker_state import Capacity
+from executors.breaker import BreakerPolicy
 from mesh import limits, platform
 from mesh.settings import WorkerSettings
 
@@ -41,6 +42,11 @@ def gpu_memory(environ: dict[str, str] | None = None) -> list[tuple[int, int]]:
     visible = (os.environ if environ is None else environ).get("CUDA_VISIBLE_DEVICES")
     allowed = None if visible is None else {int(part) for part in visible.split(",") if part.strip().isdigit()}
     return [(number, mib << 20) for number, mib in found if allowed is None or number in allowed]
+
+
+def breaker_policy(settings: WorkerSettings) -> BreakerPolicy:
+    """When a GPU is left alone, and for how long."""
+    return BreakerPolicy(settings.gpu_errors_max, settings.gpu_timeout_s, settings.gpu_pause_s)
 
 
 def capacity(settings: WorkerSettings, folder: Path, gpus: list[tuple[int, int]], kinds: dict[str, int]) -> Capacity:

@@ -23,12 +23,13 @@ from pathlib import Path
 
 from agents import worker_spool
 from agents.worker_checkpoints import Checkpoints
+from agents.worker_devices import Devices, Fitted, Use, shape_of
 from agents.worker_owed import Debts
 from agents.worker_resume import Beginning, Resume
 from agents.worker_spool import Spooled, patiently
 from agents.worker_state import Begin
 from agents.worker_training import Reported
-from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Progressed, Snapshotted, Start
+from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Placed, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
 from executors.packer import Packer
 from executors.pool import Pool
@@ -37,7 +38,17 @@ from executors.room import WAITS
 from mesh import limits, metrics
 from mesh.artifacts import ArtifactStore
 from mesh.cache import disk_errors, remove_folder
-from mesh.errors import ArtifactCorrupt, ArtifactMissing, DiskFull, OutOfMemory, RamifyError, Reject, Retry, Stop
+from mesh.errors import (
+    ArtifactCorrupt,
+    ArtifactMissing,
+    DeviceBroke,
+    DiskFull,
+    OutOfMemory,
+    RamifyError,
+    Reject,
+    Retry,
+    Stop,
+)
 from mesh.log import get as get_log
 from mesh.messages.base import Key
 from mesh.messages.commands import FailureClass, FailureFound, GiveBack, ResultFound
@@ -94,6 +105,8 @@ class Tools:
     light: asyncio.Semaphore
     cache_bytes_max: int = 0
     """Size of the local cache."""
+    devices: Devices = dataclasses.field(default_factory=Devices)
+    fitted: Fitted = dataclasses.field(default_factory=Fitted)
 
 
 class Running:
@@ -107,6 +120,7 @@ class Running:
         self.outputs_wait = ""
         """Why what it has computed is not written or stored at the moment, in a sentence."""
         self._tools, self._gpus = tools, tuple(tools.gpu_numbers[index] for index in begin.gpus)
+        self._gpu_memory_bytes = begin.gpu_memory_bytes
         self._spec, self._epoch = begin.lease.task, begin.lease.epoch
         self._resume = Resume(begin.lease)
         self._child: Child | None = None
@@ -121,6 +135,11 @@ class Running:
         self._heeds = False
         """The task looks for requests to save."""
         self._phase = ""
+        self._aside = ""
+        """Why it leaves its GPUs alone from now on, if so."""
+        self._use = Devices().use(())
+        self._patience: asyncio.Timeout | None = None
+        """With the devices' proof that they compute."""
         self._spooled = False
         """It is written down: what a later life can deliver."""
         self._seconds = 0.0
@@ -261,6 +280,11 @@ class Running:
                 await self._owe_give_back()
             else:
                 await self._deliver(ending)
+        except DeviceBroke as error:  # not the task's fault: it goes on from its newest checkpoint
+            self._yielding = self._yielding or str(error)
+            self.stage = Stage.UPLOADING
+            await self._checkpoints.flush()
+            await self._owe_give_back()
         except RamifyError as error:
             await self._owe_failure(error)
         except Exception as error:  # a defect of ours must not take the worker's other tasks along
@@ -289,12 +313,18 @@ class Running:
         if runtime is Runtime.SCIENCE:
             tools.pool.expect(Runtime.TORCH)  # a profile or baseline is followed by training
         async with tools.light if runtime is Runtime.LIGHT else contextlib.nullcontext():
-            child = await tools.pool.take(runtime)
-            try:
-                return await self._run_in(child, inputs, beginning, resume)
-            finally:
-                self._child = None
-                tools.pool.give(child)
+            while True:
+                child = await tools.pool.take(runtime)
+                try:
+                    return await self._run_in(child, inputs, beginning, resume)
+                except DeviceBroke as error:
+                    if self._aside or self._handed > self.lease.checkpoint_number:
+                        raise
+                    self._aside = str(error)
+                    log.warning("%s runs on the CPU from its beginning: %s", self._spec.id, error)
+                finally:
+                    self._child = None
+                    tools.pool.give(child)
 
     async def _run_in(
         self, child: Child, inputs: dict[str, str], beginning: Beginning, resume: str
@@ -302,16 +332,49 @@ class Running:
         with disk_errors("A task's scratch folder", self._folder):
             await asyncio.to_thread(remove_folder, self._folder)
             self._folder.mkdir(parents=True)
+        self._use = self._tools.devices.use(self._gpus, self.lease.memory_attempts, self._aside)
         start = self._start(child.runs + 1, inputs, resume, beginning.trained_s)
         self._child, self.stage = child, Stage.RUNNING
         began = time.monotonic()
         if self._yielding:
             return Halted(run=start.run)
-        ending = await child.run(start, self._bounds, self._hear)
+        ending = await self._run_on(self._use, child, start)
         self._seconds = round(beginning.trained_s + time.monotonic() - began, 3)
         if isinstance(ending, Finished) and ending.outputs:
             self._spool(ending)
         return ending
+
+    async def _run_on(self, use: Use, child: Child, start: Start) -> Finished | Halted:
+        """Run on these devices; what the end says about them, and about the memory that the task took."""
+        patience_s = self._tools.devices.policy.timeout_s if use.gpus else None
+        try:
+            async with asyncio.timeout(patience_s) as self._patience:
+                ending = await child.run(start, self._bounds, self._hear)
+            use.ended()
+            if isinstance(ending, Finished):
+                self._fits(start, start.memory_attempts)
+            return ending
+        except TimeoutError:
+            use.failed(f"no answer within {patience_s:g} s")
+            raise DeviceBroke(f"the GPU proved nothing within {patience_s:g} s") from None
+        except DeviceBroke as error:
+            use.failed(str(error))
+            raise
+        except OutOfMemory:
+            use.ended()
+            self._fits(start, start.memory_attempts + 1)
+            raise
+        except Reject:
+            use.ended()
+            raise
+        finally:
+            use.withdrawn()  # of whatever else: it says nothing about the devices
+            self._patience = None
+
+    def _fits(self, start: Start, halvings: int) -> None:
+        """So often the batch has to be halved at least, on this machine."""
+        if self._tools.runtimes.get(self._spec.executor) is Runtime.TORCH:
+            self._tools.fitted.note(shape_of(self._spec, bool(start.gpus)), halvings)
 
     @property
     def _bounds(self) -> Bounds:
@@ -321,7 +384,9 @@ class Running:
     def _start(
         self, run: int, inputs: dict[str, str], resume: str, trained_s: float, *, in_line: bool = False
     ) -> Start:
-        spec, lease = self._spec, self.lease
+        spec, lease, halvings = self._spec, self.lease, 0
+        if self._tools.runtimes.get(spec.executor) is Runtime.TORCH:
+            halvings = self._tools.fitted.halvings(shape_of(spec, bool(self._use.gpus)))
         return Start(
             run=run,
             task=spec.id,
@@ -332,18 +397,24 @@ class Running:
             scratch=self._scratch,
             cores=spec.needs.cores,
             memory_bytes=spec.needs.memory_bytes,
-            gpus=self._gpus,
+            gpus=self._use.gpus,
+            gpu_memory_bytes=self._gpu_memory_bytes if self._use.gpus else 0,
+            aside=self._use.aside,
             budget_s=spec.budget_s,
             trained_s=trained_s,
             resume=resume,
             checkpoint_number=lease.checkpoint_number,
-            memory_attempts=lease.memory_attempts,
+            memory_attempts=max(lease.memory_attempts, halvings),
             packs=self._tools.runtimes[spec.executor] is Runtime.TORCH,
             in_line=in_line,
         )
 
     def _hear(self, frame: Frame) -> None:
-        if isinstance(frame, Progressed):
+        if isinstance(frame, Placed):
+            if self._patience is not None:
+                self._patience.reschedule(None)
+            self._use.placed(frame.reason)
+        elif isinstance(frame, Progressed):
             self.news = frame
             self._reported.note(frame.step, frame.metrics)
             self._phase = frame.phase

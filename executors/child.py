@@ -43,6 +43,20 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memor
 """How libraries that know no MemoryError word it (torch on the CPU, CUDA, the C++ runtime)."""
 
 
+DEVICE_WORDS = (
+    "CUDA error",
+    "CUDA driver",
+    "CUDA unknown error",
+    "cuDNN error",
+    "CUBLAS_STATUS_",
+    "NCCL error",
+    "HIP error",
+)
+"""How torch words the failures of a GPU."""
+
+PROGRAM_WORDS = ("device-side assert", "CUBLAS_STATUS_INVALID_VALUE", "CUBLAS_STATUS_NOT_SUPPORTED", "invalid argument")
+"""Of these, what is the program's own fault: it would fail on every GPU."""
+
 HOME = Path.cwd()
 """The current folder of tasks in line, which share it; other tasks have their scratch folder for it."""
 
@@ -251,6 +265,10 @@ class TaskContext:
             )
         )
 
+    def placed(self, why_not: str) -> None:
+        """Tell whether the task's GPUs compute."""
+        self._channel.send(frames.Placed(run=self._run, reason=why_not[: limits.TEXT_CHARS_MAX]))
+
     def stop_requested(self) -> str:
         """'' or why the work should stop now."""
         return self._channel.halt(self._run)
@@ -324,7 +342,8 @@ def _run(start: Start, runtime: Runtime, context: TaskContext) -> Frame:
         else:
             reason = _sentence(error)
             traceback.print_exc()
-        return frames.Failed(run=start.run, failure=FailureClass.RETRY, reason=reason)
+        broke = bool(start.gpus) and is_of_device(error)
+        return frames.Failed(run=start.run, failure=FailureClass.RETRY, reason=reason, device=broke)
 
 
 def _work(start: Start, runtime: Runtime, context: TaskContext) -> tuple[Made, Job]:
@@ -332,11 +351,24 @@ def _work(start: Start, runtime: Runtime, context: TaskContext) -> tuple[Made, J
     kind, settings = understood(start)
     processes = int(getattr(settings, "processes", 1))
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, start.gpus))  # read when CUDA starts, so not too late
+    if start.gpus:
+        start = _placed(start, runtime, context)
     os.chdir(HOME if start.in_line else start.scratch)
     with gathering.gathered(start, processes) as meeting:
         job = job_of(start, settings, processes=processes, meeting=meeting)
         with threads(runtime, job.allotment.threads):
             return kind.run(job, context), job
+
+
+def _placed(start: Start, runtime: Runtime, context: TaskContext) -> Start:
+    """The task with its GPUs, once they have shown that they compute; else without, and with the reason."""
+    if runtime is not Runtime.TORCH:
+        return start
+    from executors import device
+
+    why_not = device.proof(len(start.gpus), start.gpu_memory_bytes)
+    context.placed(why_not)
+    return msgspec.structs.replace(start, gpus=(), aside=why_not) if why_not else start
 
 
 def understood(start: Start) -> tuple[Kind, Any]:
@@ -381,7 +413,7 @@ class _JobInLine(Job):
 def job_of(start: Start, settings: Any, *, processes: int = 1, rank: int = 0, meeting: str = "") -> Job:
     """The task as its kind sees it, in one of the processes that share it."""
     gpus = len(start.gpus)
-    allotment = Allotment(start.cores, start.memory_bytes, gpus, processes, rank, meeting)
+    allotment = Allotment(start.cores, start.memory_bytes, gpus, start.aside, processes, rank, meeting)
     return (_JobInLine if start.in_line else Job)(
         task=start.task,
         kind=start.kind,
@@ -430,6 +462,16 @@ def _memory_errors() -> Iterator[None]:
         if any(word in str(error).lower() for word in MEMORY_WORDS):
             raise OutOfMemory(f"The task did not fit into memory: {str(error)[:300]}") from None
         raise
+
+
+def is_of_device(error: BaseException) -> bool:
+    """True when a GPU or its driver failed, false when the program asked for something impossible of it."""
+    said = str(error)
+    return (
+        isinstance(error, RuntimeError)
+        and any(word in said for word in DEVICE_WORDS)
+        and not any(word in said for word in PROGRAM_WORDS)
+    )
 
 
 def _finished(start: Start, made: Made, seconds: float, *, wrote: bool) -> Frame:

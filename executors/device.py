@@ -73,9 +73,31 @@ def choose(allotment: Allotment, precision: str = "auto") -> Device:
         return _checked(
             f"cuda:{allotment.rank}", precision, allotment.threads, f"{allotment.gpus} GPU leased and usable"
         )
+    if allotment.aside:
+        return _checked("cpu", precision, allotment.threads, f"not on the leased GPU: {allotment.aside}")
     if allotment.gpus > 0:
         return _checked("cpu", precision, allotment.threads, "a GPU is leased, but torch can not use it")
     return _checked("cpu", precision, allotment.threads, "no GPU leased")
+
+
+def proof(gpus: int, memory_bytes: int = 0) -> str:
+    """'' when so many GPUs compute here, else why they do not. memory_bytes: what this process may take of its GPU,
+    which others share; torch takes no more from now on."""
+    try:
+        if not torch.cuda.is_available():
+            return "torch sees no GPU here"
+        if torch.cuda.device_count() < gpus:
+            return f"{gpus} GPUs are leased, torch sees {torch.cuda.device_count()}"
+        for number in range(gpus):
+            if memory_bytes:
+                whole = torch.cuda.get_device_properties(number).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), number)
+            numbers = torch.arange(64 * 64, dtype=torch.float32).reshape(64, 64) % 7  # small whole numbers: exact sums
+            if not torch.equal((numbers.to(f"cuda:{number}") @ numbers.to(f"cuda:{number}")).cpu(), numbers @ numbers):
+                return f"GPU {number} of the lease computes a product wrongly"
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    return ""
 
 
 def _checked(name: str, precision: str, threads: int, why: str) -> Device:

@@ -6,6 +6,7 @@
     worker: start(run 1)     -> child: progress … snapshot … checkpoint … log … finished | failed | halted
     worker: released(run 1, n)  the n-th snapshot is packed: its buffer may be overwritten
     worker: save(run 1)         asks the running task for a checkpoint; it goes on
+    child:  placed(run 1)       once, when GPUs were leased: do they compute?
     child:  heeds(run 1)        once, when the task begins to look for that
     worker: halt(run 1)         asks the running task to stop ('stop') or to checkpoint and stop ('checkpoint')
     worker: start(run 2)        light children only; several may be written ahead, they run in order
@@ -116,6 +117,16 @@ class Checkpointed(Frame, frozen=True, kw_only=True):
     trained_s: float
 
 
+class Placed(Frame, frozen=True, kw_only=True):
+    """The task's GPUs were looked at, before its kind runs."""
+
+    name: ClassVar[str] = "placed"
+
+    run: int
+    reason: str = ""
+    """Why they are not used; '' when they compute."""
+
+
 class Heeds(Frame, frozen=True, kw_only=True):
     """The task looks for requests to save, from now on and for as long as it is in that part of its work."""
 
@@ -162,6 +173,8 @@ class Failed(Frame, frozen=True, kw_only=True):
     reason: str
     resume_unusable: bool = False
     """The checkpoint that it was to continue from is damaged, or belongs to another task: an older one may do."""
+    device: bool = False
+    """A GPU failed, not the task."""
 
 
 class Halted(Frame, frozen=True, kw_only=True):
@@ -196,6 +209,10 @@ class Start(Frame, frozen=True, kw_only=True):
     memory_bytes: int
     gpus: tuple[int, ...] = ()
     """Indices of the GPUs that the task may see."""
+    gpu_memory_bytes: int = 0
+    """What it may take of its GPU, which others share; 0: all of it."""
+    aside: str = ""
+    """Why it is to leave its GPUs alone, if so."""
     budget_s: float
     trained_s: float = 0.0
     resume: str = ""
@@ -256,7 +273,19 @@ class End(Frame, frozen=True, kw_only=True):
 
 FROM_CHILD: dict[str, type[Frame]] = {
     frame.name: frame
-    for frame in (Ready, Progressed, Snapshotted, Checkpointed, Heeds, Logged, Finished, Failed, Halted, Returned)
+    for frame in (
+        Ready,
+        Placed,
+        Progressed,
+        Snapshotted,
+        Checkpointed,
+        Heeds,
+        Logged,
+        Finished,
+        Failed,
+        Halted,
+        Returned,
+    )
 }
 TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Released, Save, Recall, Halt, End)}
 

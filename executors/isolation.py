@@ -41,6 +41,7 @@ from executors.frames import (
     Halted,
     Heeds,
     Logged,
+    Placed,
     Progressed,
     Ready,
     Snapshotted,
@@ -48,7 +49,16 @@ from executors.frames import (
 )
 from executors.port import Runtime
 from mesh import limits, metrics, platform
-from mesh.errors import ArtifactCorrupt, ChildBroke, EnvironmentUnfit, OutOfMemory, RamifyError, Reject, Retry
+from mesh.errors import (
+    ArtifactCorrupt,
+    ChildBroke,
+    DeviceBroke,
+    EnvironmentUnfit,
+    OutOfMemory,
+    RamifyError,
+    Reject,
+    Retry,
+)
 from mesh.messages.commands import FailureClass
 
 READY_S = 120.0
@@ -366,7 +376,7 @@ class Child:
             self.step = frame.step
         if isinstance(frame, Logged):
             self._output.line(frame.text)
-        elif isinstance(frame, Progressed | Snapshotted | Checkpointed | Heeds):
+        elif isinstance(frame, Placed | Progressed | Snapshotted | Checkpointed | Heeds):
             self._hear(frame)
         elif not self._ending.done():
             self._ending.set_result(frame)
@@ -461,6 +471,8 @@ def error_of(failed: Failed) -> RamifyError:
     """A failure frame as the error of its class. ArtifactCorrupt: the checkpoint to continue from is not usable."""
     if failed.resume_unusable:
         return ArtifactCorrupt(failed.reason)
+    if failed.device:
+        return DeviceBroke(failed.reason)
     classes = {FailureClass.REJECT: Reject, FailureClass.MEMORY: OutOfMemory, FailureClass.RETRY: Retry}
     return classes[failed.failure](failed.reason)
 

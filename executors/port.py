@@ -65,6 +65,8 @@ class Allotment:
     cores: float
     memory_bytes: int
     gpus: int = 0
+    aside: str = ""
+    """Why GPUs that were leased are not among them, if so."""
     processes: int = 1
     """Processes that share it, one of them this one."""
     rank: int = 0

@@ -6,6 +6,7 @@ The class tells the consequence, so that a handler reads the class and never the
       Retry                 try again later; the message or the task goes back with a delay
         BusUnavailable        the broker can not be reached, or did not answer in time
         ChildBroke            a child process died, fell silent or broke its protocol
+        DeviceBroke           a GPU failed or proved nothing in time; the task is not to blame
         OutOfMemory           the task did not fit; it has a budget of attempts of its own
         DiskFull              no room to write; what was half-written is removed
       Reject                will never succeed; recorded with its reason and set aside
@@ -71,6 +72,10 @@ class BusUnavailable(Retry):
 
 class ChildBroke(Retry):
     """A child process ended without an answer; its task will be tried again."""
+
+
+class DeviceBroke(Retry):
+    """A device of this machine failed; the task goes on elsewhere, or on the processor."""
 
 
 class OutOfMemory(Retry):

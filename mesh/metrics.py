@@ -110,6 +110,7 @@ TABLE: tuple[Declared, ...] = (
     _gauge("mesh_checkpoints_paused", "Running tasks whose checkpoints wait: no room, or no broker."),
     _gauge("mesh_outputs_paused", "Tasks that have computed their outputs and wait: no room, or no broker."),
     _counter("mesh_child_kills_total", "Child processes that were killed, by reason.", "reason"),
+    _counter("mesh_gpu_fallbacks_total", "Runs with leased GPUs that went to the CPU, by reason.", "reason"),
     _histogram("mesh_child_start_seconds", "From the start of a child to its first frame."),
     _counter("mesh_training_steps_total", "Steps of trainings, by executor kind.", "kind"),
     _counter("mesh_training_examples_total", "Predictions (labels, tokens) that trainings have learnt from.", "kind"),

@@ -148,7 +148,8 @@ class Matcher:
 
         def merit(worker: Worker) -> tuple[int, int, float, str]:
             room = rooms[worker.incarnation]
-            memory_bytes = room.memory_bytes if task.memory_failures else 0
+            of_gpu = spec.needs.gpus > 0 and room.gpu_memory_bytes
+            memory_bytes = (of_gpu or room.memory_bytes) if task.memory_failures else 0
             cached = len(inputs.intersection(worker.beat.offer.cached))
             return memory_bytes, cached, room.cores, worker.name
 

@@ -15,7 +15,7 @@ DEADLINE_S = 110.0
 
 pytestmark = pytest.mark.process
 
-MODULE = '''
+MODULE = """
 from executors.port import Runtime, Settings
 
 
@@ -56,7 +56,7 @@ class Crooked:
                 return Wrong.apply(self.network(batch)).sum()
 
         return Training()
-'''
+"""
 
 
 def test_a_wrong_gradient_of_an_installed_kind_is_named_and_the_exit_code_says_so(tmp_path: Path) -> None:
