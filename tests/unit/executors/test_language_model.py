@@ -106,7 +106,9 @@ def test_a_folder_of_it_may_travel_as_a_transformers_model(made: Made) -> None:
     assert not found.left_out
 
 
-@pytest.mark.parametrize("settings", [{"tokenizer": "bpe"}, {"tokenizer": "bytes", "dropout": 0.0, "micro_batch": 3}])
+@pytest.mark.parametrize(
+    "settings", [{"tokenizer": "bpe"}, {"tokenizer": "bytes", "dropout": 0.0, "micro_batch": 3, "precision": "bf16"}]
+)
 def test_a_run_that_was_stopped_and_resumed_ends_bit_identical(
     settings: dict[str, Any], corpora: dict[str, Path], tmp_path: Path
 ) -> None:
