@@ -34,6 +34,7 @@ from mesh.messages import (
     packs,
     results,
     services,
+    studies,
     tasks,
     topics,
 )
@@ -47,8 +48,8 @@ def _records() -> dict[str, type[Record]]:
     """Every record kind of the mesh by its name on the wire."""
     found: dict[str, type[Record]] = {}
     modules = (
-        artifacts, collecting, commands, graph, judgement, leases, ledger, models, packs, results, services, tasks,
-        topics,
+        artifacts, collecting, commands, graph, judgement, leases, ledger, models, packs, results, services, studies,
+        tasks, topics,
     )  # fmt: skip
     for module in modules:
         for value in vars(module).values():

@@ -89,6 +89,21 @@ its usual wait. When the store is nearly full the collector waits less, and a pa
 CONDEMNED_BYTES_MAX = 64 * 1024 * 1024
 """Lists of the condemned in their stream: some two million names. Every process that uploads holds them in memory."""
 
+STUDIES_BYTES_MAX = 32 * 1024 * 1024
+"""Logs of studies in their stream: a trial takes some 10 KB of it."""
+
+STUDIES_AGE_S = 30 * 24 * 3_600.0
+"""How long a study can be gone on with."""
+
+STUDY_ENTRIES_MAX = 20_000
+"""Entries of one study: some thousand trials, and what every one of them reads before it begins."""
+
+STUDY_ENTRY_BYTES_MAX = 16 * 1024
+"""One entry: a drawn value, a point of a learning curve, how a trial ended."""
+
+STUDY_PAGE_ENTRIES_MAX = 256
+"""Entries in one answer to a trial: at their largest half of a frame."""
+
 STORE_BYTES_LEAST = 192 * 1024 * 1024
 """A smaller store of the broker has no room for these lists, the least for artifacts, and everything else."""
 

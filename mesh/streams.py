@@ -6,6 +6,7 @@
     RESULTS     what subscribers read                       7 days
     ARTIFACTS   chunks and manifests, each once             refuses when full
     CONDEMNED   what may be removed from there soon         refuses when full: then nothing more is condemned
+    STUDIES     logs of studies: what their trials drew     30 days; refuses when full
     KV graph, KV champions, KV models                       the last 64 values of each key
 
 `Log.ensure` makes the broker follow the table, `Log.differences` says where it does not. Each stream carries the
@@ -30,7 +31,7 @@ SCHEMA = 1
 """Raise it whenever a line of the table changes."""
 
 TOPICS, COMMANDS, LEDGER, RESULTS, ARTIFACTS = "TOPICS", "COMMANDS", "LEDGER", "RESULTS", "ARTIFACTS"
-CONDEMNED = "CONDEMNED"
+CONDEMNED, STUDIES = "CONDEMNED", "STUDIES"
 GRAPH, CHAMPIONS, MODELS = "graph", "champions", "models"
 
 ARTIFACTS_BYTES_LEAST = 64 << 20
@@ -51,6 +52,10 @@ def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> 
         _stream(
             subjects, CONDEMNED, subjects.condemned(), "what may soon be removed from there", replicas,
             discard_new=True, max_bytes=limits.CONDEMNED_BYTES_MAX,
+        ),
+        _stream(
+            subjects, STUDIES, subjects.studies(), "what trials of studies tell each other", replicas,
+            discard_new=True, max_bytes=limits.STUDIES_BYTES_MAX, max_age_s=limits.STUDIES_AGE_S, max_per_subject=1,
         ),
         _bucket(subjects, GRAPH, "specializations, by compare-and-set", replicas),
         _bucket(subjects, CHAMPIONS, "accepted models, by compare-and-set", replicas),

@@ -7,6 +7,7 @@
 <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
 <prefix>.art.d.<digest>.<base>                 ARTIFACTS  chunks as deltas against a base; put if absent
 <prefix>.condemned                             CONDEMNED  the leader: what the collector of garbage may remove soon
+<prefix>.study.<study>.<task>.<epoch>.<entry>  STUDIES    the worker that holds the task's lease; put if absent
 $KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
 $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
 $KV.<prefix>_models.<name>                     models     who pushes a model, by compare-and-set
@@ -105,6 +106,18 @@ class Subjects:
     def condemned(self) -> str:
         """Lists of what the collector of garbage may remove soon."""
         return f"{self.prefix}.condemned"
+
+    def study_entry(self, study: str, task: str, epoch: Epoch, entry: str) -> str:
+        """Where an attempt of a task puts one entry of a study's log."""
+        return f"{self.prefix}.study.{_token(study)}.{_token(task)}.{epoch}.{_token(entry)}"
+
+    def study(self, study: str) -> str:
+        """A study's log."""
+        return f"{self.prefix}.study.{_token(study)}.>"
+
+    def studies(self) -> str:
+        """All studies' logs."""
+        return f"{self.prefix}.study.>"
 
     def bucket(self, name: str) -> str:
         """The stream behind a key-value bucket."""

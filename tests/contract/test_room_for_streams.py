@@ -19,7 +19,7 @@ from tests.support.nats_server import NatsServer
 
 pytestmark = pytest.mark.server
 
-ROOM = 2_000_000_000
+ROOM = 2_100_000_000
 """Most bytes of the server's store."""
 
 HERE, OTHER = Subjects("here"), Subjects("other")

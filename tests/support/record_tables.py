@@ -29,6 +29,7 @@ from mesh.messages import (
     packs,
     results,
     services,
+    studies,
     tasks,
     topics,
 )
@@ -46,6 +47,7 @@ CONVERSATIONS: tuple[tuple[str, ModuleType], ...] = (
     ("Evidence, recommendation, verdict, champion", judgement),
     ("Artifacts", artifacts),
     ("Collecting garbage", collecting),
+    ("Studies", studies),
     ("The graph", graph),
     ("Models that people push, and base models", models),
     ("Hello and questions", services),

@@ -24,8 +24,8 @@ def _of(name: str) -> StreamSpec:
 
 def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
     assert [spec.name for spec in TABLE] == [
-        "LAB_TOPICS", "LAB_COMMANDS", "LAB_LEDGER", "LAB_RESULTS", "LAB_ARTIFACTS", "LAB_CONDEMNED", "KV_lab_graph",
-        "KV_lab_champions", "KV_lab_models",
+        "LAB_TOPICS", "LAB_COMMANDS", "LAB_LEDGER", "LAB_RESULTS", "LAB_ARTIFACTS", "LAB_CONDEMNED", "LAB_STUDIES",
+        "KV_lab_graph", "KV_lab_champions", "KV_lab_models",
     ]  # fmt: skip
     assert _of("TOPICS").max_age_s == 30 * 86_400
     assert _of("RESULTS").max_age_s == 7 * 86_400
@@ -35,6 +35,9 @@ def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
     assert _of("ARTIFACTS").max_bytes == 10**9
     assert _of("ARTIFACTS").max_per_subject == 1
     assert _of("CONDEMNED").discard_new
+    assert _of("STUDIES").discard_new
+    assert _of("STUDIES").max_bytes == 32 << 20
+    assert _of("STUDIES").max_age_s == 30 * 86_400
     assert _of("graph").max_per_subject == _of("champions").max_per_subject == 64
     assert all(spec.replicas == 3 for spec in TABLE)
 
@@ -51,6 +54,7 @@ def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
         (SUBJECTS.stored(object_names.delta("a" * 64, "b" * 64)), "ARTIFACTS"),
         (SUBJECTS.stored(object_names.manifest("a" * 64)), "ARTIFACTS"),
         (SUBJECTS.condemned(), "CONDEMNED"),
+        (SUBJECTS.study_entry("digits", "t", Epoch(1, 2), "a1-1"), "STUDIES"),
         (SUBJECTS.key("graph", "root"), "graph"),
         (SUBJECTS.key("champions", "root"), "champions"),
         (SUBJECTS.key("models", "tiny-bert"), "models"),
