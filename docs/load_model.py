@@ -5,8 +5,9 @@ model.predict(["where is my card?", "cancel it"])        # texts, for a model of
 model.predict([[5.1, 3.5, None, 0.2]])                   # rows in the order of model.columns; None is missing
 model.probabilities(inputs)                              # a tensor [inputs, labels]; model.labels names its columns
 
-Text becomes TF-IDF of hashed word and character n-grams, a table standardised columns; a linear and a deep path read
-them, side by side (config.json says which there are), and a temperature makes probabilities of what they say.
+Text becomes TF-IDF of hashed word and character n-grams, or, where the model has a folder `encoder`, that encoder's
+vector (then transformers is needed, too); a table becomes standardised columns. A linear and a deep path read them,
+side by side (config.json says which there are), and a temperature makes probabilities of what they say.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ class Classifier:
         self.config, self.tensors = config, load_file(str(Path(folder) / "model.safetensors"))
         self.labels: list[str] = config["labels"]
         self.columns: list[str] = config["features"].get("columns", [])
-        if config["modality"] == "text":
+        self.encoder: Any = None
+        if "encoder" in config["features"]:
+            self.encoder = Encoder(Path(folder) / "encoder", config["features"]["tokens_max"])
+        elif config["modality"] == "text":
             hashes, numbers = (self.tensors[f"features.{name}"].tolist() for name in ("hashes", "numbers"))
             self.numbers = {value & MASK: number for value, number in zip(hashes, numbers, strict=True)}
             self.idf, self.is_word = (self.tensors[f"features.{name}"].tolist() for name in ("idf", "is_word"))
@@ -48,7 +52,7 @@ class Classifier:
 
     def probabilities(self, inputs: Sequence[str] | Sequence[Sequence[float | None]]) -> torch.Tensor:
         """[inputs, labels]; each row adds up to 1."""
-        read: Any = self._text if self.config["modality"] == "text" else self._row
+        read: Any = self.encoder or (self._text if self.config["modality"] == "text" else self._row)
         rows = [read(one) for one in inputs]
         if not rows:
             return torch.zeros(0, len(self.labels))
@@ -120,6 +124,29 @@ class Classifier:
                 hidden = torch.relu(part[f"layers.{number}.weight"] @ hidden + part[f"layers.{number}.bias"])
             logits += part["head.weight"] @ hidden
         return logits
+
+
+class Encoder:
+    """A transformers folder: a text to its vector, pooled, of length sqrt(width)."""
+
+    def __init__(self, folder: Path, tokens_max: int) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
+        self.tokens_max, pooling = tokens_max, folder / "1_Pooling" / "config.json"
+        said = json.loads(pooling.read_text("utf-8")) if pooling.exists() else {}
+        self.first = bool(said.get("pooling_mode_cls_token")) or said.get("pooling_mode") == "cls"
+
+    def __call__(self, text: str) -> torch.Tensor:
+        """[width]."""
+        cut = text[: 32 * self.tokens_max]
+        inputs = self.tokenizer(cut, truncation=True, max_length=self.tokens_max, return_tensors="pt")
+        with torch.inference_mode():
+            states = self.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        found = states.last_hidden_state[0]
+        vector = found[0] if self.first else found.mean(dim=0)
+        return torch.nn.functional.normalize(vector, dim=0) * math.sqrt(len(vector))
 
 
 def _product(row: dict[int, float] | torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

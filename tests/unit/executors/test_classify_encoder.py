@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from executors import outcomes
@@ -217,6 +219,22 @@ def test_a_model_whose_encoder_was_exchanged_is_refused(splits: Path, encoder: P
     write_encoder(folder / "encoder", seed=8)
     with pytest.raises(ArtifactCorrupt, match="not the one"):
         classifiers.load(folder)
+
+
+@pytest.mark.parametrize("settings", [QUICK, TUNED], ids=["frozen", "tuned"])
+def test_the_loader_that_people_copy_answers_the_same(
+    splits: Path, encoder: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    folder = made_by(Classify(), lines(splits, encoder), tmp_path, {**settings, "epochs_max": 1}).outputs["model"]
+    spec = importlib.util.spec_from_file_location("load_model", Path(__file__).parents[3] / "docs" / "load_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    split = read_split(splits / "holdout")
+    own = classifiers.load(folder).answers(split, torch.device("cpu"))
+    theirs = module.Classifier(folder).probabilities(split.texts).numpy()
+    assert np.allclose(np.exp(own), theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("mode", ["frozen", "tuned"])
