@@ -18,7 +18,8 @@ from executors import gradients, modelfolder, outcomes
 from executors.kinds.evaluate import Evaluate
 from executors.kinds.language_model import LanguageModel, LanguageModelSettings, parameters_of
 from executors.models import language, tokens
-from executors.models.transformer import Shape
+from executors.models.languagelearning import SHAPE_SETTINGS
+from executors.models.transformer import Shape, described
 from executors.port import Made, Stopped
 from mesh.errors import ArtifactCorrupt, DataRefused, ModelRefused, TaskRefused
 from tests.support.executing import Recorder, job_for, made_by
@@ -155,6 +156,25 @@ def test_going_on_from_a_model_keeps_its_tokenizer_and_is_never_worse(
     assert more.facts["learning_rate"] == pytest.approx(3e-4)
     assert more.facts["continued"]["from"] == "base"
     assert more.kpis["validation_bits_per_byte"] <= made.kpis["validation_bits_per_byte"] + 1e-6
+
+
+def test_a_llama_that_transformers_saved_is_gone_on_from(corpora: dict[str, Path], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = Shape(260, 32, 2, 2, 1, 16, 48, context=64, tied=False)
+    config = transformers.LlamaConfig(**described(shape), bos_token_id=1, eos_token_id=2)
+    theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tokens.write(tokens.bytewise(), tmp_path / "theirs", 64)
+    made = train(
+        {**corpora, "base": tmp_path / "theirs"}, tmp_path / "run", steps_max=20, **dict.fromkeys(SHAPE_SETTINGS)
+    )
+    again = language.load(made.outputs["model"])
+    assert (again.shape, again.vocabulary.start, again.vocabulary.end) == (shape, 1, 2)
+    first = language.load(tmp_path / "theirs").network
+    read = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        assert torch.allclose(first(read), theirs.float()(read).logits, atol=1e-4)
+    assert made.facts["best_step"] > 0
 
 
 def test_a_tokenizer_that_is_not_the_models_is_refused_before_training(
