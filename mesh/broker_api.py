@@ -86,10 +86,12 @@ class JetStream:
         """Where to publish so that the stream of `subject` stores it: keys of a domain's buckets need its prefix."""
         return self._prefix + subject if self._domain and is_key(subject) else subject
 
-    async def call(self, what: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def call(
+        self, what: str, body: dict[str, Any] | None = None, *, timeout_s: float = limits.CALL_TIMEOUT_S
+    ) -> dict[str, Any]:
         """Ask, and read the answer; every error in our words."""
         data = json.dumps(body).encode() if body is not None else b""
-        message = await self._link.ask(self.subject(what), data, timeout_s=limits.CALL_TIMEOUT_S)
+        message = await self._link.ask(self.subject(what), data, timeout_s=timeout_s)
         if unheard(message):
             raise BusUnavailable(f"{what}: JetStream does not answer at {self._link.address}; try again later")
         answer = read(message)
