@@ -132,6 +132,7 @@ class Child:
         self._ending: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
         self._baseline_bytes = 0
         self._memory_was_short = False
+        self._memory_kills = platform.memory_kills()
         self._readers = [
             asyncio.create_task(self._read_frames(), name=f"frames of child {process.pid}"),
             asyncio.create_task(self._read_output(), name=f"output of child {process.pid}"),
@@ -217,7 +218,7 @@ class Child:
         start.run must be `runs` + 1. After an error, or a cancellation, the child is dead and its group too.
         """
         self.runs, self.step, self.heard = start.run, 0, time.monotonic()
-        self._hear = hear
+        self._hear, self._memory_kills = hear, platform.memory_kills()
         if not self._ending.done() or self._ending.exception() is None:
             self._ending = asyncio.get_running_loop().create_future()
         try:
@@ -390,9 +391,14 @@ class Child:
             return ChildBroke("The child closed its connection to the worker but lives on.")
         await asyncio.wait({self._readers[1]}, timeout=LEAVE_S)
         if code == -getattr(signal, "SIGKILL", 9):
+            if platform.memory_kills() > self._memory_kills:
+                return OutOfMemory(f"The system killed the child (signal 9) for lack of memory. {self.last_words}")
             if self._memory_was_short:
-                return OutOfMemory("The child was killed from outside while memory was short: likely by the system.")
-            return ChildBroke("The child was killed from outside (signal 9).")
+                return OutOfMemory(
+                    f"The child was killed from outside (signal 9) while memory was short: likely by the system. "
+                    f"{self.last_words}"
+                )
+            return ChildBroke(f"The child was killed from outside (signal 9). {self.last_words}")
         return ChildBroke(f"The child ended with {_in_words(code)} before its task did. {self.last_words}")
 
     async def _read_output(self) -> None:

@@ -447,6 +447,18 @@ def memory_available() -> int:
     return available
 
 
+def memory_kills() -> int:
+    """How many processes the system has killed for lack of memory since it started, containers' own limits included;
+    0 where it does not count them."""
+    if sys.platform == "linux":
+        for path in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+            with contextlib.suppress(OSError, ValueError):
+                for line in Path(path).read_text("ascii").splitlines():
+                    if line.startswith("oom_kill "):
+                        return int(line.split()[1])
+    return 0
+
+
 def memory_peak() -> int:
     """The most memory that this process has used so far, in bytes; 0 where the system does not count it."""
     try:

@@ -20,7 +20,7 @@ from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Progr
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
-from mesh import metrics
+from mesh import metrics, platform
 from mesh.errors import ArtifactCorrupt, ChildBroke, OutOfMemory, Reject, Retry
 from tests.support import unruly
 
@@ -211,6 +211,17 @@ async def test_kill_9_is_told_at_once(bench: Bench) -> None:
     await bench.until(Progressed)
     os.kill(bench.child.pid, signal.SIGKILL)
     with pytest.raises(ChildBroke, match="killed from outside"):
+        await running
+
+
+async def test_a_kill_by_the_systems_memory_killer_is_told_as_memory(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = asyncio.create_task(bench.run(bench.start(seconds=600.0)))
+    await bench.until(Progressed)
+    monkeypatch.setattr(platform, "memory_kills", lambda: 2**40)
+    os.kill(bench.child.pid, signal.SIGKILL)
+    with pytest.raises(OutOfMemory, match=r"system killed the child \(signal 9\) for lack of memory"):
         await running
 
 
