@@ -187,8 +187,11 @@ class Log(Protocol):
         """Remove messages of a subject and/or below a sequence; how many."""
         ...
 
-    async def subjects(self, stream: str, subject: str) -> list[str]:
-        """Subjects (of a pattern) under which the stream holds something now, in no order."""
+    def subjects(self, stream: str, subject: str) -> AsyncIterator[list[str]]:
+        """Subjects (of a pattern) under which the stream holds something now: pages in ascending order, none empty.
+
+        What is there from beginning to end is told once; what comes or goes meanwhile may be told or not.
+        """
         ...
 
     async def state(self, stream: str) -> StreamState:

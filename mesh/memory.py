@@ -32,6 +32,9 @@ __all__ = ["Fate", "Faults", "MemoryBroker", "MemoryDelivery", "MemoryServer", "
 
 log = logging.getLogger(__name__)
 
+SUBJECTS_AT_ONCE = 10_000
+"""Subjects in one page of a list; the real server tells ten times as many."""
+
 
 class MemoryServer(ServerCore):
     """The server, and the way to it."""
@@ -248,11 +251,18 @@ class MemoryBroker:
         await self._call("state")
         return self._server.stream(stream).state()
 
-    async def subjects(self, stream: str, subject: str) -> list[str]:
-        """Subjects under which the stream holds something now."""
+    async def subjects(self, stream: str, subject: str) -> AsyncIterator[list[str]]:
+        """Subjects under which the stream holds something now, in pages."""
         wire.check_subject(subject, pattern=True)
-        await self._call("subjects")
-        return self._server.stream(stream).subjects(subject)
+        last = ""
+        while True:
+            await self._call("subjects")
+            rest = sorted(one for one in self._server.stream(stream).subjects(subject) if one > last)
+            if rest:
+                yield rest[:SUBJECTS_AT_ONCE]
+            if len(rest) <= SUBJECTS_AT_ONCE:
+                return
+            last = rest[SUBJECTS_AT_ONCE - 1]
 
     async def read(self, stream: str, subject: str, *, from_seq: int = 1, messages_max: int = 1_000) -> list[Stored]:
         """Messages of a subject in order, from a sequence on."""
