@@ -17,9 +17,18 @@ from mesh.memory import MemoryServer
 from mesh.nats_options import NatsOptions
 from mesh.subjects import Subjects
 from tests.support.nats_server import NatsServer
+from tests.support.s3_server import S3Server
 
 DEADLINE_S = 15.0
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """moto's server, with one bucket."""
+    server = S3Server().start()
+    yield server
+    server.stop()
 
 
 async def until(condition: Callable[[], object]) -> None:

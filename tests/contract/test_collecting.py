@@ -1,27 +1,38 @@
-"""The collector on both brokers: marks, lists and removals mean the same to a real stream."""
+"""The collector on both brokers: marks, lists and removals mean the same to a real stream; and where objects lie in a
+folder or a bucket, whose marks are times."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from agents import scheduler_collecting
 from agents.runtime import Agent
 from agents.scheduler_collecting import Collecting
 from agents.scheduler_history import History
 from mesh import codec, coding, limits, streams
 from mesh.condemned import CondemnedLists
 from mesh.messages import object_names
-from mesh.messages.object_names import ObjectName
+from mesh.messages.artifacts import Manifest
+from mesh.messages.ledger import Entry, LeaderChosen
+from mesh.messages.object_names import MANIFEST, ObjectName
 from mesh.object_traffic import Asking, Traffic
-from mesh.objects import JetStreamBackend
+from mesh.objects import JetStreamBackend, ObjectBackend
+from mesh.setting_tree import ArtifactSettings
 from mesh.settings import load
+from mesh.stores import open_backend
 from tests.contract.conftest import World, until
-from tests.support.collecting import StagedHistory, manifest_of
+from tests.support.collecting import SUBJECTS, CollectingStage, StagedHistory, listed, manifest_of
 
 BODIES = [bytes([number]) * 1_000 for number in range(6)]
+
+LEADER = Entry(
+    term=1, generation=1, commands_seq=0, previous="0" * 64, at_ms=0, events=(LeaderChosen(name="s", term=1),)
+)
 
 
 def whole(body: bytes) -> ObjectName:
@@ -90,3 +101,55 @@ async def test_names_are_all_told(world: World, count: int) -> None:
     for name in wanted:
         await backend.put(name, b"x")
     assert {name async for name in backend.names()} == wanted
+
+
+@pytest.mark.parametrize("home", ["folder", pytest.param("s3", marks=pytest.mark.process)])
+async def test_rounds_in_a_folder_and_in_a_bucket(
+    tmp_path: Path, home: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage goes; what an upload relies on meanwhile, and what a list names, stays; the owner's word is left."""
+    monkeypatch.setattr(scheduler_collecting, "LOOK_S", 0.1)
+    (tmp_path / "disk").mkdir()
+    chosen = ArtifactSettings(backend="folder", folder=str(tmp_path / "disk"))
+    if home == "s3":
+        chosen = request.getfixturevalue("s3_server").chosen()
+    stage = await CollectingStage(tmp_path).start()
+    flags = {f"artifacts.{field.name}": getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    settings = load({"home": str(tmp_path), "prefix": SUBJECTS.prefix, **flags}, {}, tmp_path)
+    backend = open_backend(stage.hand, SUBJECTS, settings)
+    await stage.hand.append(SUBJECTS.ledger(), codec.encode(LEADER))
+    traffic = Traffic(backend, condemned=CondemnedLists(stage.hand, SUBJECTS))
+    lists = listed(BODIES[:3], 2)
+    bodies = {whole(body): body for body in (*BODIES[:3], *lists)}
+    data = codec.encode(manifest_of(tuple(BODIES[:3]), lists=tuple(map(codec.digest, lists))))
+
+    async def send(name: ObjectName, over: bool) -> None:
+        await traffic.send(name, coding.RAW_HEADER + bodies[name], Asking(), over=over)
+
+    for body in BODIES:  # all of them garbage, until an upload relies on the first three
+        await traffic.send(whole(body), coding.RAW_HEADER + body)
+    times = {"scheduler.collect_every_s": 1.0, "scheduler.collect_wait_s": 0.3}
+    async with stage.collecting(home, **times, **flags) as collector:
+        await until(lambda: collector.use().garbage >= 3)
+        stage.open_task("t", inputs={"data": codec.digest(data)})
+        await traffic.seal(bodies.keys(), codec.digest(data), data, send)
+        needed = {*bodies, object_names.manifest(codec.digest(data))}
+        async with asyncio.timeout(30):
+            while {name for name in await stored_in(backend) if name.kind != MANIFEST} != set(bodies):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        done = collector._agent.metrics.value("mesh_collections_total", outcome="done")
+        await until(lambda: collector._agent.metrics.value("mesh_collections_total", outcome="done") >= done + 2)
+        there = await stored_in(backend)
+        assert needed <= there
+        (owner,) = there - needed
+        found = codec.decode(await backend.get(owner) or b"", Manifest)
+        assert found.media == "owner"
+        assert collector._agent.metrics.value("mesh_collections_total", outcome="broken off") == 0
+        assert collector.use().removed >= 3
+        for name, body in bodies.items():
+            assert await backend.get(name) == coding.RAW_HEADER + body
+    await backend.close()
+
+
+async def stored_in(backend: ObjectBackend) -> set[ObjectName]:
+    return {name async for name in backend.names()}

@@ -9,7 +9,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -34,13 +34,6 @@ _numbers = itertools.count(1)
 
 Machine = Callable[[], Awaitable[ObjectBackend]]
 """One more machine's way to the same store."""
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[S3Server]:
-    server = S3Server().start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(
