@@ -110,6 +110,14 @@ def open_candidate(name: str, folder: Path) -> Candidate:
     return Candidate(name, folder, form, ramify, tensors, layouts)
 
 
+def is_described(folder: Path) -> bool:
+    """True when a kind of ours made the model in `folder`, and not another program."""
+    try:
+        return bool(described(folder))
+    except ArtifactCorrupt:
+        return False
+
+
 def completed(candidates: Sequence[Candidate]) -> None:
     """Give classifiers without a linear path one of zeros where another has one."""
     beside = {name: layout for each in candidates if each.form == CLASSIFIER

@@ -25,9 +25,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from executors import modelfolder
+from executors import modelfolder, room
+from executors.device import is_out_of_memory
 from executors.models import stored
-from mesh.errors import ModelRefused, TaskRefused
+from mesh.errors import ModelRefused, RamifyError, TaskRefused
 from mesh.messages.models import ModelFormat
 
 CLASSIFY, LANGUAGE = "classify", "language-model"
@@ -95,7 +96,9 @@ def translated(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # each of the libraries warns of the other's version
             yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # of libraries: whatever they raise is the reason
+        if isinstance(error, RamifyError) or is_out_of_memory(error) or room.is_full(error):
+            raise
         said = " ".join(str(error).split())[:200]
         raise ModelRefused(f"the model {name!r} can not be loaded: {type(error).__name__} {said}") from None
 
@@ -159,7 +162,7 @@ def _network(folder: Path, config: Any, task: str, labels: tuple[str, ...], dige
     auto: Any = AutoModelForSequenceClassification if task == CLASSIFY else AutoModelForCausalLM
     network, told = auto.from_pretrained(
         folder, config=config, local_files_only=True, trust_remote_code=False, use_safetensors=True,
-        dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=task == CLASSIFY,
+        dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
     )  # fmt: skip
     missing = {*told["missing_keys"], *(key if isinstance(key, str) else key[0] for key in told["mismatched_keys"])}
     modules = sorted({name.rpartition(".")[0] for name in missing})

@@ -28,7 +28,7 @@ from executors.models.loading import Respondent, SplitRespondent, described
 from executors.models.probabilities import fitted_temperature
 from executors.models.tuned import TunedClassifier, TunedLanguageModel
 from executors.models.tuning import LabelTuning, NextTuning, Texts
-from executors.port import Context, Job, Made
+from executors.port import Context, Job, Made, Stopped
 from executors.trainable import Trainable
 from executors.trainer import Finished
 from mesh.errors import DataRefused, TaskRefused
@@ -57,6 +57,8 @@ def adapt(job: Job, context: Context) -> Made:
     place = training.begin(job, context)
 
     def tick() -> None:
+        if why := context.stop_requested():
+            raise Stopped(f"stopped before the first step as asked: {why}")
         context.progress(0, 0.0, {}, "tokens")
 
     with memory_translated("preparing the model"):
@@ -130,6 +132,8 @@ def _deliver(
     job: Job, context: Context, found: Prepared, place: Device, finished: Finished, facts: dict[str, Any]
 ) -> Made:
     def tick() -> None:
+        if why := context.stop_requested():
+            raise Stopped(f"stopped behind the last checkpoint as asked: {why}")
         context.progress(finished.state.step, 1.0, {}, "claims")
 
     claims, measured = _claims(found, place, tick)

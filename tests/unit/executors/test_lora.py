@@ -261,6 +261,13 @@ def test_bases_that_are_none_are_refused(
     for path in causal.glob("tokenizer*"):
         shutil.copyfile(path, other / path.name)
     refused(other, "do not belong together", TaskRefused)
+    garbled = broken("garbled")
+    (garbled / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Unheard"}}')
+    refused(garbled, "can not be loaded")
+    narrow = broken("narrow", causal)
+    told = json.loads((narrow / "config.json").read_text())
+    (narrow / "config.json").write_text(json.dumps({**told, "intermediate_size": 48}))
+    refused(narrow, "is missing or of another shape", task="language-model")
     mute = broken("mute")
     for path in mute.glob("tokenizer*"):
         path.unlink()
