@@ -454,12 +454,16 @@ class _Output:
         return f"Its last output: {' | '.join(self._tail)[-600:]}" if self._tail else ""
 
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Read by model libraries when they are imported: no kind fetches anything while it runs."""
+
+
 def environment(threads: int) -> dict[str, str]:
     """A child's environment: ours without what is none of its business, our code's place, and bounded threads."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_KEPT_OUT)}
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
-    return kept | dict.fromkeys(pools, str(threads)) | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return kept | dict.fromkeys(pools, str(threads)) | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | OFFLINE
 
 
 def group_bytes(pid: int) -> int:
