@@ -85,6 +85,8 @@ class VectorIndex:
         wanted, asked = min(k, max(1, len(self))), self._checked(queries)
         with _computing(self.threads):
             scores, rows = self.inner.search(asked, wanted)
+        if wanted == k and len(self) and int(rows.min(initial=0)) >= 0:  # the usual case, and single queries are short
+            return self.ids[rows], scores
         ids = np.full((len(asked), k), NO_ROW, np.int64)
         found = np.full((len(asked), k), np.inf if self.spec.metric == "l2" else -np.inf, np.float32)
         if len(self):
@@ -144,13 +146,15 @@ def _computing(threads: int) -> Iterator[None]:
     import faiss
 
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(threads)
+    if before != threads:
+        faiss.omp_set_num_threads(threads)
     try:
         yield
     except RuntimeError as error:
         raise DataRefused(f"FAISS refuses these vectors: {str(error)[-200:]}") from None
     finally:
-        faiss.omp_set_num_threads(before)
+        if before != threads:
+            faiss.omp_set_num_threads(before)
 
 
 def _made(spec: Spec, seed: int) -> Any:
