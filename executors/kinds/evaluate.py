@@ -49,12 +49,15 @@ class Evaluate:
     Settings: ClassVar[type[port.Settings]] = EvaluateSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
-        """One core; memory for torch, the model twice, and the encoded split."""
+        """One core; memory for torch, the model twice, and the encoded split. facts: the profile's, or `input_bytes`,
+        by input."""
+        given = facts.get("input_bytes") or {}
         rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
-        size = int(facts.get("bytes") or rows * 200)
+        size = int(given.get("split") or facts.get("bytes") or rows * 200)
         width = int(facts.get("features") or 100) if facts.get("modality") == "tabular" else min(200_000, size // 4)
-        model = 4 * width * (2 * labels + 256)  # the network, and the linear path beside it
-        return Needs(cores=1.0, memory_bytes=450 * MIB + 2 * model + 8 * size, disk_bytes=64 * MIB + model + size)
+        usual = 4 * width * (2 * labels + 256)  # the network, and the linear path beside it
+        model = sum(int(given.get(name, 0)) for name in ("model", "base")) or usual
+        return Needs(cores=1.0, memory_bytes=512 * MIB + 2 * model + 8 * size, disk_bytes=64 * MIB + model + size)
 
     def run(self, job: Job, context: Context) -> Made:
         """Check, answer every item, time single answers."""

@@ -1,4 +1,4 @@
-"""What `language-model` says that a task takes, beside what it takes in a real child."""
+"""What `language-model`, and `evaluate` of its model, say that a task takes, beside what real children take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from executors.kinds.language_model import LanguageModel
+from tests.support.executing import made_by
 from tests.support.footprint import footprint
 
 pytestmark = pytest.mark.process
@@ -17,6 +19,16 @@ QUICK = {
     "steps_max": 3, "evaluate_every": 3, "checkpoint_steps": 1, "checkpoint_overhead": 1.0, "compile": "off",
     "sample_tokens": 0, "validation_bytes_max": 2_000, "validation_share": 0.02,
 }  # fmt: skip
+
+
+def corpus_of(documents: int, folder: Path) -> Path:
+    """Made-up documents of 60 words."""
+    draw = random.Random(3)
+    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 9))) for _ in range(3_000)]
+    texts = [" ".join(draw.choices(words, k=60)) for _ in range(documents)]
+    file = folder / "corpus.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    return file
 
 
 @pytest.mark.parametrize(
@@ -28,11 +40,18 @@ QUICK = {
     ids=["many weights", "many tokens at once"],
 )
 def test_no_task_takes_more_than_its_kind_says_nor_far_less(settings: dict[str, Any], tmp_path: Path) -> None:
-    draw = random.Random(3)
-    words = ["".join(draw.choices("abcdefghijklmnop", k=draw.randint(2, 9))) for _ in range(3_000)]
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("\n".join(json.dumps({"text": " ".join(draw.choices(words, k=60))}) for _ in range(1_000)))
+    corpus = corpus_of(1_000, tmp_path)
     facts = {"input_bytes": {"train": corpus.stat().st_size}}
     found = footprint("language-model", {**QUICK, **settings}, {"train": corpus}, facts, tmp_path / "child")
     assert 0.4 <= found.share <= 1.0, f"{found.estimate >> 20} MiB said, {found.peak >> 20} MiB taken"
     assert found.snapshots, "without a snapshot its buffer is not measured"
+
+
+def test_asking_a_model_takes_what_evaluate_says(tmp_path: Path) -> None:
+    corpus = corpus_of(100, tmp_path)
+    wide = {**QUICK, "layers": 2, "width": 640, "sequence": 64, "batch": 1, "vocabulary": 1_000, "steps_max": 1}
+    model = made_by(LanguageModel(), {"train": corpus}, tmp_path / "made", wide).outputs["model"]
+    sizes = {"model": sum(file.stat().st_size for file in model.iterdir()), "split": corpus.stat().st_size}
+    inputs = {"model": model, "split": corpus}
+    found = footprint("evaluate", {"latency_items": 20}, inputs, {"input_bytes": sizes}, tmp_path / "child")
+    assert 0.4 <= found.share <= 1.0, f"{found.estimate >> 20} MiB said, {found.peak >> 20} MiB taken"
