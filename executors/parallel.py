@@ -81,8 +81,9 @@ def together(job: Job, trainable: Trainable, device: Device) -> Iterator[Team]:
         team = _joined(job, device)
         try:
             yield team
-        except Stopped:  # all of them stop at the same step
-            dist.destroy_process_group()
+        except BaseException as error:
+            if isinstance(error, Stopped) or dist.get_backend() == "gloo":  # nccl would wait for the others
+                dist.destroy_process_group()
             raise
     dist.destroy_process_group()
     if team.rank:

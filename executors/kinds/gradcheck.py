@@ -44,6 +44,7 @@ class Gradcheck:
     name: ClassVar[str] = "gradcheck"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(())
     Settings: ClassVar[type[port.Settings]] = GradcheckSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -115,6 +116,18 @@ def test_a_peer_that_fails_is_what_the_first_process_says(splits: Path, tmp_path
         raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711")
     with pytest.raises(RuntimeError, match="a defect"), parallel.said_why(""):
         raise RuntimeError("a defect")
+
+
+def test_a_peer_that_is_killed_ends_the_training_at_once(splits: Path, tmp_path: Path) -> None:
+    def kill_once(polls: int) -> str:
+        if polls == 12:
+            (peer,) = (one for one in psutil.Process().children() if "executors.peer" in one.cmdline())
+            peer.kill()
+        return ""
+
+    with pytest.raises(Retry, match="lost each other"):
+        trained(splits, tmp_path, stop=kill_once, processes=2, epochs_max=500, patience=1_000)
+    assert [one for one in psutil.Process().children() if "executors.peer" in one.cmdline()] == []
 
 
 def test_what_can_not_be_shared_out_is_refused_before_training(tmp_path: Path) -> None:
