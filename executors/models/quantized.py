@@ -136,7 +136,8 @@ def _write_folder(source: Path, into: Path, tensors: Mapping[str, Tensor]) -> No
 
     into.mkdir(parents=True, exist_ok=False)
     for name in _others(source) if (source / LAYOUT).is_file() else modelfolder.look(source).files:
-        if not name.endswith(".safetensors") and name not in (INDEX, "README.md", LAYOUT):
+        weights = name.endswith(".safetensors") and "/" not in name  # those of an encoder inside stay as they are
+        if not weights and name not in (INDEX, "README.md", LAYOUT):
             (into / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, into / name)
     save_file({name: one.contiguous() for name, one in tensors.items()}, into / WEIGHTS, metadata={"format": "pt"})

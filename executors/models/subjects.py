@@ -2,6 +2,7 @@
 
     a folder of this program     classify, baseline     Classifier           a batch is n examples
                                  language-model         LanguageModel        a batch is n tokens of one text
+                           lora, merged           as its task says, see below
     a transformers folder        ...ForSequenceClassification                a batch is n texts
                                  ...ForCausalLM                              a batch is n tokens of one text
                                  anything else          Encoder              a batch is n texts
@@ -29,13 +30,16 @@ from executors.models.classifier import Classifier
 from executors.models.languageanswering import LanguageRespondent
 from executors.models.loading import Respondent, SplitRespondent
 from executors.models.network import Entry, Rows
-from mesh.errors import ModelRefused, TaskRefused
+from mesh.errors import ModelRefused
 from mesh.messages.models import ModelFormat
 
 KIND = "quantize"
 
 TEXTS_TOKENS_MAX = 256
 """Tokens of a text that a transformers classifier reads, where its folder does not say less."""
+
+WINDOW_TOKENS_MAX = 1_024
+"""Tokens that a transformers language model reads at once, where its folder does not say less."""
 
 Batch = Callable[[], object]
 
@@ -99,13 +103,21 @@ def opened(folder: Path, original: Mapping[str, Any] | None = None) -> Subject:
         return _classifier(classifiers.load(folder))
     if kind == language.KIND:
         return _language(LanguageRespondent(language.load(folder)))
+    if kind == "lora":
+        from executors.models import tuned
+
+        return _tuned(tuned.respondent(folder, None))
+    if kind is not None:
+        raise ModelRefused(
+            f"models of the kind {str(kind)[:60]!r} are not quantized here: the page of `quantize` lists them"
+        )
     if modelfolder.look(folder).format is ModelFormat.ADAPTER:
         raise ModelRefused("the model is an adapter: merge it with its base first, then quantize the whole model")
     architecture = str((config.get("architectures") or [""])[0])
     if architecture.endswith("ForSequenceClassification"):
         return _labelling(folder, config)
     if architecture.endswith("ForCausalLM"):
-        return _causal(folder, config)
+        return _causal(folder)
     return _encoder(folder)
 
 
@@ -177,28 +189,40 @@ def _labelling(folder: Path, config: Mapping[str, Any]) -> Subject:
     if loaded.heads:
         raise ModelRefused(f"the classifier in {folder.name!r} has no weights for {loaded.heads[0]}: train it first")
     most = min(TEXTS_TOKENS_MAX, loaded.tokens_max or TEXTS_TOKENS_MAX)
-    model = tuned.TunedClassifier(loaded, loaded.network, labels, most)
-
-    def batch(split: Any, count: int) -> Batch:
-        rows = tuned.tokens_of(loaded, [split.texts[row % len(split)] for row in range(count)], most)
-        return lambda: model.logits(rows, torch.device("cpu"))
-
-    return Subject("text classifier", SplitRespondent(model), {"": loaded.network}, "texts", batch)
+    return _tuned(SplitRespondent(tuned.TunedClassifier(loaded, loaded.network, labels, most)))
 
 
-def _causal(folder: Path, config: Mapping[str, Any]) -> Subject:
+def _causal(folder: Path) -> Subject:
     from executors.models import hf_folder, tuned
 
     loaded = hf_folder.load(folder, hf_folder.LANGUAGE)
-    most = min(1_024, loaded.tokens_max or 1_024)
-    respondent = tuned.TunedLanguageModel(loaded, loaded.network, most)
+    most = min(WINDOW_TOKENS_MAX, loaded.tokens_max or WINDOW_TOKENS_MAX)
+    return _tuned(tuned.TunedLanguageModel(loaded, loaded.network, most))
 
-    def batch(corpus: Any, count: int) -> Batch:
-        found = np.concatenate(tuned.tokens_of(loaded, corpus.texts[:50], most)).astype(np.int64)
-        window = torch.from_numpy(np.resize(found, min(count, most))).unsqueeze(0)
-        return lambda: _inferred(lambda: loaded.network(input_ids=window))
 
-    return Subject("language model", respondent, {"": loaded.network}, "tokens", batch)
+def _tuned(respondent: Respondent) -> Subject:
+    """A transformers network that answers through executors/models/tuned.py."""
+    from executors.models import tuned
+
+    if isinstance(respondent, tuned.TunedLanguageModel):
+        causal = respondent
+
+        def window(corpus: Any, count: int) -> Batch:
+            rows = tuned.tokens_of(causal.base, corpus.texts[:50], causal.tokens_max)
+            found = np.resize(np.concatenate(rows).astype(np.int64), min(count, causal.tokens_max))
+            one = torch.from_numpy(found).unsqueeze(0)
+            return lambda: _inferred(lambda: causal.network(input_ids=one))
+
+        return Subject("language model", causal, {"": causal.network}, "tokens", window)
+    assert isinstance(respondent, SplitRespondent)
+    model: Any = respondent.model
+
+    def batch(split: Any, count: int) -> Batch:
+        texts = [split.texts[row % len(split)] for row in range(count)]
+        rows = tuned.tokens_of(model.base, texts, model.tokens_max)
+        return lambda: model.logits(rows, torch.device("cpu"))
+
+    return Subject("text classifier", respondent, {"": model.network}, "texts", batch)
 
 
 def _encoder(folder: Path) -> Subject:
@@ -216,9 +240,3 @@ def _encoder(folder: Path) -> Subject:
 def _inferred(compute: Batch) -> object:
     with torch.inference_mode():
         return compute()
-
-
-def check_items(items: Any) -> None:
-    """TaskRefused without a single item."""
-    if not len(items):
-        raise TaskRefused("there is nothing to measure the quality on: give a split or a corpus with items")

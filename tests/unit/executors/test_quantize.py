@@ -230,6 +230,9 @@ def test_models_that_can_not_be_quantized_are_refused(
     once = made(tmp_path / "once", classifier, table / "validation").outputs["model"]
     refused(ModelRefused, "quantized already", once)
     refused(ModelRefused, r"expected config.json of a model", table)
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / "config.json").write_text(json.dumps({"ramify": {"kind": "contrastive"}}))
+    refused(ModelRefused, "of the kind 'contrastive' are not quantized", tmp_path / "pair")
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     refused(ModelRefused, "the model is an adapter: merge it", tmp_path / "adapter")

@@ -166,3 +166,30 @@ def test_a_query_out_of_the_corpus_is_not_its_own_neighbour() -> None:
 
 def test_latencies_are_counted_after_the_warm_up() -> None:
     assert len(recall.single_latencies(built("flat"), corpus(3, 9), 2, most=4, seconds=60.0)) == 4
+
+
+@pytest.mark.parametrize("name", ["Flat", "IVF12,Flat", "PQ4x4", "IVF12,PQ4x4", "HNSW16,Flat"])
+def test_faiss_called_by_hand_finds_the_same(name: str) -> None:
+    import faiss
+
+    direct = faiss.index_factory(WIDTH, name, faiss.METRIC_INNER_PRODUCT)
+    spec = {
+        "Flat": {"family": "flat"},
+        "IVF12,Flat": {"family": "ivf", "cells": 12, "probes": 3},
+        "PQ4x4": {"family": "pq", "codes": 4, "bits": 4},
+        "IVF12,PQ4x4": {"family": "ivf-pq", "cells": 12, "probes": 3, "codes": 4, "bits": 4},
+        "HNSW16,Flat": {"family": "hnsw", "links": 16, "breadth_build": 40, "breadth": 16},
+    }[name]
+    for part in [one for one in (direct, getattr(direct, "pq", None)) if hasattr(one, "cp")]:
+        part.cp.seed, part.cp.min_points_per_centroid = 3, 1
+    if "IVF" in name:
+        direct.nprobe = 3
+    if "HNSW" in name:
+        direct.hnsw.rng = faiss.RandomGenerator(3)  # type: ignore[attr-defined]
+    rows, queries = (prepared(part, WIDTH, "cosine") for part in (corpus(), corpus(40, seed=9)))
+    direct.train(rows)
+    direct.add(rows)
+    index = VectorIndex(Spec(metric="inner-product", dimension=WIDTH, **spec), seed=3)  # type: ignore[arg-type]
+    index.train(rows)
+    index.add(rows)
+    assert index.search(queries, 5)[0].tolist() == direct.search(queries, 5)[1].tolist()
