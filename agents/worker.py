@@ -34,6 +34,7 @@ from agents.worker_light import LightRunning, is_light
 from agents.worker_owed import Debts
 from agents.worker_spool import Spooled
 from agents.worker_state import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
+from agents.worker_studies import Studies
 from agents.worker_task import LIGHT_PARALLEL, Running, Tools
 from agents.worker_wanted import WantedBack
 from executors.lane import Lane
@@ -262,6 +263,7 @@ class Worker:
             cache_bytes_max=self._agent.settings.worker.cache_bytes_max,
             devices=Devices(worker_resources.breaker_policy(agent.settings.worker)),
             fitted=Fitted(self._folder / "fitted.json"),
+            studies=Studies(agent.broker, agent.subjects, agent.incarnation, agent.spawn),
         )
 
     async def _deliver_left(self, left: list[tuple[Path, Spooled]]) -> None:

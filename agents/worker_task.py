@@ -28,8 +28,20 @@ from agents.worker_owed import Debts
 from agents.worker_resume import Beginning, Resume
 from agents.worker_spool import Spooled, patiently
 from agents.worker_state import Begin
+from agents.worker_studies import Studies
 from agents.worker_training import Reported
-from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Placed, Progressed, Snapshotted, Start
+from executors.frames import (
+    Checkpointed,
+    Consult,
+    Finished,
+    Frame,
+    Halted,
+    Heeds,
+    Placed,
+    Progressed,
+    Snapshotted,
+    Start,
+)
 from executors.isolation import Bounds, Child
 from executors.packer import Packer
 from executors.pool import Pool
@@ -107,6 +119,8 @@ class Tools:
     """Size of the local cache."""
     devices: Devices = dataclasses.field(default_factory=Devices)
     fitted: Fitted = dataclasses.field(default_factory=Fitted)
+    studies: Studies | None = None
+    """Where tasks put and read the logs of studies."""
 
 
 class Running:
@@ -427,6 +441,8 @@ class Running:
             self._take(frame, self._child)
         elif isinstance(frame, Heeds):
             self._heeds = True
+        elif isinstance(frame, Consult) and self._child is not None and self._tools.studies is not None:
+            self._tools.studies.answer(frame, self._spec.id, self._epoch, self._child)
 
     def _take(self, made: Snapshotted, child: Child) -> None:
         """A snapshot in the child's own memory, or in a file of its scratch folder."""

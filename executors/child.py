@@ -88,6 +88,8 @@ class Channel:
         self._unreadable: set[int] = set()
         self._lacked_room: set[tuple[int, int]] = set()
         self._saves: Counter[int] = Counter()
+        self._consulted: frames.Consulted | None = None
+        """The newest answer about a study's log."""
         self._news = threading.Condition()
         self.tasks: queue.Queue[Start | None] = queue.Queue()
         threading.Thread(target=self._listen, name="frames", daemon=True).start()
@@ -134,6 +136,16 @@ class Channel:
         """How many checkpoints the worker has asked this run for."""
         return self._saves[run]
 
+    def consulted(self, run: int, number: int, wait_s: float) -> frames.Consulted | None:
+        """The answer to this question, if it comes within `wait_s`."""
+
+        def there() -> bool:
+            found = self._consulted
+            return found is not None and (found.run, found.number) == (run, number)
+
+        with self._news:
+            return self._consulted if self._news.wait_for(there, wait_s) else None
+
     def _listen(self) -> None:
         try:
             while True:
@@ -147,6 +159,10 @@ class Channel:
                         self._released[frame.run] = max(frame.number, self._released.get(frame.run, 0))
                         self._unreadable.update((frame.run,) if frame.unreadable else ())
                         self._lacked_room.update(((frame.run, frame.number),) if frame.lacked_room else ())
+                        self._news.notify_all()
+                elif isinstance(frame, frames.Consulted):
+                    with self._news:
+                        self._consulted = frame
                         self._news.notify_all()
                 elif isinstance(frame, frames.Save):
                     self._saves[frame.run] += 1
@@ -208,6 +224,7 @@ class TaskContext:
         self._packs = packs
         self._said: tuple[float, str] = (0.0, "")
         self._heeds = False
+        self._questions = 0
         self._quiet_until = time.monotonic() + PROGRESS_S if quiet else 0.0
 
     def progress(self, step: int, done: float, metrics: Mapping[str, float], phase: str = "") -> None:
@@ -256,6 +273,17 @@ class TaskContext:
             self._heeds = True
             self._channel.send(frames.Heeds(run=self._run))
         return self._channel.saves(self._run)
+
+    def consult(
+        self, study: str, from_seq: int, entry: str = "", entry_id: str = "", *, wait_s: float
+    ) -> frames.Consulted | None:
+        """Put an entry into a study's log, where there is one, and read on; None when no answer came in time."""
+        self._questions += 1
+        number = self._questions
+        self._channel.send(
+            frames.Consult(run=self._run, number=number, study=study, from_seq=from_seq, entry=entry, entry_id=entry_id)
+        )
+        return self._channel.consulted(self._run, number, wait_s)
 
     def checkpoint(self, folder: Path, *, number: int, step: int, best: bool, trained_s: float) -> None:
         """Hand over a finished checkpoint folder."""

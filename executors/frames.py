@@ -8,6 +8,8 @@
     worker: save(run 1)         asks the running task for a checkpoint; it goes on
     child:  placed(run 1)       once, when GPUs were leased: do they compute?
     child:  heeds(run 1)        once, when the task begins to look for that
+    child:  consult(run 1, n)   one entry for a study's log, and a question for what stands there; one at a time
+    worker: consulted(run 1, n) what stands there, or why it is not known now
     worker: halt(run 1)         asks the running task to stop ('stop') or to checkpoint and stop ('checkpoint')
     worker: start(run 2)        light children only; several may be written ahead, they run in order
     worker: recall              light children only -> child: returned(runs that have not begun)
@@ -29,7 +31,7 @@ import msgspec
 from executors.port import Runtime
 from mesh import codec, limits
 from mesh.errors import ChildBroke, Malformed
-from mesh.messages.base import Facts
+from mesh.messages.base import Epoch, Facts
 from mesh.messages.commands import FailureClass
 
 _LENGTH = struct.Struct(">I")
@@ -135,6 +137,30 @@ class Heeds(Frame, frozen=True, kw_only=True):
     run: int
 
 
+class Consult(Frame, frozen=True, kw_only=True):
+    """Put this entry into a study's log, where there is one, and say what stands there from a sequence on."""
+
+    name: ClassVar[str] = "consult"
+
+    run: int
+    number: int
+    """Of the question, within its run."""
+    study: str
+    from_seq: int
+    entry: str = ""
+    entry_id: str = ""
+    """Names the entry within the attempt: put again, it is there once."""
+
+
+class StudyRow(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of a study's log."""
+
+    seq: int
+    task: str
+    epoch: Epoch
+    entry: str
+
+
 class Logged(Frame, frozen=True, kw_only=True):
     """A line for the worker's log."""
 
@@ -228,6 +254,23 @@ class Start(Frame, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, run=run)
 
 
+class Consulted(Frame, frozen=True, kw_only=True):
+    """The answer to a question about a study's log."""
+
+    name: ClassVar[str] = "consulted"
+
+    run: int
+    number: int
+    epoch: Epoch
+    """Of the lease under which the task runs."""
+    rows: tuple[StudyRow, ...] = ()
+    more: bool = False
+    """There may be more behind these."""
+    failure: FailureClass | None = None
+    """Nothing is known: ask again later, or never. The entry may have been put all the same."""
+    reason: str = ""
+
+
 class Recall(Frame, frozen=True, kw_only=True):
     """Hand back the tasks that have not begun."""
 
@@ -280,6 +323,7 @@ FROM_CHILD: dict[str, type[Frame]] = {
         Snapshotted,
         Checkpointed,
         Heeds,
+        Consult,
         Logged,
         Finished,
         Failed,
@@ -287,7 +331,9 @@ FROM_CHILD: dict[str, type[Frame]] = {
         Returned,
     )
 }
-TO_CHILD: dict[str, type[Frame]] = {frame.name: frame for frame in (Start, Released, Save, Recall, Halt, End)}
+TO_CHILD: dict[str, type[Frame]] = {
+    frame.name: frame for frame in (Start, Released, Save, Consulted, Recall, Halt, End)
+}
 
 
 def encode(frame: Frame) -> bytes:

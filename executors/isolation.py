@@ -35,6 +35,7 @@ import psutil
 from executors import frames
 from executors.frames import (
     Checkpointed,
+    Consult,
     Failed,
     Finished,
     Frame,
@@ -213,7 +214,7 @@ class Child:
         return self._output.tail()
 
     async def run(self, start: Start, bounds: Bounds, hear: Callable[[Frame], None]) -> Finished | Halted:
-        """Run one task. hear: called for every Progressed, Snapshotted and Checkpointed frame, in order.
+        """Run one task. hear: called for every frame that does not end it, in order.
 
         start.run must be `runs` + 1. After an error, or a cancellation, the child is dead and its group too.
         """
@@ -377,7 +378,7 @@ class Child:
             self.step = frame.step
         if isinstance(frame, Logged):
             self._output.line(frame.text)
-        elif isinstance(frame, Placed | Progressed | Snapshotted | Checkpointed | Heeds):
+        elif isinstance(frame, Placed | Progressed | Snapshotted | Checkpointed | Heeds | Consult):
             self._hear(frame)
         elif not self._ending.done():
             self._ending.set_result(frame)

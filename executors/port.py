@@ -16,7 +16,7 @@ import dataclasses
 import enum
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
@@ -161,6 +161,14 @@ class Context(Protocol):
 
     def log(self, text: str) -> None:
         """A line for the worker's log."""
+
+
+@runtime_checkable
+class Listening(Protocol):
+    """A context that wants to hear how good the network is, whenever it was measured."""
+
+    def evaluated(self, step: int, values: Mapping[str, float]) -> None:
+        """After `step` steps. Stopped ends the training."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

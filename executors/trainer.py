@@ -46,7 +46,7 @@ from executors.compiling import Compiled
 from executors.data import Ahead, Ints, batches
 from executors.device import Device, fingerprint, memory_translated
 from executors.pace import Pace
-from executors.port import Context, Stopped
+from executors.port import Context, Listening, Stopped
 from executors.recipe import Recipe
 from executors.saving import Mark, Saver
 from executors.state import HISTORY_MAX, Moving, State, digest_of
@@ -267,6 +267,8 @@ class Trainer:
         if len(state.history) < HISTORY_MAX:
             state.history.append([float(state.step), state.loss_mean, found.loss, found.score])
         self._shown.update(found.metrics, validation_loss=found.loss)
+        if self.team.rank == 0 and isinstance(self.context, Listening):
+            self.context.evaluated(state.step, {**found.metrics, "validation_loss": found.loss})
         self._evaluation_s = time.monotonic() - started
         self._aim()
 

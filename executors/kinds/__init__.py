@@ -78,6 +78,7 @@ _BUILT_IN = (
     KindInfo("evaluate", "executors.kinds.evaluate", "Evaluate", 1, Runtime.TORCH, _TORCH),
     KindInfo("quantize", "executors.kinds.quantize", "Quantize", 1, Runtime.TORCH, _TORCH),
     KindInfo("index", "executors.kinds.index", "Index", 1, Runtime.TORCH, (*_TORCH, "faiss")),
+    KindInfo("search-step", "executors.kinds.search_step", "SearchStep", 1, Runtime.TORCH, (*_TORCH, "optuna")),
     KindInfo("gradcheck", "executors.kinds.gradcheck", "Gradcheck", 1, Runtime.TORCH, _TORCH),
 )
 
