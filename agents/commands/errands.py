@@ -117,7 +117,7 @@ class Errands:
             cores=self.given.cores or said.cores,
             memory_bytes=self.given.memory or said.memory_bytes,
             gpus=said.gpus if self.given.gpus is None else self.given.gpus,
-            gpu_memory_bytes=said.gpu_memory_bytes,
+            gpu_memory_bytes=said.gpu_memory_bytes if self.given.gpu_memory is None else self.given.gpu_memory,
             disk_bytes=said.disk_bytes,
             labels=said.labels,
         )

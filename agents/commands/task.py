@@ -62,6 +62,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--gpus", metavar="N", type=flags.whole(0, 64), help="GPUs it takes (default: what its kind says)"
     )
     parser.add_argument(
+        "--gpu-memory", metavar="SIZE", type=flags.size_bytes,
+        help="memory of its one GPU that it takes, so that others may share it (default: the GPU is its own)",
+    )  # fmt: skip
+    parser.add_argument(
         "--priority", metavar="N", type=flags.priority, default=5, help="0 (last) to 9 (first); default 5"
     )
     flags.add_json(parser, "how it ended")

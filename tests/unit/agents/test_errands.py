@@ -23,7 +23,7 @@ LABELS = ["yes", "no"]
 def given(executor: str = "classify", **options: Any) -> argparse.Namespace:
     values: dict[str, Any] = {
         "executor": executor, "input": [], "set": [], "budget": 60.0, "cores": None, "memory": None, "gpus": None,
-        "priority": 5,
+        "gpu_memory": None, "priority": 5,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **options})
 
@@ -54,9 +54,10 @@ async def test_inputs_are_stored_and_the_kind_is_asked_with_its_settings(tmp_pat
 
 
 async def test_a_person_may_say_what_it_takes(tmp_path):
-    options = given("profile", input=[("data", "builtin:digits")], cores=0.5, memory=1 << 30, gpus=1)
+    options = given("profile", input=[("data", "builtin:digits")], cores=0.5, memory=1 << 30, gpus=1, gpu_memory=5)
     task, _, said = await spec_of(tmp_path, options)
     assert (task.needs.cores, task.needs.memory_bytes, task.needs.gpus) == (0.5, 1 << 30, 1)
+    assert task.needs.gpu_memory_bytes == 5
     assert task.inputs == {"data": "builtin:digits"}
     assert said == []
 
