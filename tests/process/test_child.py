@@ -118,6 +118,11 @@ async def test_a_child_knows_nothing_of_the_broker(bench: Bench) -> None:
     assert not [name for name in environment if name.startswith(("NATS_", "RAMIFY_"))]
 
 
+async def test_libraries_in_a_child_fetch_nothing_by_themselves(bench: Bench) -> None:
+    environ = psutil.Process(bench.child.pid).environ()
+    assert (environ["HF_HUB_OFFLINE"], environ["TRANSFORMERS_OFFLINE"]) == ("1", "1")
+
+
 async def test_it_leads_a_group_of_its_own(bench: Bench) -> None:
     assert os.getpgid(bench.child.pid) == bench.child.pid != os.getpgid(0)
 
