@@ -6,7 +6,9 @@ Compiled and not compiled differ in the last bits, so it is part of the fingerpr
 
 'auto' says yes only where it surely pays: on a GPU with Triton, for a run long enough to win back the compilation. On a
 CPU it has to be asked for: a GPT of ten million parameters took 1.09 times less processor time per step, after a first
-one of 26 s and the C++ compiler's own minute; smaller networks win nothing.
+one of 26 s (the compiler's own processes not counted).
+
+Where compiling fails in the first step of a process, that step is taken again without, and the run goes on so.
 """
 
 from __future__ import annotations
@@ -54,6 +56,22 @@ def compiled(network: nn.Module, wish: str, device: Device, steps: int) -> Compi
     if found.on:
         network.compile(dynamic=False)
     return found
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What a compiled network raises when it can not be compiled after all. Call it for compiled networks only: it
+    loads the compiler."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    return TorchDynamoException, InductorError
+
+
+def given_up(network: nn.Module, error: Exception) -> Compiled:
+    """The network as it was, and why."""
+    network._compiled_call_impl = None
+    said = str(error).strip().splitlines()
+    return Compiled(False, f"compiling it failed ({type(error).__name__}: {said[0][:160] if said else ''})")
 
 
 def _lacking(kind: str) -> str:

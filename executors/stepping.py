@@ -81,6 +81,14 @@ class Stepper:
             self._trainable.moved()
         return Taken(loss, float(norm), rate, targets)
 
+    def undo(self, generators: Mapping[str, Any]) -> None:
+        """As if the step had not begun."""
+        self._moving.optimizer.zero_grad(set_to_none=True)
+        if self._sums is not None:
+            self._sums.drop()
+        if generators:
+            checkpoint.restore_generators(generators)
+
     def _gradients(self, batch: Sequence[Any], number: int, targets: int) -> list[Tensor | float]:
         """Add up the gradients of a step's parts; the loss of each."""
         before = checkpoint.generators() if len(batch) > 1 else {}
@@ -90,7 +98,7 @@ class Stepper:
             scale(loss).backward()
 
         def between() -> None:
-            self._between(lambda: self._undo(before))
+            self._between(lambda: self.undo(before))
 
         step = Step(number, targets, self._device.autocast, backward, between)
         own = self._trainable.gradients(batch, step)
@@ -127,14 +135,6 @@ class Stepper:
         if not math.isfinite(found) and (not scaler.is_enabled() or scaler.get_scale() < SCALE_LEAST):
             raise NonFinite(_sentence("the gradient's norm", found, number))
         return total
-
-    def _undo(self, generators: Mapping[str, Any]) -> None:
-        """As if the step had not begun."""
-        self._moving.optimizer.zero_grad(set_to_none=True)
-        if self._sums is not None:
-            self._sums.drop()
-        if generators:
-            checkpoint.restore_generators(generators)
 
 
 class DoubleSums:

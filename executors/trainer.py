@@ -52,7 +52,7 @@ from executors.saving import Mark, Saver
 from executors.state import HISTORY_MAX, Moving, State, digest_of
 from executors.stepping import Stepper, Taken
 from executors.team import StopAsked, Team
-from executors.trainable import Trainable
+from executors.trainable import Evaluation, Trainable
 from mesh.errors import ArtifactCorrupt, NonFinite
 
 REPORT_S = 0.5
@@ -112,6 +112,8 @@ class Trainer:
         self._evaluation_s = 0.0
         self._reported_at = self._started = time.monotonic()
         self._saves_seen = 0
+        self._compiles: set[str] = set()
+        """What was done with compiled code in this process."""
         self._skips_told = 0
         self.state = State(
             rows=trainable.rows,
@@ -207,10 +209,11 @@ class Trainer:
 
     def _step(self, ahead: Ahead[list[Any]]) -> None:
         """Take the next batch's step and write it down."""
-        state, packing, asked_at = self.state, not self._saver.free(), time.monotonic()
-        batch = ahead.next()
+        packing, asked_at = not self._saver.free(), time.monotonic()
+        batch, number = ahead.next(), self.state.step
         began = time.monotonic()
-        taken = self._stepper.take(batch, state.step, state.schedule.factor(state.step))
+        factor = self.state.schedule.factor(number)
+        taken = self._compiling("step", lambda: self._stepper.take(batch, number, factor))
         self._note(taken)
         now = time.monotonic()
         took = now - began
@@ -218,6 +221,24 @@ class Trainer:
             self._cadence.stepped(took, packing=packing)
         elif self._pace.warm:
             self._pace.begin(now, time.process_time())
+
+    def _compiling(self, what: str, work: Callable[[], Value]) -> Value:
+        """Step or evaluation; once more without compiled code, if the first one shows that there can be none."""
+        if not self.compiled.on or what in self._compiles:
+            return work()
+        before = checkpoint.generators()
+        try:
+            done = work()
+            self._compiles.add(what)
+            return done
+        except compiling.failures() as error:
+            self.compiled = compiling.given_up(self.trainable.network, error)
+        self._stepper.undo(before)
+        self.state.fingerprint["compile"] = False
+        if self.state.step:
+            self.state.exact, self.state.differed = False, [*self.state.differed, "compile: True, now False"]
+        self.context.log(f"the network is not compiled: {self.compiled.reason}")
+        return work()
 
     def _note(self, taken: Taken) -> None:
         """One step more."""
@@ -252,7 +273,7 @@ class Trainer:
         state, network = self.state, self.trainable.network
         network.eval()
         try:
-            found = self.team.evaluated(lambda: self.trainable.evaluate(self._tick))
+            found = self._compiling("evaluation", self._evaluated)
         except StopAsked as asked:
             self._stop(str(asked))
         if not math.isfinite(found.score) or not math.isfinite(found.loss):
@@ -271,6 +292,9 @@ class Trainer:
             self.context.evaluated(state.step, {**found.metrics, "validation_loss": found.loss})
         self._evaluation_s = time.monotonic() - started
         self._aim()
+
+    def _evaluated(self) -> Evaluation:
+        return self.team.evaluated(lambda: self.trainable.evaluate(self._tick))
 
     def _aim(self) -> None:
         """End the schedule where the time ends, as far as the last steps tell."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from executors import compiling
 from executors.compiling import STEPS_LEAST
 from executors.device import Device
+from executors.trainable import Evaluation
 from tests.support.executing import Recorder
 from tests.unit.executors.test_trainer import RECIPE, Lines, run
 
@@ -67,3 +70,45 @@ def test_compiled_and_not_compiled_are_two_fingerprints(monkeypatch: pytest.Monk
     trainer, finished = run(tmp_path, dataclasses.replace(RECIPE, compile="on", steps_max=2), lines=Lines())
     assert finished.compiled.on
     assert trainer.state.fingerprint["compile"] is True
+
+
+@pytest.mark.parametrize("in_step", [False, True])
+def test_where_compiling_fails_it_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_step: bool
+) -> None:
+    """It ends as a run that was never to be compiled."""
+
+    class Unsupported(RuntimeError):
+        pass
+
+    def broken(self: nn.Module, **_: object) -> None:
+        def call(x: Tensor) -> Tensor:
+            torch.rand(3)  # a failing attempt may have drawn numbers
+            raise Unsupported("no such operator\nand much more")
+
+        self._compiled_call_impl = call
+
+    _, plain = run(tmp_path / "a", dataclasses.replace(RECIPE, steps_max=5))
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    monkeypatch.setattr(compiling, "failures", lambda: (Unsupported,))
+    recorder = Recorder(tmp_path / "kept")
+    lines = OnlyWhenTraining() if in_step else Lines()
+    trainer, finished = run(
+        tmp_path / "b", dataclasses.replace(RECIPE, steps_max=5, compile="on"), lines=lines, recorder=recorder
+    )
+    assert finished.compiled.reason == "compiling it failed (Unsupported: no such operator)"
+    assert recorder.lines[-1] == f"the network is not compiled: {finished.compiled.reason}"
+    assert trainer.state.fingerprint["compile"] is False
+    assert finished.state.exact
+    assert (finished.digest, finished.state.trace) == (plain.digest, plain.state.trace)
+
+
+class OnlyWhenTraining(Lines):
+    """Validates past what was compiled."""
+
+    def evaluate(self, tick: Callable[[], None]) -> Evaluation:
+        compiled, self.network._compiled_call_impl = self.network._compiled_call_impl, None
+        try:
+            return super().evaluate(tick)
+        finally:
+            self.network._compiled_call_impl = compiled
