@@ -27,7 +27,7 @@ from agents.scheduler_suspects import Suspects
 from mesh import codec, streams
 from mesh.bus import StreamState
 from mesh.collector_notes import CollectorNotes
-from mesh.errors import Conflict, RamifyError, Retry
+from mesh.errors import BusUnavailable, Conflict, RamifyError, Retry
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.messages.collecting import ROWS_BYTES_MAX, CorruptFound, StoreUse, Why, condemn
 from mesh.messages.object_names import MANIFEST, ObjectName, manifest
@@ -145,10 +145,19 @@ class Collecting:
 
     async def _look_at_use(self) -> None:
         self._state = await self._agent.broker.state(self._agent.stream(streams.ARTIFACTS))
-        size, limit = (-1, -1) if self._shared else (self._state.size_bytes, self._state.limit_bytes)
+        size, limit = self._state.size_bytes, self._state.limit_bytes
+        if self._shared:
+            size, limit = await self._use_elsewhere()
         self._use = self._use.evolve(where=self._backend.where, size_bytes=size, limit_bytes=limit)
         self._agent.metrics.set("mesh_store_bytes", size)
         self._agent.metrics.set("mesh_store_limit_bytes", limit)
+
+    async def _use_elsewhere(self) -> tuple[int, int]:
+        """Of a folder or bucket, as it was when all was last listed; one that is away says nothing."""
+        try:
+            return await self._backend.use()
+        except BusUnavailable:
+            return -1, -1
 
     @property
     def _backend(self) -> ObjectBackend:

@@ -66,6 +66,10 @@ class ObjectBackend(Protocol):
         """Everything that is stored now, in no order. What comes or goes meanwhile may be missed or told."""
         ...
 
+    async def use(self) -> tuple[int, int]:
+        """(bytes that are stored, most that may be); -1 for what is not known. Cheap: it is asked twice a minute."""
+        ...
+
     async def mark(self) -> str:
         """This moment, as `remove` understands it."""
         ...
@@ -144,6 +148,11 @@ class JetStreamBackend:
                 name = self._subjects.stored_name(subject)
                 if name is not None:
                     yield name
+
+    async def use(self) -> tuple[int, int]:
+        """The stream's size and limit."""
+        state = await self._log.state(self._stream)
+        return state.size_bytes, state.limit_bytes
 
     async def mark(self) -> str:
         """The stream's last sequence."""

@@ -22,6 +22,7 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -32,6 +33,10 @@ from mesh.messages.object_names import DELTA, MANIFEST, WHOLE, ObjectName
 from mesh.platform import sync_folder
 
 T = TypeVar("T")
+
+WEIGHED = 64
+"""Objects of each of the 256 shelves of a kind whose sizes are looked at while they are listed: a network disk answers
+for each by itself."""
 
 STALE_S = 24 * 3_600.0
 """After this time a file that is still being written has no writer any more."""
@@ -47,10 +52,13 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.E
 class FolderBackend:
     """`mesh.objects.ObjectBackend` in a folder. Every call works in a thread."""
 
-    def __init__(self, folder: Path, prefix: str) -> None:
-        """folder: exists; prefix: the mesh's, so that several may share it."""
-        self._folder = folder
+    def __init__(self, folder: Path, prefix: str, bytes_max: int = 0) -> None:
+        """folder: exists; prefix: the mesh's, so that several may share it; bytes_max: what it should hold, 0: what
+        the disk has room for."""
+        self._folder, self._bytes_max = folder, bytes_max
         self._root = folder / prefix
+        self._size_bytes = -1
+        """Of all objects, when they were last listed; -1: not yet."""
 
     @property
     def where(self) -> str:
@@ -75,9 +83,22 @@ class FolderBackend:
 
     async def names(self) -> AsyncIterator[ObjectName]:
         """Everything that is stored now, a folder at a time."""
+        size = 0
         for shelf in await self._do(lambda: list(self._shelves())):
-            for name in await self._do(lambda shelf=shelf: list(_names_in(shelf))):  # type: ignore[misc]
+            names, bytes_ = await self._do(lambda shelf=shelf: _weighed(shelf))  # type: ignore[misc]
+            size += bytes_
+            for name in names:
                 yield name
+        self._size_bytes = size
+
+    async def use(self) -> tuple[int, int]:
+        """About what was there when all was last listed, and what the folder should hold, or could on its disk."""
+        if self._size_bytes < 0:
+            return -1, -1
+        if self._bytes_max:
+            return self._size_bytes, self._bytes_max
+        free = await self._do(lambda: shutil.disk_usage(self._folder).free)
+        return self._size_bytes, self._size_bytes + free
 
     async def mark(self) -> str:
         """The disk's own time now, in nanoseconds: what a file gets that is written now."""
@@ -251,9 +272,16 @@ def _stamped(path: Path) -> None:
         os.utime(path)
 
 
-def _names_in(shelf: Path) -> Iterator[ObjectName]:
-    with contextlib.suppress(FileNotFoundError):
-        for path in shelf.iterdir():
-            name = object_names.parse(f"{shelf.parent.name}.{path.name}")
-            if name is not None:
-                yield name
+def _weighed(shelf: Path) -> tuple[list[ObjectName], int]:
+    """The objects of a shelf, and about how many bytes they have: as many as the first WEIGHED have in the mean."""
+    names, sizes = list[ObjectName](), list[int]()
+    with contextlib.suppress(FileNotFoundError), os.scandir(shelf) as entries:
+        for entry in entries:
+            name = object_names.parse(f"{shelf.parent.name}.{entry.name}")
+            if name is None:
+                continue
+            names.append(name)
+            if len(sizes) < WEIGHED:
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(entry.stat().st_size)
+    return names, round(sum(sizes) / len(sizes) * len(names)) if sizes else 0

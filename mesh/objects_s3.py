@@ -36,6 +36,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
+from mesh import limits
 from mesh.errors import BusUnavailable, DiskFull, EnvironmentUnfit
 from mesh.messages import object_names
 from mesh.messages.object_names import DELTA, MANIFEST, WHOLE, ObjectName
@@ -54,7 +55,8 @@ PAGE = 1_000
 """Names in one answer of a list: what S3 gives at most."""
 
 LIST_FROM = 200
-"""Above so many names all names of their kinds are listed: a page takes about as long as a question."""
+"""Above so many names all names of their kinds are listed, as long as there are not more pages than rounds of parallel
+questions: a page takes about as long as a question."""
 
 IDENTITY, IDENTITY_CHARS = "identity", 32
 """Key and length of what tells one bucket from another."""
@@ -73,6 +75,8 @@ class S3Backend:
         self._chosen, self._conditional = chosen, True
         self._place = "/".join(part for part in (chosen.s3_prefix.strip("/"), prefix) if part)
         self._store = S3Store(chosen.s3_bucket, prefix=self._place, **_options(chosen))
+        self._size_bytes = -1
+        """Of all objects, when they were last listed; -1: not yet."""
 
     @property
     def where(self) -> str:
@@ -129,23 +133,39 @@ class S3Backend:
     async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
         """Those that are not there."""
         absent = set(names)
-        if len(names) > LIST_FROM:
-            for kind in {name.kind for name in names}:
-                absent.difference_update([name async for name in self._listed(kind)])
+        if len(names) > LIST_FROM and await self._strike_out(absent):
             return absent
 
         async def one(name: ObjectName) -> None:
             if await self.has(name):
                 absent.discard(name)
 
-        await in_window(list(names), one)
+        await in_window(sorted(absent), one)
         return absent
+
+    async def _strike_out(self, absent: set[ObjectName]) -> bool:
+        """Take out what is listed; False when that is more than questions for them would cost."""
+        listed, most = 0, PAGE * len(absent) // limits.CHUNKS_IN_FLIGHT
+        for kind in sorted({name.kind for name in absent}):
+            async for name, _ in self._listed(kind):
+                absent.discard(name)
+                listed += 1
+                if listed > most:
+                    return False
+        return True
 
     async def names(self) -> AsyncIterator[ObjectName]:
         """Everything that is stored now."""
+        size = 0
         for kind in (WHOLE, DELTA, MANIFEST):
-            async for name in self._listed(kind):
+            async for name, bytes_ in self._listed(kind):
+                size += bytes_
                 yield name
+        self._size_bytes = size
+
+    async def use(self) -> tuple[int, int]:
+        """What was there when all was last listed, and what was said that it should hold: buckets do not tell."""
+        return self._size_bytes, self._chosen.bytes_max or -1
 
     async def mark(self) -> str:
         """The store's own time now, in whole seconds."""
@@ -176,13 +196,14 @@ class S3Backend:
             except NOT_FOUND:
                 return None
 
-    async def _listed(self, kind: str) -> AsyncIterator[ObjectName]:
+    async def _listed(self, kind: str) -> AsyncIterator[tuple[ObjectName, int]]:
+        """(name, bytes) of everything of a kind."""
         with self._in_our_words():
             async for page in obstore.list(self._store, prefix=kind, chunk_size=PAGE):
                 for found in page:
                     name = object_names.parse(found["path"].removeprefix(f"{self._place}/").replace("/", "."))
                     if name is not None:
-                        yield name
+                        yield name, found["size"]
 
     @contextlib.contextmanager
     def _in_our_words(self) -> Iterator[None]:

@@ -170,6 +170,11 @@ class ArtifactSettings(Section):
         "broker", "Where objects are stored: in the broker, a shared folder, an S3 bucket", choices=BACKENDS
     )
     folder: str = setting("", "Folder on a disk that all machines of the mesh share; it has to exist", path=True)
+    bytes_max: int = setting(
+        0,
+        "What a folder or bucket should hold: above 80 % of it garbage is collected at once; 0: nothing is said",
+        least=0,
+    )
     s3_bucket: str = setting("", "Name of the bucket; it has to exist")
     s3_prefix: str = setting("", "First part of all keys in the bucket; the mesh's prefix follows")
     s3_endpoint: str = setting("", "Address of an S3-compatible store; empty: Amazon's, or AWS_ENDPOINT_URL")

@@ -110,7 +110,7 @@ def _open_shared(subjects: Subjects, settings: Settings) -> FolderBackend | S3Ba
     if chosen.backend == "folder":
         from mesh.objects_folder import FolderBackend
 
-        return FolderBackend(Path(chosen.folder), subjects.prefix)
+        return FolderBackend(Path(chosen.folder), subjects.prefix, chosen.bytes_max)
     if chosen.backend == "s3":
         from mesh.objects_s3 import S3Backend
 

@@ -75,7 +75,8 @@ def said(use: StoreUse, ours: str, identity: str = "") -> Iterator[Said]:
     if differs := elsewhere(use, ours, identity):
         yield Said("artifacts", "wrong", differs)
     full = 0 < use.limit_bytes * NEARLY_FULL < use.size_bytes
-    advice = "; nearly full: raise broker.store_bytes_max, or remove models that nobody needs" if full else ""
+    more = "raise broker.store_bytes_max" if use.home in ("", "the broker") else "give it room (artifacts.bytes_max)"
+    advice = f"; nearly full: {more}, or remove models that nobody needs" if full else ""
     yield Said("store", "note" if full else "ok", f"{_filled(use)}; {_garbage(use)}{advice}")
     if use.missing:
         says = (

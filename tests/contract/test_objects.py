@@ -170,6 +170,17 @@ async def until_next_second(backend: ObjectBackend) -> None:
         assert time.monotonic() < give_up_at
 
 
+async def test_it_says_how_full_it_is(machine: Machine, request: pytest.FixtureRequest) -> None:
+    one, bucket = await machine(), request.node.callspec.params["machine"] == "s3"
+    for number in range(3):
+        await one.put(whole(b"%d" % number), bytes(1_000))
+    await one.put(MANIFEST, bytes(500))
+    assert len(await listed(one)) == 4
+    size, limit = await one.use()
+    assert 3_500 <= size < 6_000
+    assert limit == -1 if bucket else limit > size
+
+
 async def test_a_name_says_where_it_is(machine: Machine) -> None:
     one = await machine()
     assert one.where
@@ -310,6 +321,41 @@ async def test_a_shared_store_says_which_one_it_is(machine: Machine, tmp_path: P
 async def test_a_folder_that_is_away_does_not_say(tmp_path: Path) -> None:
     with pytest.raises(BusUnavailable, match="is not there"):
         await FolderBackend(tmp_path / "away", "mesh").identity()
+
+
+async def test_a_folder_is_as_large_as_it_is_said_to_be_and_not_weighed_object_by_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.objects_folder.WEIGHED", 2)
+    one = FolderBackend(tmp_path, "mesh", 10**6)
+    assert await one.use() == (-1, -1)
+    names = [object_names.whole(f"ab{number:062x}") for number in range(9)]
+    for name in names:
+        await one.put(name, bytes(700))
+    assert await listed(one) == names
+    assert await one.use() == (6_300, 10**6)
+
+
+@pytest.mark.process
+async def test_a_large_bucket_is_asked_rather_than_listed(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.objects_s3.LIST_FROM", 10)
+    monkeypatch.setattr("mesh.objects_s3.PAGE", 12)
+    one, asked = S3Backend(s3_server.chosen(), "large"), list[ObjectName]()
+    names = [whole(b"large %d" % number) for number in range(40)]
+    for name in names:
+        await one.put(name, b"x")
+    has = one.has
+
+    async def noted(name: ObjectName) -> bool:
+        asked.append(name)
+        return await has(name)
+
+    monkeypatch.setattr(one, "has", noted)
+    missing = {whole(b"none %d" % number) for number in range(3)}
+    assert await one.absent([*names, *missing]) == missing
+    assert asked == []  # four pages, and as many rounds of questions
+    assert await one.absent([*names[:9], *missing]) == missing
+    assert missing <= set(asked)
 
 
 # -- S3 -------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from mesh.messages.ledger import Entry, LeaderChosen, Recommended, SnapshotAt, T
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
+from mesh.objects_folder import FolderBackend
 from mesh.sieve import Sieve
 from planner.ledger import Checkpoint, Ended
 from tests.support.collecting import EVERY_S, KEEP_S, SUBJECTS, WAIT_S, CollectingStage, StagedHistory, listed
@@ -390,6 +391,34 @@ def test_an_upload_that_finds_the_store_full_goes_on_when_garbage_is_gone(tmp_pa
             assert len(await stage.stored()) == 5
 
     run(tmp_path, case, limit_bytes=20_000)
+
+
+@pytest.mark.parametrize(("bytes_max", "rounds"), [(1_000_000, 1), (5_000, 2)])
+def test_a_folder_that_is_nearly_full_is_looked_at_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_max: int, rounds: int
+) -> None:
+    """What it holds is known from the look before."""
+    (tmp_path / "disk").mkdir()
+
+    async def inline(work: Callable[..., object], *arguments: object) -> object:
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", inline)  # threads know nothing of virtual time
+    chosen = {"artifacts.backend": "folder", "artifacts.folder": str(tmp_path / "disk")}
+
+    async def case(stage: CollectingStage) -> None:
+        await stage.hand.append(SUBJECTS.ledger(), codec.encode(LEADER))
+        stage.backend = FolderBackend(tmp_path / "disk", SUBJECTS.prefix)  # type: ignore[assignment]
+        await stage.put(A, B)
+        garbage = await stage.put_object(C)
+        async with stage.collecting(**chosen, **{"artifacts.bytes_max": bytes_max}) as collector:
+            await asyncio.sleep(EVERY_S + WAIT_S + 60.0)
+            assert garbage not in await stage.stored()
+            assert collector._agent.metrics.value("mesh_collections_total", outcome="done") == rounds
+            assert collector.use().limit_bytes == bytes_max
+            assert 4_000 < collector.use().size_bytes < 7_000
+
+    run(tmp_path, case)
 
 
 def test_a_full_store_of_living_things_is_not_looked_at_all_the_time(tmp_path: Path) -> None:
