@@ -2,6 +2,8 @@
 
     classify     builtin:digits and builtin:python-docs     scikit-learn, tuned on the same validation split
     index        texts of python-docs as vectors            FAISS called directly, the same parameters
+    lora         a sentence encoder, docstrings             a plain loop over peft
+    merge        descendants of one classifier, digits      the best of them, and the mean of their tensors
     quantize     a sentence encoder, or the digits          torch.ao's dynamic quantization
 
 A kind runs as it does under a worker: in a fresh child with one core, through the executor's own frames. A reference
@@ -25,7 +27,7 @@ from mesh.errors import RamifyError
 NAME = "executors"
 WHY = "What each kind of work reaches and costs, beside the library that people would call themselves."
 
-PARTS = ("classify", "index", "quantize")
+PARTS = ("classify", "index", "lora", "merge", "quantize")
 
 
 def run(frame: Frame) -> None:

@@ -26,7 +26,7 @@ from executors import modelfolder
 from executors.modelfolder import ADAPTER_CONFIG, CONFIG, CONFIG_BYTES_MAX, FORM_WHOLE, FORMAT
 from executors.models import stored
 from executors.models.hf_folder import Loaded, translated
-from executors.models.loading import BESIDE_ADAPTER, described
+from executors.models.loading import BESIDE_ADAPTER, described, named
 from mesh.errors import ArtifactCorrupt, ModelRefused, TaskRefused
 
 FIELDS = (
@@ -61,7 +61,7 @@ SAVED_ANYWAY = ("classifier", "score")
 def wrap(base: Loaded, task: str, *, rank: int, alpha: float, dropout: float, bias: str, targets: Sequence[str]) -> Any:
     """The base with a fresh adapter. targets: ends of module names, `all-linear`, or () for the usual ones of the
     architecture. Draws from torch's generator. TaskRefused when a target is not there."""
-    with translated(base.folder.name):
+    with translated(named(base.folder)):
         from peft import LoraConfig, get_peft_model
 
         asked: dict[str, Any] = {
@@ -120,7 +120,7 @@ def load(base: Loaded, folder: Path, task: str) -> Any:
             f"{base.digest[:12]}: give the model that it adapts"
         )
     config, tensors = config_of(folder), stored.open_model(folder)
-    with translated(folder.name):
+    with translated(named(folder)):
         from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
         network = get_peft_model(base.network, LoraConfig(task_type=TASK_TYPES[task], **config))
@@ -149,17 +149,17 @@ def config_of(folder: Path) -> dict[str, Any]:
         if config["peft_type"] != "LORA" or not 1 <= int(config["r"]) <= 65_536:
             raise ValueError(f"peft_type {config['peft_type']!r}, r {config['r']!r}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelRefused(f"{ADAPTER_CONFIG} in {folder.name!r} describes no LoRA: {str(error)[:120]}") from None
+        raise ModelRefused(f"{ADAPTER_CONFIG} in {named(folder)!r} describes no LoRA: {str(error)[:120]}") from None
     if strange := sorted(name for name, value in config.items() if value and name not in HARMLESS):
         raise ModelRefused(
-            f"the adapter in {folder.name!r} asks for {strange[0][:60]}, which is not computed here: plain LoRA is"
+            f"the adapter in {named(folder)!r} asks for {strange[0][:60]}, which is not computed here: plain LoRA is"
         )
     return {name: config[name] for name in FIELDS if name in config}
 
 
 def merge(network: Any, base: Loaded, folder: Path, ramify: Mapping[str, Any], card: str) -> Path:
     """A whole model with the adapter in its weights. The network is of no use afterwards."""
-    with translated(base.folder.name):
+    with translated(named(base.folder)):
         whole = network.merge_and_unload(safe_merge=True)
         folder.mkdir(parents=True)
         whole.save_pretrained(folder, safe_serialization=True)

@@ -28,6 +28,7 @@ from torch import nn
 from executors import modelfolder, room
 from executors.device import is_out_of_memory
 from executors.models import stored
+from executors.models.loading import named
 from mesh.errors import ModelRefused, RamifyError, TaskRefused
 from mesh.messages.models import ModelFormat
 
@@ -68,11 +69,13 @@ def load(folder: Path, task: str, labels: Sequence[str] = ()) -> Loaded:
     when it is no model for it; TaskRefused when its tokenizer is another's. Seeds torch's generator: seed it anew."""
     found = modelfolder.look(folder)
     if found.format is ModelFormat.ADAPTER:
-        raise ModelRefused(f"expected a whole model as the base, {folder.name!r} holds an adapter: give what it adapts")
+        raise ModelRefused(
+            f"expected a whole model as the base, {named(folder)!r} holds an adapter: give what it adapts"
+        )
     if found.format is not ModelFormat.TRANSFORMERS:
-        raise ModelRefused(f"expected a transformers folder as the base, {folder.name!r} holds a Ramify classifier")
+        raise ModelRefused(f"expected a transformers folder as the base, {named(folder)!r} holds a Ramify classifier")
     digest = stored.open_model(folder).digest()
-    with translated(folder.name):
+    with translated(named(folder)):
         config = _config(folder)
         tokenizer = _tokenizer(folder)
         network, heads = _network(folder, config, task, tuple(labels), digest)
@@ -136,7 +139,9 @@ def _config(folder: Path) -> Any:
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if getattr(config, "is_encoder_decoder", False):
-        raise ModelRefused(f"{folder.name!r} is an encoder with a decoder ({config.model_type}): one alone is expected")
+        raise ModelRefused(
+            f"{named(folder)!r} is an encoder with a decoder ({config.model_type}): one alone is expected"
+        )
     return config
 
 
@@ -144,7 +149,7 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json")):
-        raise ModelRefused(f"the model in {folder.name!r} has no tokenizer: copy tokenizer.json beside its weights")
+        raise ModelRefused(f"the model in {named(folder)!r} has no tokenizer: copy tokenizer.json beside its weights")
     return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
@@ -152,7 +157,7 @@ def _network(folder: Path, config: Any, task: str, labels: tuple[str, ...], dige
     """(the network, names of the modules that the folder has no weights for)."""
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    named = tuple(str(config.id2label[number]) for number in sorted(config.id2label)) if config.id2label else ()
+    before = tuple(str(config.id2label[number]) for number in sorted(config.id2label)) if config.id2label else ()
     if task == CLASSIFY:
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
@@ -169,13 +174,13 @@ def _network(folder: Path, config: Any, task: str, labels: tuple[str, ...], dige
     strange = [name for name in modules if task != CLASSIFY or not set(name.split(".")) & set(HEADS)]
     if strange:
         raise ModelRefused(
-            f"the weights in {folder.name!r} are not those of a {config.model_type} for this task: "
+            f"the weights in {named(folder)!r} are not those of a {config.model_type} for this task: "
             f"{strange[0][:100]!r} is missing or of another shape"
         )
     _check_finite(network)
     if task == LANGUAGE:
         _check_causal(folder, network.eval())
-    if task == CLASSIFY and named != labels:
+    if task == CLASSIFY and before != labels:
         modules = _renewed(network, modules)
     return network.eval(), tuple(modules)
 
@@ -198,7 +203,7 @@ def _check_causal(folder: Path, network: Any) -> None:
     with torch.inference_mode():
         one, two = (network(input_ids=each.unsqueeze(0)).logits[0, :3] for each in (ids, other))
     if not torch.allclose(one, two, rtol=1e-3, atol=1e-4):
-        raise ModelRefused(f"the model in {folder.name!r} looks ahead: it is no causal language model")
+        raise ModelRefused(f"the model in {named(folder)!r} looks ahead: it is no causal language model")
 
 
 def _check_finite(network: nn.Module) -> None:

@@ -15,6 +15,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -42,7 +43,15 @@ LOADERS = {
 BESIDE_ADAPTER = "ramify.json"
 """What stands in config.json elsewhere stands here beside an adapter, whose folder has no config.json of its own."""
 
+SCRATCH: ContextVar[Path | None] = ContextVar("scratch", default=None)
+"""Where a loader may write while it loads; None: the system's folder for temporary files."""
+
 Tick = Callable[[], None]
+
+
+def named(folder: Path) -> str:
+    """What a person knows a folder by; in a worker's cache the digest above it."""
+    return folder.parent.name[:12] if folder.name == "files" else folder.name
 
 
 def nothing() -> None:
@@ -127,9 +136,9 @@ class SplitRespondent:
         self.model.answers(single(items, number % len(items)), device, nothing)
 
 
-def load_model(folder: Path, base: Path | None = None) -> Respondent:
-    """The model in `folder`. base: of an adapter, the model that it adapts. ModelRefused, ArtifactCorrupt or
-    TaskRefused when it can not be asked."""
+def load_model(folder: Path, base: Path | None = None, scratch: Path | None = None) -> Respondent:
+    """The model in `folder`. base: of an adapter, the model that it adapts. scratch: below it a loader may write while
+    it loads. ModelRefused, ArtifactCorrupt or TaskRefused when it can not be asked."""
     kind = described(folder).get("kind")
     if not isinstance(kind, str) or kind not in LOADERS:
         raise ModelRefused(
@@ -138,7 +147,11 @@ def load_model(folder: Path, base: Path | None = None) -> Respondent:
         )
     module, function = LOADERS[kind].split(":")
     loader = getattr(importlib.import_module(module), function)
-    return cast(Respondent, loader(folder, base))
+    before = SCRATCH.set(scratch)
+    try:
+        return cast(Respondent, loader(folder, base))
+    finally:
+        SCRATCH.reset(before)
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -153,6 +166,6 @@ def described(folder: Path) -> dict[str, Any]:
             raise TypeError(f"a map was expected, got {type(found).__name__}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactCorrupt(
-            f"expected {path.name} of a Ramify model in {folder.name}: {type(error).__name__} {str(error)[:120]}"
+            f"expected {path.name} of a Ramify model in {named(folder)}: {type(error).__name__} {str(error)[:120]}"
         ) from None
     return found
