@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from executors import outcomes
 from executors.kinds.classify import Classify
 from executors.kinds.evaluate import Evaluate
+from executors.kinds.language_model import LanguageModel
 from executors.kinds.lora import Lora
 from executors.kinds.merge import Merge, MergeSettings
 from executors.port import Made
@@ -33,6 +34,9 @@ WORDS = {0: ["card", "arrive", "delivery", "track"], 1: ["limit", "maximum", "am
 QUICK: dict[str, Any] = {"epochs_max": 4, "hidden": [8], "warmup_steps": 5, "features_max": 400}
 LORA: dict[str, Any] = {"batch": 16, "learning_rate": 5e-3, "epochs_max": 2, "evaluate_every": 20, "warmup_steps": 2,
                         "targets": ["all-linear"], "rank": 4}  # fmt: skip
+
+
+ON: dict[str, Any] = {"batch": 8, "evaluate_every": 4, "warmup_steps": 2, "sample_tokens": 2, "compile": "off"}
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +202,25 @@ def test_its_memory_is_what_it_said(family: dict[str, Path], splits: Path, tmp_p
                              for name, path in inputs.items()}}  # fmt: skip
     seen = footprint("merge", {"method": "ties"}, inputs, facts, tmp_path)
     assert 0.4 <= seen.share <= 1.0, seen
+
+
+@pytest.mark.parametrize("method", ["greedy", "ties"])
+def test_language_models_that_went_on_from_one(method: str, tmp_path: Path) -> None:
+    draw, corpus = random.Random(5), tmp_path / "corpus.jsonl"
+    texts = [" ".join(draw.choices(["one", "two", "three", "four"], k=12)) for _ in range(90)]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    tiny = {"layers": 1, "width": 16, "heads": 2, "inner": 24, "sequence": 16, "vocabulary": 300, "batch": 8,
+            "evaluate_every": 4, "warmup_steps": 2, "sample_tokens": 2, "compile": "off"}  # fmt: skip
+    first = made_by(LanguageModel(), {"train": corpus}, tmp_path / "a", {**tiny, "steps_max": 4})
+    inputs = {"ancestor": artifact(tmp_path, first.outputs["model"], "a")}
+    for number in (1, 2):
+        on = {"train": corpus, "base": inputs["ancestor"]}
+        line = made_by(LanguageModel(), on, tmp_path / str(number), {**ON, "steps_max": 4 * number}, seed=number)
+        inputs[f"candidate-{number}"] = line.outputs["model"]
+    made = made_by(Merge(), {**inputs, "validation": corpus}, tmp_path / "merge", {"method": method, "scales": [0.5]})
+    assert made.facts["ancestor"] == "a" * 64
+    assert made.kpis["validation_bits_per_byte"] > 0
+    assert made.facts["merged"]["loss"] < 1.1 * max(row["loss"] for row in made.facts["candidates"])
 
 
 # -- bad input --------------------------------------------------------------------------------------------------------
