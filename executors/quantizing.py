@@ -64,7 +64,7 @@ def make(job: Job, context: Context) -> Made:
             context, folder, lambda into: quantized.fold(source, original, scheme, settings.keep, into, tick)
         )
         quantized.write_config(source, folder, {"scheme": settings.scheme})
-        found = quantized.load(folder, way=settings.way, batches=settings.batches, tick=tick)
+        found = quantized.load(folder, way=settings.way, batches=settings.batches, scratch=job.scratch, tick=tick)
         pair = (original, found.subject)
         pulse.report(1, 0.4, {})
         answers = [subject.respondent.outcomes(items, place.torch, tick) for subject in pair]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.ao.nn.quantized.dynamic import Linear
 
 from executors.corpus import read_corpus
 from executors.models import encoder as encoders
@@ -61,7 +62,7 @@ def _nearest(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
 
 def _size(encoder: Encoder) -> float:
     """Bytes of its numbers: packed matrices as int8 with a scale for each row."""
-    packed = [module for module in encoder.network.modules() if hasattr(module, "_packed_params")]
+    packed = [module for module in encoder.network.modules() if isinstance(module, Linear)]
     plain = [one for one in encoder.network.state_dict().values() if torch.is_tensor(one) and not one.is_quantized]
     return float(sum(map(_packed, packed)) + sum(one.numel() * one.element_size() for one in plain))
 

@@ -70,7 +70,7 @@ class Evaluate:
         place = devices.choose(job.allotment)
         model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
         base = job.inputs.get("base")
-        model = load_model(model_folder, Path(base) if base else None)
+        model = load_model(model_folder, Path(base) if base else None, job.scratch)
         items = model.read(split_folder)
         model.check(items)
         tick = _ticker(context)

@@ -31,7 +31,7 @@ from executors import modelfolder
 from executors.modelfolder import CONFIG, CONFIG_BYTES_MAX, FORMAT, INDEX, WEIGHTS
 from executors.models import compact, kernels, stored, subjects
 from executors.models.compact import Form, Packed
-from executors.models.loading import Respondent, nothing
+from executors.models.loading import SCRATCH, Respondent, nothing
 from executors.models.stored import Stored
 from executors.models.subjects import KIND, Subject, tensor_of
 from mesh.errors import ArtifactCorrupt, ModelRefused, TaskRefused
@@ -209,11 +209,19 @@ class Loaded:
 
 
 def load(
-    folder: Path, *, way: str = "auto", batches: Sequence[int] = BATCHES, tick: Callable[[], None] = nothing
+    folder: Path,
+    *,
+    way: str = "auto",
+    batches: Sequence[int] = BATCHES,
+    scratch: Path | None = None,
+    tick: Callable[[], None] = nothing,
 ) -> Loaded:
     """The quantized model in `folder`. way: one of kernels.WAYS for all dense layers, or 'auto': the fastest here for
-    batches of so many rows."""
-    place = Path(tempfile.mkdtemp(prefix="unfolded-"))
+    batches of so many rows. scratch: where it is unfolded for a moment."""
+    below = scratch or SCRATCH.get()
+    if below is not None:
+        below.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix="unfolded-", dir=below))
     try:
         layout, packed = unfold(folder, place / "model")
         tick()

@@ -97,3 +97,9 @@ def test_a_kernel_that_reads_beyond_odd_rows_never_sees_one() -> None:
     assert kernels.fastest(odd, False, (1,), lambda: None).passed_over == {
         "torch-int8": "ValueError: its columns are no multiple of 32"
     }
+
+
+def test_on_another_device_the_expanded_matrix_computes() -> None:
+    layer = PackedLinear(packed(INT8), None, EXPANDED)
+    found = layer(torch.zeros((2, 128), device="meta"))
+    assert (found.shape, found.device.type) == ((2, 96), "meta")

@@ -108,6 +108,7 @@ def test_evaluate_finds_what_the_task_claimed(
     assert found.ids == claimed.ids
     assert np.allclose(np.frombuffer(found.loss, "<f4"), np.frombuffer(claimed.loss, "<f4"), atol=1e-5)
     assert again.kpis["accuracy"] == pytest.approx(result.kpis["accuracy_quantized"])
+    assert [path.name for path in (tmp_path / "again" / "scratch").iterdir()] == ["outcomes"]
     before = made_by(Evaluate(), {**given, "model": classifier}, tmp_path / "before", {"latency_items": 0})
     assert before.kpis["loss"] == pytest.approx(result.kpis["loss_original"])
 
