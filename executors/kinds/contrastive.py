@@ -95,6 +95,8 @@ class ContrastiveSettings(TrainingSettings, frozen=True, kw_only=True, forbid_un
         one_of(self, "pool", ("all", "held-out"))
         one_of(self, "collapse", ("stop", "flag"))
         within(self, BOUNDS)
+        if self.processes > 1:
+            raise ValueError("every pair is compared with all others of its batch: leave `processes` at 1")
         if self.batch is not None and self.batch < 2:
             raise ValueError(f"batch is at least 2, for pairs are compared with each other, got {self.batch}")
         if self.char_max and self.char_min > self.char_max:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from executors import features, outcomes, pairs
 from executors.modelfolder import FORMAT
 from executors.models import encoder as encoders
-from executors.models import ranking, sides
+from executors.models import encoderfolder, ranking, sides
 from executors.models.dual import Dual, Shape
 from executors.models.sides import Inputs, Reader
 from executors.models.store import part
@@ -82,7 +82,7 @@ class DualEncoder:
             of_text = features.TextFeatures(self.reader.vocabulary).tensors()
             arrays |= {f"features.{name}": np.ascontiguousarray(array) for name, array in of_text.items()}
         elif isinstance(self.reader, sides.FrozenReader):
-            encoders.copied(self.reader.encoder.folder, folder / ENCODER)
+            encoderfolder.copied(self.reader.encoder.folder, folder / ENCODER)
         elif isinstance(self.reader, sides.TunedReader):
             self.reader.encoder.save(folder / ENCODER)
         save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})

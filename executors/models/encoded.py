@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from executors.data import Split
 from executors.features import Encoded
 from executors.models import encoder as encoders
-from executors.models import vectors
+from executors.models import encoderfolder, vectors
 from executors.models.encoder import Encoder
 from mesh.errors import ArtifactCorrupt
 
@@ -102,7 +102,7 @@ class EncoderFeatures:
         if self.tuned:
             self.encoder.save(model / FOLDER)
         else:
-            encoders.copied(self.encoder.folder, model / FOLDER)
+            encoderfolder.copied(self.encoder.folder, model / FOLDER)
 
 
 def restore(model: Path, config: Mapping[str, Any]) -> EncoderFeatures:

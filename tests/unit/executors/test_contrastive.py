@@ -149,6 +149,7 @@ def test_a_collapse_stops_with_a_sentence_or_is_noted(data: Path, tmp_path: Path
         ({"momentum": 1.0}, "momentum"), ({"temperature": 0.001}, "temperature"), ({"batch": 1}, "batch"),
         ({"method": "magic"}, "method"), ({"word_max": 0}, "word_max"), ({"queue": 0}, "queue"),
         ({"micro_batch": 64, "batch": 8}, "micro_batch"),
+        ({"processes": 2}, "processes"),
     ],
 )  # fmt: skip
 def test_settings_out_of_bounds_are_refused(settings: dict[str, Any], said: str) -> None:

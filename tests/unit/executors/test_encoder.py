@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 import torch
 from safetensors.torch import load_file, save_file
 
-from executors.models import encoder
+from executors.models import encoder, encoderfolder
 from mesh.errors import ModelRefused
 from tests.support.encoders import WIDTH, write_encoder
 
@@ -89,7 +89,7 @@ def test_a_saved_encoder_is_the_same_and_keeps_its_digest_only_with_its_weights(
     assert not np.allclose(changed.encode(TEXTS), saved.encode(TEXTS))
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("told of it")
-    assert encoder.digest_of(tmp_path / "copy") == first.digest
+    assert encoderfolder.digest_of(tmp_path / "copy") == first.digest
     assert changed.digest != first.digest
 
 
