@@ -28,8 +28,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from executors.journal import Journal
-from executors.kinds.search_step import SearchStepSettings, inner_settings
 from executors.port import Context, Job, Kind, Made, Stopped
+from executors.searches import SearchStepSettings, inner_settings
 from executors.spaces import Dimension, text_of
 from mesh.errors import NonFinite, Reject, TaskRefused
 

@@ -17,83 +17,15 @@ from typing import Any, ClassVar
 import msgspec
 
 from executors import kinds, port, spaces
-from executors.port import Context, Job, Kind, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, within
-from executors.spaces import Dimension
+from executors.port import Context, Job, Made, Runtime
+from executors.searches import SearchStepSettings, inner_settings, trained
 from mesh.errors import TaskRefused
-from mesh.messages.base import check_name
 from mesh.messages.tasks import Needs
 
 MIB = 1024 * 1024
 
 OPTUNA_BYTES = 80 * MIB
 """Optuna imported, and a study of some thousand trials."""
-
-
-class SearchStepSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to search, and how."""
-
-    study: str
-    """Its name in the mesh: trials of one study have one name, and all settings but that alike."""
-    kind: str
-    """The training kind that the settings are for."""
-    space: dict[str, Dimension]
-    """What is drawn: setting to `{"type": "log-float", "low": 1e-4, "high": 1e-1}` and the like."""
-    fixed: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Further settings of the kind, the same in all trials."""
-    metric: str = "validation_loss"
-    """A KPI of the kind; its learning curve decides about an early end where validation knows it."""
-    direction: str = "minimize"
-    sampler: str = "tpe"
-    """'tpe' (tree-structured Parzen estimator: more of what did well), or 'random'."""
-    random_trials: int = 10
-    """Trials that 'tpe' draws at random at first."""
-    pruner: str = "median"
-    """Who ends trials early: 'median' (worse than half of the finished ones at that step), 'hyperband' or 'none'."""
-    pruner_trials: int = 4
-    """Finished trials before the median ends one."""
-    pruner_steps: int = 0
-    """Steps of a trial before it may be ended early."""
-
-    def __post_init__(self) -> None:
-        check_name(self.study, "a study")
-        one_of(self, "direction", ("minimize", "maximize"))
-        one_of(self, "sampler", ("tpe", "random"))
-        one_of(self, "pruner", ("median", "hyperband", "none"))
-        within(self, (("random_trials", 1, 1_000), ("pruner_trials", 1, 1_000), ("pruner_steps", 0, 100_000_000)))
-        if not 1 <= len(self.space) <= spaces.DIMENSIONS_MAX:
-            raise ValueError(f"space names 1 to {spaces.DIMENSIONS_MAX} settings, got {len(self.space)}")
-        if both := sorted(set(self.space) & set(self.fixed)):
-            raise ValueError(f"{both[0]!r} is in both space and fixed")
-        kind = trained(self.kind)
-        for corner in spaces.corners(self.space):
-            inner_settings(kind, self, corner)
-
-    def definition(self) -> dict[str, Any]:
-        """What all trials of a study share."""
-        told: dict[str, Any] = msgspec.to_builtins(self)
-        return told
-
-
-def trained(name: str) -> Kind:
-    """The kind that is to be trained. ValueError when it is none that trains."""
-    info = kinds.kind_infos().get(name)
-    kind = None if info is None or info.problem else kinds.declared(info)
-    if kind is None or not issubclass(kind.Settings, TrainingSettings):
-        raise ValueError(f"kind {name[:80]!r} is no training kind of this installation")
-    return kind
-
-
-def inner_settings(kind: Kind, settings: SearchStepSettings, drawn: Mapping[str, Any]) -> Any:
-    """The trained kind's own settings. ValueError when it refuses them."""
-    try:
-        found: Any = msgspec.convert({**settings.fixed, **drawn}, kind.Settings)
-    except ValueError as error:  # msgspec's own is one
-        shown = ", ".join(f"{name}={value}" for name, value in drawn.items())
-        raise ValueError(f"{kind.name} can not be set to {shown[:300]}: {error}") from None
-    if found.processes > 1:
-        raise ValueError("a trial trains in one process: leave `processes` at 1")
-    return found
 
 
 class SearchStep:

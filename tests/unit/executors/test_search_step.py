@@ -12,9 +12,10 @@ import pytest
 
 from executors import kinds, port, spaces
 from executors.kinds import KindInfo
-from executors.kinds.search_step import SearchStep, SearchStepSettings
+from executors.kinds.search_step import SearchStep
 from executors.port import Context, Job, Listening, Made, Runtime, Stopped
 from executors.recipe import TrainingSettings
+from executors.searches import SearchStepSettings
 from executors.spaces import Dimension
 from mesh.errors import DataRefused, NonFinite, OutOfMemory, TaskRefused
 from mesh.messages.tasks import Needs
