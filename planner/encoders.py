@@ -15,6 +15,7 @@ from typing import Any
 
 from mesh.messages.base import Facts, derived_id
 from mesh.messages.commands import Refuse, Submit
+from mesh.messages.judgement import Champion
 from mesh.messages.tasks import Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
 from planner.profile import Profile
@@ -30,6 +31,10 @@ BUDGET_S = 3_600.0
 
 PROGRAM_BYTES, PER_BYTE = 300 * 1024 * 1024, 2
 """What an evaluation takes beside: transformers, and the encoder's weights on the disk and in memory."""
+
+
+ENCODER_LEAST = 16 * 1024 * 1024
+"""Size of a model from which on it may hold a sentence encoder."""
 
 
 def why_not(profile: Profile) -> str:
@@ -98,13 +103,22 @@ def inputs(encoder: DataRef | None, vectors: Mapping[str, str]) -> dict[str, str
     return {"encoder": encoder.source, **{f"{name}_vectors": vectors[f"{name}_vectors"] for name in ENCODED}}
 
 
-def evaluating(needs: Needs, encoder: DataRef | None) -> Needs:
-    """What an evaluation of a model on this encoder takes."""
-    if encoder is None:
-        return needs
-    more = PROGRAM_BYTES + PER_BYTE * encoder.size_bytes
+def evaluating(needs: Needs, encoder: DataRef | None, champion: Champion | None) -> Needs:
+    """What an evaluation of a model on this encoder takes; or of one that goes on from a champion, which may hold an
+    encoder that the topic does not name."""
+    if encoder is not None:
+        return _and(needs, PROGRAM_BYTES, encoder.size_bytes)
+    return going_on(needs, champion)
+
+
+def going_on(needs: Needs, champion: Champion | None) -> Needs:
+    """What a line that goes on from a champion takes: a large one may hold an encoder."""
+    size = int(champion.kpis.get("size_bytes", 0)) if champion is not None else 0
+    return _and(needs, PROGRAM_BYTES if size >= ENCODER_LEAST else 0, size)
+
+
+def _and(needs: Needs, program: int, size: int) -> Needs:
     return Needs(
-        cores=needs.cores, memory_bytes=needs.memory_bytes + more, gpus=needs.gpus,
-        gpu_memory_bytes=needs.gpu_memory_bytes, disk_bytes=needs.disk_bytes + PER_BYTE * encoder.size_bytes,
-        labels=needs.labels,
+        cores=needs.cores, memory_bytes=needs.memory_bytes + program + PER_BYTE * size, gpus=needs.gpus,
+        gpu_memory_bytes=needs.gpu_memory_bytes, disk_bytes=needs.disk_bytes + PER_BYTE * size, labels=needs.labels,
     )  # fmt: skip

@@ -239,6 +239,8 @@ class _Shaped:
         elif self.continued is not None:
             inputs["champion"] = self.continued.model
         task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
+        if self.base is None and self.topic.encoder is None:
+            return task.evolve(needs=encoders.going_on(task.needs, self.continued))
         return task.evolve(needs=bases.needs(self.base, task.needs, "train"))
 
     def reinventor(self) -> TaskSpec:
@@ -303,7 +305,7 @@ class _Shaped:
         """What a task of this kind takes after the lines have ended."""
         needs = self.profile.needs_of(kind)
         if kind == "evaluate":
-            needs = encoders.evaluating(needs, self.topic.encoder)
+            needs = encoders.evaluating(needs, self.topic.encoder, self.continued)
         return bases.needs(self.base, needs, kind) if kind in bases.PER_BYTE else needs
 
     def _inputs(self) -> dict[str, str]:

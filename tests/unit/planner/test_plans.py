@@ -15,7 +15,7 @@ from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel, ModelFormat
 from mesh.messages.tasks import Line, Needs, OnDisconnect, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Independent, Kpi, Topic
-from planner import plans, profile, proposals
+from planner import encoders, plans, profile, proposals
 from planner.graph import Source
 
 SPLITS = {name: name[0] * 64 for name in profile.SPLITS}
@@ -302,3 +302,19 @@ def test_a_base_model_that_does_not_fit_is_refused_with_what_differs() -> None:
 def test_labels_that_are_not_all_named_prove_nothing() -> None:
     topic = TOPIC.evolve(base=BaseModel(model="b" * 64, task="classify", labels=3, label_names=("cat", "dog")))
     assert by_line(planned(topic))[Line.EVOLVER].inputs["base"] == "b" * 64
+
+
+def test_a_line_that_goes_on_from_a_large_champion_gets_room_for_the_encoder_that_it_may_hold() -> None:
+    needs = Needs(memory_bytes=500, disk_bytes=100)
+    champion = Champion(
+        specialization="s", version_number=1, model="c" * 64, topic="t", task="t-evolver", line=Line.EVOLVER,
+        verdict="v", kpis={"size_bytes": 92e6},
+    )  # fmt: skip
+    assert encoders.going_on(needs, None) == needs
+    small = encoders.going_on(needs, champion.evolve(kpis={"size_bytes": 1e6}))
+    assert small.memory_bytes == 500 + 2_000_000
+    large = encoders.evaluating(needs, None, champion)
+    assert large.memory_bytes == 500 + encoders.PROGRAM_BYTES + 184_000_000
+    assert large.disk_bytes == 100 + 184_000_000
+    named = encoders.evaluating(needs, DataRef(source="e" * 64, size_bytes=1_000), champion)
+    assert named.memory_bytes == 500 + encoders.PROGRAM_BYTES + 2_000
