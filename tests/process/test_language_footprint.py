@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from executors.kinds.language_model import LanguageModel
-from tests.support.executing import made_by
+from executors.models import language, tokens
+from executors.models.transformer import Shape, Transformer
 from tests.support.footprint import footprint
 
 pytestmark = pytest.mark.process
 
 QUICK = {
     "steps_max": 3, "evaluate_every": 3, "checkpoint_steps": 1, "checkpoint_overhead": 1.0, "compile": "off",
-    "sample_tokens": 0, "validation_bytes_max": 2_000, "validation_share": 0.02,
+    "sample_tokens": 0, "validation_bytes_max": 2_000, "validation_share": 0.03,
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def corpus_of(documents: int, folder: Path) -> Path:
     ids=["many weights", "many tokens at once"],
 )
 def test_no_task_takes_more_than_its_kind_says_nor_far_less(settings: dict[str, Any], tmp_path: Path) -> None:
-    corpus = corpus_of(1_000, tmp_path)
+    corpus = corpus_of(150, tmp_path)
     facts = {"input_bytes": {"train": corpus.stat().st_size}}
     found = footprint("language-model", {**QUICK, **settings}, {"train": corpus}, facts, tmp_path / "child")
     assert 0.4 <= found.share <= 1.0, f"{found.estimate >> 20} MiB said, {found.peak >> 20} MiB taken"
@@ -48,10 +48,11 @@ def test_no_task_takes_more_than_its_kind_says_nor_far_less(settings: dict[str, 
 
 
 def test_asking_a_model_takes_what_evaluate_says(tmp_path: Path) -> None:
-    corpus = corpus_of(100, tmp_path)
-    wide = {**QUICK, "layers": 2, "width": 640, "sequence": 64, "batch": 1, "vocabulary": 1_000, "steps_max": 1}
-    model = made_by(LanguageModel(), {"train": corpus}, tmp_path / "made", wide).outputs["model"]
+    corpus = corpus_of(6, tmp_path)
+    shape = Shape(tokens.BYTES_VOCABULARY, 640, 2, 10, 10, 64, 1_728, context=512)
+    made = language.LanguageModel(Transformer(shape), tokens.bytewise())
+    model = language.save(made, tmp_path / "model", {"kind": "language-model"}, "card")
     sizes = {"model": sum(file.stat().st_size for file in model.iterdir()), "split": corpus.stat().st_size}
     inputs = {"model": model, "split": corpus}
-    found = footprint("evaluate", {"latency_items": 20}, inputs, {"input_bytes": sizes}, tmp_path / "child")
+    found = footprint("evaluate", {"latency_items": 3}, inputs, {"input_bytes": sizes}, tmp_path / "child")
     assert 0.4 <= found.share <= 1.0, f"{found.estimate >> 20} MiB said, {found.peak >> 20} MiB taken"
