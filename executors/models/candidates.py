@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,8 @@ def _check_configs(first: Candidate, other: Candidate, pair: str) -> None:
 
 def _meaning(candidate: Candidate) -> dict[str, Any]:
     if candidate.form == CLASSIFIER:
-        return {key: candidate.ramify.get(key) for key in ("modality", "features", "network")}
+        told = {key: candidate.ramify.get(key) for key in ("modality", "features", "network", "encoder")}
+        return {**told, "encoder's files": _files_digest(candidate.folder, nested)}
     if candidate.form == ADAPTER:
         return {"task": candidate.ramify.get("task"), "base": _map(candidate.ramify.get("base")).get("digest")}
     try:
@@ -231,14 +232,20 @@ def _meaning(candidate: Candidate) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArtifactCorrupt(f"{CONFIG} of {candidate.name} can not be read: {str(error)[:120]}") from None
     kept = {key: value for key, value in config.items() if key not in PASSED_OVER}
-    return {**kept, "tokenizer": _tokenizer_digest(candidate.folder)}
+    return {**kept, "tokenizer": _files_digest(candidate.folder, TOKENIZER.__contains__)}
 
 
-def _tokenizer_digest(folder: Path) -> str:
+def nested(name: str) -> bool:
+    """Is this file one of a model inside the model: an encoder's?"""
+    return "/" in name
+
+
+def _files_digest(folder: Path, wanted: Callable[[str], bool]) -> str:
+    """Over the wanted files, by name."""
     total = hashlib.sha256()
-    for name in modelfolder.look(folder).files:
-        if name in TOKENIZER:
-            total.update(name.encode() + (folder / name).read_bytes())
+    for name in filter(wanted, modelfolder.look(folder).files):
+        with (folder / name).open("rb") as file:
+            total.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
 
 

@@ -25,7 +25,7 @@ from executors.device import Device
 from executors.modelfolder import CONFIG, INDEX, WEIGHTS
 from executors.models import adaptermerge, stored
 from executors.models.blending import Blend
-from executors.models.candidates import ADAPTER, CLASSIFIER, LINEAR, Candidate
+from executors.models.candidates import ADAPTER, CLASSIFIER, LINEAR, Candidate, nested
 from executors.models.classifier import indices_of
 from executors.models.loading import BESIDE_ADAPTER, Respondent, SplitRespondent, load_model
 from executors.models.merging import Merged, Source, Ties, arithmetic, average, pieces_of
@@ -197,7 +197,7 @@ def _write(folder: Path, members: list[Candidate], merged: Merged, ramify: dict[
         json.dumps({**config, "ramify": ramify}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     for name in modelfolder.look(like.folder).files:
-        if not name.endswith(".safetensors") and name not in (CONFIG, INDEX, "README.md"):
+        if (nested(name) or not name.endswith(".safetensors")) and name not in (CONFIG, INDEX, "README.md"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(like.folder / name, folder / name)
 
