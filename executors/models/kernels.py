@@ -5,7 +5,7 @@
     torch-int8       int8           bfloat16               torch's _weight_int8pack_mm
     torch-int4       int4 groups    bfloat16               torch's _weight_int4pack_mm_for_cpu
     torch-int8-int8  int8           int8, per row          torch's _int_mm
-    onnx-int8-int8   int8           int8, per row          ONNX Runtime, MatMulInteger
+    onnx-int8-int8   int8           int8, per row          ONNX Runtime, MatMulIntegerToFloat
     onnx-int4        int4 groups    int8, per group        ONNX Runtime, MatMulNBits
 
 Activations are rounded row by row, never over a batch: an answer does not depend on what else is asked.
@@ -115,20 +115,25 @@ def _torch_int8_int8(packed: Packed) -> Compute:
 
 
 def _onnx_int8_int8(packed: Packed) -> Compute:
-    from onnx import TensorProto, helper
+    """Each row gets a step of its own: most / 127; 128 stands for zero, for this processor's instructions multiply
+    numbers without a sign by such with one. Few nodes: each one more is a pass over the activations."""
+    import numpy
+    from onnx import helper, numpy_helper
 
-    made = helper.make_node
+    made, contributed = helper.make_node, "com.microsoft"
+    middle = numpy_helper.from_array(numpy.array([128], numpy.uint8))
     nodes = [
-        made("Abs", ["x"], ["size"]), made("ReduceMax", ["size", "axis"], ["most"], keepdims=1),
-        made("Max", ["most", "least"], ["some"]), made("Mul", ["some", "share"], ["steps"]),
-        made("Div", ["x", "steps"], ["exact"]), made("Round", ["exact"], ["whole"]),
-        made("Add", ["whole", "middle"], ["above"]), made("Cast", ["above"], ["rows"], to=TensorProto.UINT8),
-        made("MatMulInteger", ["rows", "matrix", "zero"], ["sums"]), made("Cast", ["sums"], ["real"], to=1),
-        made("Mul", ["real", "steps"], ["half"]), made("Mul", ["half", "scale"], ["y"]),
+        made("ReduceMax", ["x", "axis"], ["high"], keepdims=1), made("ReduceMin", ["x", "axis"], ["low"], keepdims=1),
+        made("Neg", ["low"], ["below"]), made("Max", ["high", "below", "least"], ["most"]),
+        made("Mul", ["most", "share"], ["steps"]), made("Squeeze", ["steps", "axis"], ["each"]),
+        made("Shape", ["each"], ["count"]), made("ConstantOfShape", ["count"], ["zeros"], value=middle),
+        made("QuantizeLinear", ["x", "each", "zeros"], ["rows"], axis=0),
+        made("MatMulIntegerToFloat", ["rows", "matrix", "one", "scale", "zero"], ["sums"], domain=contributed),
+        made("Mul", ["sums", "steps"], ["y"]),
     ]  # fmt: skip
     constants = {
         "matrix": packed.q.t().contiguous(), "scale": packed.scale.float().flatten(), "axis": torch.tensor([-1]),
-        "least": torch.tensor(1e-12), "share": torch.tensor(1.0 / 127.0), "middle": torch.tensor(128.0),
+        "least": torch.tensor(1e-12), "share": torch.tensor(1.0 / 127.0), "one": torch.tensor(1.0),
         "zero": torch.tensor(128, dtype=torch.uint8),
     }  # fmt: skip
     return _session(packed, nodes, constants)
