@@ -462,7 +462,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_T
 def environment(threads: int) -> dict[str, str]:
     """A child's environment: ours without what is none of its business, our code's place, and bounded threads."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_KEPT_OUT)}
-    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS")
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))))
     return kept | dict.fromkeys(pools, str(threads)) | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | OFFLINE
 
