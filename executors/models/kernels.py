@@ -117,11 +117,11 @@ def _torch_int8_int8(packed: Packed) -> Compute:
 def _onnx_int8_int8(packed: Packed) -> Compute:
     """Each row gets a step of its own: most / 127; 128 stands for zero, for this processor's instructions multiply
     numbers without a sign by such with one. Few nodes: each one more is a pass over the activations."""
-    import numpy
+    import numpy as np
     from onnx import helper, numpy_helper
 
     made, contributed = helper.make_node, "com.microsoft"
-    middle = numpy_helper.from_array(numpy.array([128], numpy.uint8))
+    middle = numpy_helper.from_array(np.array([128], np.uint8))
     nodes = [
         made("ReduceMax", ["x", "axis"], ["high"], keepdims=1), made("ReduceMin", ["x", "axis"], ["low"], keepdims=1),
         made("Neg", ["low"], ["below"]), made("Max", ["high", "below", "least"], ["most"]),
