@@ -31,7 +31,7 @@ from tests.support.splits import write_four
 LABELS = ["arrival", "limit", "refund"]
 WORDS = {0: ["card", "arrive", "delivery", "track"], 1: ["limit", "maximum", "amount", "raise"],
          2: ["refund", "return", "money", "cancel"]}  # fmt: skip
-QUICK: dict[str, Any] = {"epochs_max": 4, "hidden": [8], "warmup_steps": 5, "features_max": 400}
+QUICK: dict[str, Any] = {"epochs_max": 4, "hidden": [8], "warmup_steps": 5, "features_max": 400, "char_max": 0}
 LORA: dict[str, Any] = {"batch": 16, "learning_rate": 5e-3, "epochs_max": 2, "evaluate_every": 20, "warmup_steps": 2,
                         "targets": ["all-linear"], "rank": 4}  # fmt: skip
 
