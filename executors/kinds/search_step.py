@@ -24,7 +24,7 @@ from mesh.messages.tasks import Needs
 
 MIB = 1024 * 1024
 
-OPTUNA_BYTES = 80 * MIB
+OPTUNA_BYTES = 48 * MIB
 """Optuna imported, and a study of some thousand trials."""
 
 

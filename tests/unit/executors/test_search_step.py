@@ -326,7 +326,7 @@ def test_it_takes_what_the_worst_draw_takes():
     settings = msgspec.convert(asked(space=space), SearchStepSettings)
     needs = SearchStep().needs(settings, {})
     assert needs.cores == 2.0
-    assert needs.memory_bytes == (64 << 20) + (80 << 20)
+    assert needs.memory_bytes == (64 << 20) + (48 << 20)
     assert needs.disk_bytes == 64
     found = spaces.worst(settings.space, lambda drawn: -drawn["width"])
     assert found["width"] == 2
