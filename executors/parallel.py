@@ -159,9 +159,11 @@ class _Together(Team):
         self._device, self._seed = device, seed
 
     def parts(self, rows: Ints, most: int) -> list[Ints]:
-        """A contiguous share of the rows, in equal parts; an empty one is left out."""
+        """A contiguous share of the rows, in as many parts as every other process has: between two of them all agree
+        whether to stop. Where shares are uneven a part may have one row more than `most`; with fewer rows than
+        processes some have none."""
         shares = np.array_split(rows, self.size)
-        count = -(-len(shares[0]) // most)
+        count = min(-(-len(shares[0]) // most), max(1, len(shares[-1])))
         return [part for part in np.array_split(shares[self.rank], count) if len(part)]
 
     def begin(self, number: int) -> None:

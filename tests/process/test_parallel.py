@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ SETTINGS = {
     "dropout": 0.0, "feature_dropout": 0.0, "learning_rate": 0.01, "checkpoint_s": 3600.0,
 }  # fmt: skip
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +123,31 @@ def test_a_peer_that_is_killed_ends_the_training_at_once(splits: Path, tmp_path:
     def kill_once(polls: int) -> str:
         if polls == 12:
             (peer,) = (one for one in psutil.Process().children() if "executors.peer" in one.cmdline())
+            assert os.getpgid(peer.pid) == os.getpgid(0), "who ends the group ends it, too"
             peer.kill()
         return ""
 
     with pytest.raises(Retry, match="lost each other"):
         trained(splits, tmp_path, stop=kill_once, processes=2, epochs_max=500, patience=1_000)
     assert [one for one in psutil.Process().children() if "executors.peer" in one.cmdline()] == []
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_a_batch_is_shared_out_once_and_in_as_many_parts_everywhere(processes: int, most: int) -> None:
+    import torch
+
+    from executors import parallel
+
+    for count in range(1, 40):
+        rows = np.arange(count) * 3
+        shares = [
+            parallel._Together(rank, processes, torch.device("cpu"), 1).parts(rows, most) for rank in range(processes)
+        ]
+        assert np.array_equal(np.concatenate([part for share in shares for part in share]), rows)
+        numbers = {len(share) for share in shares}
+        assert len(numbers) == 1 or (count < processes and numbers == {0, 1})
+        assert max(len(part) for share in shares for part in share) <= most + 1
 
 
 def test_what_can_not_be_shared_out_is_refused_before_training(tmp_path: Path) -> None:
