@@ -28,12 +28,17 @@ from executors.models.languageanswering import LanguageRespondent
 from executors.models.languagelearner import HeldOut, LanguageLearner, RememberingLearner, stream_of
 from executors.models.tokens import Vocabulary
 from executors.models.transformer import Shape, Transformer, generated
-from executors.port import Context, Job, Stopped
+from executors.port import Context, Job
+from executors.pulse import Pulse
 from executors.trainer import Finished
 from mesh.errors import DataRefused, TaskRefused
 from mesh.messages.judgement import Outcomes
 
 SHAPE_SETTINGS = ("layers", "width", "heads", "kv_heads", "inner", "tied", "theta")
+
+HELD_OUT_BYTES_MAX = 1_000_000
+"""About so much is held out of a large corpus, whatever share is asked for: every byte of it is read for the claims, and
+a million says enough (some minutes of a core, with the usual model). A validation corpus that is given is read whole."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,22 +69,22 @@ def learn(job: Job, context: Context) -> Learned:
     """Train as the job says. TaskRefused or DataRefused when its inputs do not fit together."""
     place = training.begin(job, context)
     start = _start(job)
-    with devices.memory_translated("reading the corpus"):
-        data = _data(job, _tick(context, "corpus"), start)
+    with devices.memory_translated("reading the corpus"), Pulse(context, "reading the corpus") as pulse:
+        data = _data(job, pulse.stop_if_asked, start)
         shape = start.shape if start else _shape(job.settings, data.vocabulary)
         sequence = min(job.settings.sequence, shape.context)
         network = start.network if start else Transformer(shape, dropout=job.settings.dropout)
         network.to(place.torch)
-        held_out = _held_out(job, data, _tick(context, "corpus"))
+        held_out = _held_out(job, data, pulse.stop_if_asked)
     made = RememberingLearner if data.remember else LanguageLearner
     learner = made(network, data.vocabulary, data.stream, held_out, sequence, place.torch)
     rate = job.settings.learning_rate or job.settings.rate(continued=start is not None)
     recipe = training.recipe_of(job, learning_rate=rate)
     finished = training.train(job, context, learner, recipe, place)
     model = LanguageModel(network, data.vocabulary)
-    with devices.memory_translated("claiming"):
-        asked, tick = LanguageRespondent(model), _tick(context, "claims", finished.state.step, 1.0)
-        claims = asked.outcomes(data.validation, place.torch, tick)
+    asked, step = LanguageRespondent(model), finished.state.step
+    with devices.memory_translated("claiming"), Pulse(context, "claims", step=step, done=1.0) as pulse:
+        claims = asked.outcomes(data.validation, place.torch, pulse.stop_if_asked)
     facts = {
         "shape": dataclasses.asdict(shape),
         "tokenizer": {
@@ -94,15 +99,6 @@ def learn(job: Job, context: Context) -> Learned:
         **_continued(job, start, finished),
     }
     return _deliver(job, context, asked, claims, facts, finished)
-
-
-def _tick(context: Context, phase: str, step: int = 0, done: float = 0.0) -> Callable[[], None]:
-    def tick() -> None:
-        if why := context.stop_requested():
-            raise Stopped(f"stopped in the phase {phase} as asked: {why}")
-        context.progress(step, done, {}, phase)
-
-    return tick
 
 
 # -- the model to go on from, and the shape ---------------------------------------------------------------------------
@@ -155,7 +151,8 @@ def _data(job: Job, tick: Callable[[], None], start: LanguageModel | None) -> Da
         if not len(train):
             raise DataRefused("every training document stands in the validation corpus, too: give others")
     else:
-        train, validation = corpus.held_out(train, settings.validation_share, settings.salt)
+        share = min(settings.validation_share, HELD_OUT_BYTES_MAX / train.size_bytes)
+        train, validation = corpus.held_out(train, share, settings.salt)
     vocabulary = _vocabulary(job, start, train)
     encoded = vocabulary.encode(train.texts, tick)
     facts["train"] = {"documents": len(train), "bytes": train.size_bytes, "tokens": len(encoded.tokens)}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from executors import gradients, modelfolder, outcomes
 from executors.kinds.evaluate import Evaluate
 from executors.kinds.language_model import LanguageModel, LanguageModelSettings, parameters_of
-from executors.models import language, tokens
+from executors.models import language, languagelearning, tokens
 from executors.models.languagelearning import SHAPE_SETTINGS
 from executors.models.transformer import Shape, described
 from executors.port import Made, Stopped
@@ -225,6 +225,16 @@ def test_what_is_no_language_model_is_refused(made: Made, corpora: dict[str, Pat
     weights["model.norm.weight"][0] = float("nan")
     save_file(weights, broken / "model.safetensors")
     refused(broken, ArtifactCorrupt, r"model\.norm\.weight holds values that are not finite")
+
+
+def test_of_a_large_corpus_no_more_is_held_out_than_can_be_read(
+    corpora: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = {"train": corpora["train"]}
+    usual = train(inputs, tmp_path / "a", steps_max=1, validation_share=0.5).facts["validation"]
+    monkeypatch.setattr(languagelearning, "HELD_OUT_BYTES_MAX", 1_000)
+    less = train(inputs, tmp_path / "b", steps_max=1, validation_share=0.5).facts["validation"]
+    assert 0 < less["bytes"] < 2_500 < usual["bytes"]
 
 
 def test_a_corpus_without_enough_is_refused(corpora: dict[str, Path], tmp_path: Path) -> None:
