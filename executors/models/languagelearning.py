@@ -37,8 +37,8 @@ from mesh.messages.judgement import Outcomes
 SHAPE_SETTINGS = ("layers", "width", "heads", "kv_heads", "inner", "tied", "theta")
 
 HELD_OUT_BYTES_MAX = 1_000_000
-"""About so much is held out of a large corpus, whatever share is asked for: every byte of it is read for the claims, and
-a million says enough (some minutes of a core, with the usual model). A validation corpus that is given is read whole."""
+"""About so much is held out of a large corpus, whatever share is asked for: every byte of it is read for the claims,
+and a million says enough (minutes of a core, with the usual model). A validation corpus that is given is read whole."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
