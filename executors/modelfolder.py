@@ -303,6 +303,10 @@ def _ramify(folder: Path, kept: dict[str, Path], left_out: dict[str, str], confi
     if not isinstance(inner, dict) or inner.get("format") != FORMAT:
         form = inner.get("format") if isinstance(inner, dict) else type(inner).__name__
         raise ModelRefused(f"this program reads Ramify models of format {FORMAT}, got {form}: update the older side.")
+    if "labels" not in inner and inner.get("kind") not in CONTINUED_BY:  # no classifier: it names no labels
+        found, architecture = _weights(folder, kept, left_out), str(config.get("model_type", ""))
+        described = _described(folder, kept, left_out, found, ModelFormat.RAMIFY, architecture, ())
+        return dataclasses.replace(described, modality="text")
     labels, features = inner.get("labels"), inner.get("features")
     if not isinstance(labels, list) or len(labels) < 2 or len(set(map(str, labels))) != len(labels):
         raise ModelRefused("a Ramify model's config.json names two different labels or more, and this one does not.")

@@ -41,6 +41,9 @@ TEXT_BYTES = 60 * MIB
 ENCODER_BYTES = 260 * MIB
 """transformers imported, and a batch in an encoder."""
 
+TOKEN_BYTES = MIB // 4
+"""Activations of a word piece of a batch in an encoder of MiniLM's size, until its gradient is there."""
+
 ENCODER_WIDTH = 384
 """Numbers of a vector, as of most small encoders."""
 
@@ -168,8 +171,9 @@ def _needs_with_encoder(settings: Any, encoder: int, rows: int, labels: int, siz
     """With a sentence encoder of so many bytes: its weights (when it is tuned: with gradient, moments, best ones, a
     snapshot, and a batch's activations), the texts, their vectors in some copies, and what is fitted to these."""
     tuned = settings.encoder_mode == "tuned"
-    parts = (settings.micro_batch or settings.batch or 32) if tuned else 0
-    copies, activations = (10 * encoder, parts * 20 * MIB) if tuned else (encoder, 0)
+    pieces = min(settings.tokens_max or 256, 16 + size // max(1, rows))  # of a batch's longest text; 4 bytes each
+    parts = (settings.micro_batch or settings.batch or 32) * pieces
+    copies, activations = (10 * encoder, parts * TOKEN_BYTES) if tuned else (encoder, 0)
     vectors = 0 if tuned else 6 * 4 * ENCODER_WIDTH * rows
     head = 4 * ENCODER_WIDTH * (256 + labels)
     memory = PROGRAM_BYTES + ENCODER_BYTES + copies + activations + vectors + 3 * size + 20 * head

@@ -32,6 +32,9 @@ PROGRAM_BYTES = 430 * MIB
 ENCODER_BYTES = 260 * MIB
 """transformers imported, and a batch in an encoder."""
 
+TOKEN_BYTES = MIB // 4
+"""Activations of a word piece of a batch in an encoder of MiniLM's size, until its gradient is there."""
+
 RANKING_BYTES = 60 * MIB
 """Blocks of scores."""
 
@@ -146,7 +149,9 @@ class Contrastive:
         if encoder:
             width = settings.width or 384
             vectors = 3 * 4 * width * 2 * rows if settings.encoder_mode == "frozen" else 8 * size
-            read = ENCODER_BYTES + encoder + vectors
+            parts = settings.micro_batch or settings.batch or 64
+            activations = parts * (settings.tokens_max or 128) * TOKEN_BYTES
+            read = ENCODER_BYTES + encoder + vectors + (activations if settings.encoder_mode == "tuned" else 0)
             weights = 4 * towers * width * 384 + (encoder if settings.encoder_mode == "tuned" else 0)
         else:
             width = settings.width or 256

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from executors import outcomes
+from executors import modelfolder, outcomes
 from executors.data import read_split
 from executors.kinds.classify import Classify, ClassifySettings
 from executors.kinds.embed import Embed
@@ -80,6 +80,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_the_claim_is_reproduced(
     assert (folder / "encoder" / "model.safetensors").read_bytes() == (encoder / "model.safetensors").read_bytes()
     assert made.kpis["size_bytes"] > (encoder / "model.safetensors").stat().st_size
     assert made.facts["linear"]["features"] == WIDTH
+    assert "encoder/model.safetensors" in modelfolder.look(folder).files
     config = json.loads((folder / "config.json").read_text())["ramify"]["features"]
     assert config["encoder"] == json.loads((kept["train_vectors"] / "vectors.json").read_text())["encoder"]
 
@@ -235,6 +236,11 @@ def test_the_loader_that_people_copy_answers_the_same(
     own = classifiers.load(folder).answers(split, torch.device("cpu"))
     theirs = module.Classifier(folder).probabilities(split.texts).numpy()
     assert np.allclose(np.exp(own), theirs, atol=1e-4)
+
+
+def test_the_estimate_for_vectors_can_be_trusted(splits: Path, encoder: Path, tmp_path: Path) -> None:
+    found = footprint("embed", {}, {"encoder": encoder, "train": splits / "train"}, {"examples": 170}, tmp_path)
+    assert 0.4 <= found.share <= 1.0, found
 
 
 @pytest.mark.parametrize("mode", ["frozen", "tuned"])

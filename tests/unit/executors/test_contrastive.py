@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from executors import gradients, outcomes
+from executors import gradients, modelfolder, outcomes
 from executors.kinds.contrastive import Contrastive, ContrastiveSettings
 from executors.kinds.evaluate import Evaluate
 from executors.models import dualencoder
@@ -78,6 +78,9 @@ def test_with_an_encoder_the_model_is_whole_in_itself(data: Path, encoder: Path,
     made = trained(data, tmp_path, encoder, encoder_mode=mode, shared=True, epochs_max=4, learning_rate=2e-3,
                    encoder_learning_rate=3e-3, width=WIDTH, collapse="flag")  # fmt: skip
     assert made.facts["best_step"] > 0
+    travels = modelfolder.look(made.outputs["model"])
+    assert not travels.left_out
+    assert "encoder/model.safetensors" in travels.files
     model = dualencoder.load(made.outputs["model"])
     assert model.reader.config()["reads"] == f"{mode} encoder"
     found = model.vectors("left", ["a1 a2", "a3"])
