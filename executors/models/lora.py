@@ -80,8 +80,10 @@ def _labels(job: Job, place: Device, tick: Tick) -> Prepared:
         if split.schema.modality != "text":
             raise TaskRefused(f"an adapter to a language model reads text, the split is {split.schema.modality}")
     labels = train.schema.labels
-    if not set(labels) & set(validation.schema.labels):
-        raise TaskRefused("the validation split has none of the training split's labels: they are of different data")
+    if not (indices_of(validation, labels) >= 0).any():
+        raise TaskRefused(
+            "none of the validation examples has one of the training split's labels: they are of different data"
+        )
     base, network, tokens_max = _network(job, labels)
     model = TunedClassifier(base, network, labels, tokens_max)
     parts = [

@@ -5,9 +5,9 @@
                                       half of the items chooses (which, how much, temperature) ────┘
                                       the other half says what came of it: the evidence
 
-Every model is asked in the way that `evaluate` asks (executors/models/loading.py), one at a time. The merge may be worse
-than the best candidate: then the result says so in its facts, its card and its log, and hands it over all the same;
-promotion is for those who compare.
+Every model is asked in the way that `evaluate` asks (executors/models/loading.py), one at a time. The merge may be
+worse than the best candidate: then the result says so in its facts, its card and its log, and hands it over all the
+same; promotion is for those who compare.
 """
 
 from __future__ import annotations
