@@ -10,11 +10,10 @@ row, and batches that were built ahead but not used are simply built again.
 
 from __future__ import annotations
 
-import contextlib
+import collections
 import dataclasses
 import itertools
 import json
-import queue
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -184,12 +183,17 @@ def batches(seed: int, rows: int, batch: int, first_step: int) -> Iterator[Ints]
 
 
 class Ahead(Generic[Batch]):
-    """Runs `build` over `source` in a thread of its own, a few batches ahead of the reader. Close it, or use `with`."""
+    """Runs `build` over `source` in a thread of its own, a few batches ahead of the reader. Close it, or use `with`.
+
+    The thread builds until `depth` batches wait, and goes on when half of them are gone: two threads that woke each
+    other at every batch would cost small steps more than their batches do.
+    """
 
     def __init__(self, source: Iterator[Ints], build: Callable[[Ints], Batch], depth: int = BATCHES_AHEAD) -> None:
-        self._source, self._build = source, build
-        self._ready: queue.Queue[Batch | BaseException] = queue.Queue(depth)
-        self._closing = threading.Event()
+        self._source, self._build, self._depth = source, build, depth
+        self._ready: collections.deque[Batch | BaseException] = collections.deque()
+        self._moved = threading.Condition()
+        self._full = self._closing = False
         self._thread = threading.Thread(target=self._fill, name="batches ahead", daemon=True)
         self._thread.start()
 
@@ -201,17 +205,22 @@ class Ahead(Generic[Batch]):
 
     def next(self) -> Batch:
         """The next batch; an error of `build` is raised here."""
-        item = self._ready.get()
+        with self._moved:
+            while not self._ready:
+                self._moved.wait()
+            item = self._ready.popleft()
+            if self._full and len(self._ready) <= self._depth // 2:
+                self._full = False
+                self._moved.notify()
         if isinstance(item, BaseException):
             raise item
         return item
 
     def close(self) -> None:
         """Stop building and wait for the thread."""
-        self._closing.set()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._ready.get_nowait()  # a thread that waits for room sees that it is over
+        with self._moved:
+            self._closing, self._full = True, False
+            self._moved.notify()
         self._thread.join(timeout=10.0)
 
     def _fill(self) -> None:
@@ -223,10 +232,12 @@ class Ahead(Generic[Batch]):
             self._offer(error)
 
     def _offer(self, item: Batch | BaseException) -> bool:
-        while not self._closing.is_set():
-            try:
-                self._ready.put(item, timeout=0.2)
-                return not self._closing.is_set()
-            except queue.Full:
-                continue
-        return False
+        """Put it where the reader finds it, and wait for room for the next one; False when it is over."""
+        with self._moved:
+            self._ready.append(item)
+            if len(self._ready) == 1:
+                self._moved.notify()
+            self._full = len(self._ready) >= self._depth and not self._closing
+            while self._full:
+                self._moved.wait()
+            return not self._closing

@@ -65,7 +65,8 @@ class Stepper:
         """One step after `number` finished ones, at `factor` of the peak rate. NonFinite before anything has moved;
         whatever `between` raises."""
         scaler, optimizer = self._moving.scaler, self._moving.optimizer
-        self._trainable.network.train()
+        if not self._trainable.network.training:  # since the last validation
+            self._trainable.network.train()
         self._team.begin(number)
         optimizer.zero_grad(set_to_none=True)
         targets = int(self._team.total(sum(self._trainable.targets(part) for part in batch)))

@@ -26,7 +26,7 @@ def test_loading_goes_on_while_the_reader_computes() -> None:
 
     def build(rows: Ints) -> int:
         built[0] += 1
-        if built[0] == BATCHES_AHEAD + 2:  # one is taken, the queue is full, one waits for room
+        if built[0] == BATCHES_AHEAD:  # no room is left
             full.set()
         return int(rows[0])
 
@@ -34,13 +34,41 @@ def test_loading_goes_on_while_the_reader_computes() -> None:
         assert ahead.next() == 0
         assert full.wait(PATIENCE_S)
         assert [ahead.next() for _ in range(20)] == list(range(1, 21))
-    assert built[0] <= 21 + BATCHES_AHEAD + 2
+    assert built[0] <= 21 + BATCHES_AHEAD
+
+
+def test_the_two_threads_wake_each_other_rarely() -> None:
+    """The thread goes on when half of what waits is gone, with as many at once."""
+    builds: list[int] = []
+    rested = threading.Event()
+
+    def build(rows: Ints) -> int:
+        builds.append(int(rows[0]))
+        if len(builds) == BATCHES_AHEAD + BATCHES_AHEAD // 2:
+            rested.set()
+        return int(rows[0])
+
+    with Ahead(numbers(), build) as ahead:
+        waiting(ahead)
+        for number in range(BATCHES_AHEAD // 2 - 1):
+            assert ahead.next() == number
+        assert len(builds) == BATCHES_AHEAD
+        assert ahead.next() == BATCHES_AHEAD // 2 - 1
+        assert rested.wait(PATIENCE_S)
+
+
+def waiting(ahead: Ahead[int]) -> None:
+    """Until the thread waits for room."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not ahead._full and time.monotonic() < give_up_at:
+        time.sleep(0.001)
+    assert ahead._full
 
 
 def test_an_end_waits_for_no_reader() -> None:
     """A thread that waits for room with a built batch ends at once, not after a poll."""
     full = threading.Event()
-    ahead = Ahead(numbers(), lambda rows: full.set() if rows[0] == BATCHES_AHEAD else None)
+    ahead = Ahead(numbers(), lambda rows: full.set() if rows[0] == BATCHES_AHEAD - 1 else None)
     assert full.wait(PATIENCE_S)
     began = time.monotonic()
     ahead.close()
