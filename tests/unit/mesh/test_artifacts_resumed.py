@@ -147,7 +147,8 @@ async def test_an_upload_that_was_cut_off_sends_only_what_is_missing(shelf: Shel
             await store(shelf, tmp_path / "c").put(source, media="model")
     before, there = len(shelf.sent), len(shelf.objects)
     await store(shelf, tmp_path / "c").put(source, media="model")  # another process, which believes nothing
-    assert len(shelf.sent) - before <= 40 - there + limits.CHUNKS_IN_FLIGHT
+    # sent although they are there: those before the first answer, and those beside the first that is not there
+    assert len(shelf.sent) - before <= 40 - there + 2 * (limits.CHUNKS_IN_FLIGHT - 1)
     assert len(shelf.objects) == 40
 
 
