@@ -33,6 +33,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "run": "Do the main job here: start what is missing, publish a topic, follow it to the verdict.",
         "up": "Run a broker and one of each agent here, and say how other machines join.",
         "task": "Do one task of any kind here: start what is missing, follow it, take its outputs.",
+        "search": "Look for good settings of a training kind: trials side by side, bad ones ended early.",
         "publish": "Publish a topic to a running mesh.",
         "republish": "Publish again what was lost because the broker came back with an older store.",
         "watch": "Show what happens to a topic, or to all, as it happens.",
