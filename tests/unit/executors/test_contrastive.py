@@ -3,6 +3,7 @@ evaluate, stops on a collapse, and refuses what can not be trained."""
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,6 +171,20 @@ def test_inputs_that_can_not_be_trained_are_refused(data: Path, tmp_path: Path) 
         trained(data, tmp_path / "empty", empty)
     with pytest.raises(TaskRefused, match="documents_min"):
         trained(data, tmp_path / "rare", documents_min=1_000)
+
+
+@pytest.mark.parametrize("with_encoder", [False, True])
+def test_the_loader_that_people_copy_gives_the_same_vectors(
+    data: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_encoder: bool
+) -> None:
+    made = trained(data, tmp_path, encoder if with_encoder else None, epochs_max=1, tower="mlp", collapse="flag",
+                   shared=with_encoder)  # fmt: skip
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "docs")
+    loader = importlib.import_module("load_dual").DualEncoder(made.outputs["model"])
+    own = dualencoder.load(made.outputs["model"])
+    for side, texts in (("left", ["a1 a2 a30", "a7"]), ("right", ["b3 b2", "B39  b1 b1"])):
+        assert np.allclose(loader.vectors(side, texts).numpy(), own.vectors(side, texts), atol=1e-5)
+    assert loader.temperature == own.temperature
 
 
 def test_a_damaged_model_is_refused(data: Path, tmp_path: Path) -> None:
