@@ -238,7 +238,7 @@ def load(
             continue
         shape = f"{matrix.rows} x {matrix.columns}"
         if shape not in ways:
-            ways[shape] = _chosen(matrix, dynamic, way, batches, tick)
+            ways[shape] = _chosen(matrix, dynamic, way, [subject.rows * batch for batch in batches], tick)
         layers[ways[shape].way] += 1
         if ways[shape].way != kernels.EXPANDED:
             bias = getattr(module, "bias", None)

@@ -35,6 +35,9 @@ from mesh.messages.models import ModelFormat
 
 KIND = "quantize"
 
+TEXT_ROWS = 32
+"""Tokens of a text of some length; the fastest way for one row is another than for a text."""
+
 TEXTS_TOKENS_MAX = 256
 """Tokens of a text that a transformers classifier reads, where its folder does not say less."""
 
@@ -56,6 +59,8 @@ class Subject:
     """What a batch consists of."""
     batch: Callable[[Any, int], Batch]
     """(items, n): what computes one batch of n, ready to be timed. Items are repeated where there are fewer."""
+    rows: int = 1
+    """Rows that a dense layer sees for one of a batch: a text has many tokens."""
 
     def dense(self) -> dict[str, nn.Module]:
         """Dense layers: path (with the network's beginning) to layer. A layer stands there once."""
@@ -222,7 +227,7 @@ def _tuned(respondent: Respondent) -> Subject:
         rows = tuned.tokens_of(model.base, texts, model.tokens_max)
         return lambda: model.logits(rows, torch.device("cpu"))
 
-    return Subject("text classifier", respondent, {"": model.network}, "texts", batch)
+    return Subject("text classifier", respondent, {"": model.network}, "texts", batch, TEXT_ROWS)
 
 
 def _encoder(folder: Path) -> Subject:
@@ -234,7 +239,9 @@ def _encoder(folder: Path) -> Subject:
         texts = [items.corpus.texts[row % len(items.corpus)] for row in range(count)]
         return lambda: encoder.encode(texts)
 
-    return Subject("sentence encoder", likeness.LikenessRespondent(encoder), {"": encoder.network}, "texts", batch)
+    return Subject(
+        "sentence encoder", likeness.LikenessRespondent(encoder), {"": encoder.network}, "texts", batch, TEXT_ROWS
+    )
 
 
 def _inferred(compute: Batch) -> object:
