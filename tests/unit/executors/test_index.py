@@ -232,8 +232,8 @@ def test_texts_are_found_by_their_meaning(tmp_path: Path) -> None:
 
 @pytest.mark.process
 def test_a_task_takes_the_memory_that_was_said(tmp_path: Path) -> None:
-    given = vectors(tmp_path / "v", np.random.default_rng(3).standard_normal((40_000, 256), np.float32))
+    given = vectors(tmp_path / "v", np.random.default_rng(3).standard_normal((25_000, 256), np.float32))
     facts = {"input_bytes": {"vectors": (given / vectorfiles.NAME).stat().st_size}, "dimension": 256}
-    settings = {**QUICK, "family": "ivf-pq", "bits": 4, "cells": 50}
+    settings = {**QUICK, "family": "ivf-pq", "bits": 4, "cells": 20}
     seen = footprint("index", settings, {"vectors": given}, facts, tmp_path / "run")
     assert 0.4 <= seen.share <= 1.0
