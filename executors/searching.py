@@ -163,7 +163,7 @@ class Hearing:
         if value is None:
             self._check_curve(values)
             return
-        last = max(self.curve, default=-1)
+        last = max(self.curve, default=0)  # before the first step the network says nothing about the draw
         if step <= last or (len(self.curve) >= CURVE_POINTS and step < CURVE_GROWTH * last):
             return
         self._trial.report(float(value), step)

@@ -107,7 +107,7 @@ def test_a_trial_draws_trains_and_tells(desk, tmp_path):
     assert 0.0 <= level <= 1.0
     assert (record["trial"], record["state"], record["value"]) == (0, "complete", level)
     assert record["best"] == {"trial": 0, "task": "a", "value": level, "settings": {"level": level}}
-    assert record["curve"] == [[step, level] for step in range(5)]
+    assert record["curve"] == [[step, level] for step in range(1, 5)]
     assert set(made.outputs) == {"model", "trial"}
     assert made.media == {"model": "model", "trial": "document"}
     assert made.kpis == {"validation_loss": level, "size_bytes": 3.0, "trial": 0.0, "trial_value": level}
@@ -148,7 +148,7 @@ def test_a_bad_trial_is_ended_early(desk, tmp_path):
     assert early.stopped_by == "pruned"
     assert early.facts["search"]["reason"] == "ended early at step 1: validation_loss was 0.9"
     record = json.loads((early.outputs["trial"] / "trial.json").read_text())
-    assert record["curve"] == [[0, 0.9], [1, 0.9]]
+    assert record["curve"] == [[1, 0.9]]
     assert record["value"] == 0.9, "what it had come to"
 
 
@@ -172,7 +172,7 @@ def test_the_next_attempt_goes_on_with_the_same_trial(desk, tmp_path):
     assert (again["trial"], other["trial"]) == (0, 1)
     assert Curve.jobs[0].settings == Curve.jobs[2].settings
     assert Curve.jobs[2].resume == tmp_path
-    assert again["curve"] == [[step, again["value"]] for step in range(5)]
+    assert again["curve"] == [[step, again["value"]] for step in range(1, 5)]
     assert again["trials"]["complete"] == 2
     assert sum(again["trials"].values()) == 2
 
