@@ -337,7 +337,7 @@ def test_damaged_splits_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataRefused, match=match):
             read_split(split(name, **arrays))
-    with pytest.raises(DataRefused, match="a split is a folder with schema.json"):
+    with pytest.raises(DataRefused, match="a split is a folder with schema"):
         read_split(tmp_path)
     with pytest.raises(DataRefused, match="no examples"):
         read_split(write_text_split(tmp_path / "none", [], [], ["a", "b"]))
