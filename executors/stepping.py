@@ -60,13 +60,19 @@ class Stepper:
         self._trained = [each for each in trainable.network.parameters() if each.requires_grad]
         self._rates = [group["lr"] / recipe.learning_rate for group in moving.optimizer.param_groups]
         self._sums = DoubleSums(self._trained) if recipe.accumulate_float64 else None
+        self._put_aside = True
+
+    def put_aside(self) -> None:
+        """The network is used for something else than steps: its mode is set anew before the next one."""
+        self._put_aside = True
 
     def take(self, batch: Sequence[Any], number: int, factor: float) -> Taken:
         """One step after `number` finished ones, at `factor` of the peak rate. NonFinite before anything has moved;
         whatever `between` raises."""
         scaler, optimizer = self._moving.scaler, self._moving.optimizer
-        if not self._trainable.network.training:  # since the last validation
-            self._trainable.network.train()
+        if self._put_aside:
+            self._trainable.network.train()  # every module of it: a wrapper may be in this mode and what it holds not
+            self._put_aside = False
         self._team.begin(number)
         optimizer.zero_grad(set_to_none=True)
         targets = int(self._team.total(sum(self._trainable.targets(part) for part in batch)))

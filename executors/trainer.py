@@ -271,6 +271,7 @@ class Trainer:
         """Measure the network, remember it when it is the best so far, aim the schedule anew when time is short."""
         started = time.monotonic()
         state, network = self.state, self.trainable.network
+        self._stepper.put_aside()
         network.eval()
         try:
             found = self._compiling("evaluation", self._evaluated)

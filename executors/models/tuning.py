@@ -36,7 +36,6 @@ class Adapted(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-        self.eval()  # a loaded base is in this mode and peft's wrapper is not: the loop looks at the outermost alone
 
     def forward(self, *args: Any, **named: Any) -> Any:
         """As the network itself."""

@@ -246,3 +246,34 @@ def test_every_report_says_how_the_steps_are(tmp_path: Path, monkeypatch: pytest
     assert 0.0 <= finished.cost["waiting_share"] < 1.0
     assert finished.cost["step_cpu_s"] > 0.0
     assert finished.cost["step_s"] > 0.0
+
+
+class Wrapped(nn.Module):
+    """A network in another, in modes of their own, as a loaded base below adapters."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn: Tensor = self.inner(x)
+        return drawn
+
+
+def test_every_module_trains_from_the_first_step_of_a_resumed_run(tmp_path: Path) -> None:
+    """The checkpoint may lie behind a validation, so that nothing else sets the modes before the first step."""
+
+    def made() -> Lines:
+        lines = Lines()
+        lines.network = Wrapped(nn.Sequential(lines.network, nn.Dropout(0.5)))  # type: ignore[assignment]
+        return lines
+
+    undisturbed, whole = run(tmp_path / "a", PARTS, lines=made())
+    recorder = Recorder(tmp_path / "b" / "kept")
+    stopping = Trainer(made(), PARTS, CPU, recorder, tmp_path / "b" / "checkpoints")
+    recorder._stop = lambda polls: "checkpoint" if stopping.state.step >= 5 else ""
+    with pytest.raises(Stopped):
+        stopping.run()
+    resumed, finished = run(tmp_path / "d", PARTS, lines=made(), resume=recorder.checkpoints[-1][0])
+    assert same(undisturbed, resumed)
+    assert (finished.digest, finished.state.trace) == (whole.digest, whole.state.trace)
