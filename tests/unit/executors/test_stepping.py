@@ -271,7 +271,7 @@ def test_every_module_trains_from_the_first_step_of_a_resumed_run(tmp_path: Path
     undisturbed, whole = run(tmp_path / "a", PARTS, lines=made())
     recorder = Recorder(tmp_path / "b" / "kept")
     stopping = Trainer(made(), PARTS, CPU, recorder, tmp_path / "b" / "checkpoints")
-    recorder._stop = lambda polls: "checkpoint" if stopping.state.step >= 5 else ""
+    recorder._stop = lambda polls: "checkpoint" if stopping.state.step >= 7 else ""
     with pytest.raises(Stopped):
         stopping.run()
     resumed, finished = run(tmp_path / "d", PARTS, lines=made(), resume=recorder.checkpoints[-1][0])
