@@ -20,6 +20,7 @@ import json
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,14 +218,14 @@ async def heard(child: asyncio.subprocess.Process, checkpoints: Checkpoints) -> 
     assert child.stdout is not None
     while (frame := await frames.read_async(child.stdout, frames.FROM_CHILD)) is not None:
         if isinstance(frame, Snapshotted):
-            checkpoints.take(frame, lambda made=frame: release(child, made))  # type: ignore[misc]
+            checkpoints.take(frame, partial(release, child, frame))
         elif isinstance(frame, Finished):
             return dict(frame.facts)
     raise OSError("the loop ended without a word")
 
 
-def release(child: asyncio.subprocess.Process, made: Snapshotted) -> None:
+def release(child: asyncio.subprocess.Process, made: Snapshotted, lacked_room: bool) -> None:
     """Its buffer may be overwritten."""
     if child.stdin is not None and child.returncode is None:
         with contextlib.suppress(OSError):
-            child.stdin.write(frames.encode(Released(run=made.run, number=made.number)))
+            child.stdin.write(frames.encode(Released(run=made.run, number=made.number, lacked_room=lacked_room)))

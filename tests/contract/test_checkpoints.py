@@ -52,7 +52,7 @@ async def test_a_full_stream_pauses_checkpoints_until_there_is_room(
         path = tmp_path / f"buffer{number}"
         spans = buffer_of(path, files[number - 1])
         made = Snapshotted(run=1, number=number, step=number, best=False, trained_s=0.0, buffer=str(path), files=spans)
-        checkpoints.take(made, lambda: released.append(number))
+        checkpoints.take(made, lambda lacked_room: released.append(number))
 
     snapshot(1)
     await checkpoints.flush()

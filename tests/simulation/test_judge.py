@@ -336,7 +336,7 @@ CAUGHT_AS: dict[Mutate, set[str]] = {
     writes_the_ledger_without_a_look: {"one history"},
     forgets_to_tell_subscribers: {"one projection", "every task ends"},
     tells_subscribers_twice: {"one projection", "every task ends"},
-    believes_every_store: {"one lease", "true receipts"},
+    believes_every_store: {"one lease", "true receipts", "every task ends"},
     lets_go_when_sent: {"true receipts"},
     lets_go_before_it_is_stored: {"true receipts", "nothing lost", "every task ends"},
     leases_to_the_drained: {"obedience"},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
+from executors import room
 from executors.datasets import splits
 from executors.datasets.text import normalise
 from mesh.errors import DiskFull
@@ -138,6 +139,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(splits, "save_file", full)
+    monkeypatch.setattr(room, "ROOM_S", 0.0)
     path = written(tmp_path / "data.csv", table(questions()))
     with pytest.raises(DiskFull, match="does not fit"):
         profile(path, tmp_path)
