@@ -141,6 +141,6 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(splits, "save_file", full)
     monkeypatch.setattr(room, "ROOM_S", 0.0)
     path = written(tmp_path / "data.csv", table(questions()))
-    with pytest.raises(DiskFull, match="does not fit"):
+    with pytest.raises(DiskFull, match="no room for train"):
         profile(path, tmp_path)
     assert not list(tmp_path.rglob("examples.safetensors"))
