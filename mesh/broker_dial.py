@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import re
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -58,7 +59,7 @@ class Dialer:
         """Connect. BusUnavailable, BrokerRefused or SettingsInvalid when every address was tried in vain."""
         self._failures, self._failed = [], asyncio.Event()
         arguments = client_arguments(self._options, self._name) | callbacks
-        arguments |= {"inbox_prefix": self._inbox, "reconnect_to_server_handler": next_server}
+        arguments |= {"inbox_prefix": self._inbox, "reconnect_to_server_handler": partial(_next_of, client)}
         connecting = asyncio.ensure_future(client.connect(**arguments))
         failing = asyncio.ensure_future(self._until_failed())
         deadline_s = self._options.connect_timeout_s * len(self._options.servers)
@@ -140,6 +141,15 @@ def _is_web(error: Exception | None) -> bool:
 
 def _is_refusal(text: str) -> bool:
     return any(word in text.lower() for word in _CREDENTIALS)
+
+
+def _next_of(client: Client, servers: list[Any], info: Any) -> tuple[Any, float]:
+    """`next_server`, for the client's present attempt to reconnect. An earlier one that the library has replaced may
+    have swallowed its cancellation (a wait that ended in the same moment): it would go on for ever beside the other,
+    even after the client was closed. It ends here."""
+    if client.is_closed or asyncio.current_task() is not client._reconnection_task:
+        raise asyncio.CancelledError
+    return next_server(servers, info)
 
 
 def next_server(servers: list[Any], _: Any) -> tuple[Any, float]:

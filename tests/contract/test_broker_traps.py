@@ -22,7 +22,7 @@ from nats.aio.client import Client
 from mesh import broker as real
 from mesh import limits
 from mesh.broker import NatsBroker
-from mesh.broker_dial import next_server
+from mesh.broker_dial import _next_of, next_server
 from mesh.bus import Message
 from mesh.errors import BusUnavailable, Conflict, Malformed, NotFound
 from mesh.nats_options import NatsOptions
@@ -550,3 +550,25 @@ def test_attempts_to_reconnect_are_spread_and_bounded() -> None:
         assert len(set(pauses)) > 100
     servers = [Tried(3), Tried(1), Tried(2)]
     assert next_server(servers, None)[0] is servers[1]
+
+
+async def test_an_attempt_that_swallowed_its_end_goes_no_further() -> None:
+    """The library cancels an attempt to reconnect when it begins another, and does not look whether it ended."""
+
+    class Reconnecting:
+        is_closed = False
+        _reconnection_task: asyncio.Task[object] | None = None
+
+    async def attempt() -> object:
+        return _next_of(client, [Tried(0)], None)[0]  # type: ignore[arg-type]
+
+    client = Reconnecting()
+    present, replaced = asyncio.create_task(attempt()), asyncio.create_task(attempt())
+    client._reconnection_task = present
+    assert isinstance(await present, Tried)
+    with pytest.raises(asyncio.CancelledError):
+        await replaced
+    client._reconnection_task = late = asyncio.create_task(attempt())
+    client.is_closed = True
+    with pytest.raises(asyncio.CancelledError):
+        await late
