@@ -422,4 +422,6 @@ def _never_expires(patch: pytest.MonkeyPatch) -> None:
 def test_a_mutant_is_caught(mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch)
     with pytest.raises((AssertionError, KeyError, InvariantBroken)):
-        run_state_machine_as_test(ProtocolMachine, settings=settings(**{**BOUNDS, "max_examples": 400}, phases=[Phase.generate]))
+        run_state_machine_as_test(
+            ProtocolMachine, settings=settings(**{**BOUNDS, "max_examples": 400}, phases=[Phase.generate])
+        )
