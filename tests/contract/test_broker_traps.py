@@ -527,6 +527,7 @@ async def test_a_renewal_that_fails_half_way_leaves_no_second_client(
     await link.client.close()
     await until(lambda: states == [False, True])
     assert failed
+    await a._link.barrier()  # the broker has taken in what the new client asked it for
     await b.publish(own_world.name("x"), b"1")
     await b.publish(own_world.name("x"), b"2")
     await b._link.barrier()
