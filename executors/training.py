@@ -6,17 +6,19 @@
     finished = training.train(job, context, trainable, recipe, place)
 
 `train` resumes from the job's checkpoint where there is one, runs the loop (executors/trainer.py) and leaves the best
-weights in the trainable's network. `facts_of` is what a result says about its training.
+weights in the trainable's network. `facts_of` is what a result says about its training, `made` the result of a kind
+whose outputs are a model and what it claims.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from executors import checkpoint, kinds
 from executors import device as devices
 from executors.device import Device
-from executors.port import Context, Job
+from executors.port import Context, Job, Made
 from executors.recipe import Recipe
 from executors.team import Team
 from executors.trainable import Trainable
@@ -101,3 +103,19 @@ def facts_of(job: Job, recipe: Recipe, place: Device, finished: Finished) -> dic
     if state.differed:
         facts["fingerprint"] = state.differed
     return facts
+
+
+def made(
+    job: Job, model: Path, claims: Path, architecture: str, kpis: dict[str, float], facts: dict[str, Any],
+    finished: Finished,
+) -> Made:  # fmt: skip
+    """The result of a training: a model, and its outcomes on validation."""
+    return Made(
+        outputs={"model": model, "claims": claims},
+        media={"model": "model", "claims": "outcomes"},
+        facts_of={"model": {"kind": job.kind, "architecture": architecture}},
+        kpis=kpis,
+        stopped_by=finished.stopped_by,
+        facts=facts,
+        exact=finished.state.exact,
+    )

@@ -17,14 +17,18 @@ from typing import Any
 
 import msgspec
 
-from agents.commands import known_models, output, store_use
+from agents.commands import known_models, output, store_use, take_out
+from agents.commands.commanding import command
 from agents.commands.publishing import BUILTIN
 from agents.commands.reach import Reach
+from agents.commands.story import ALONE
 from agents.commands.transfer import Transfer
 from executors import kinds, modelfolder
 from executors.kinds import KindInfo
 from mesh.errors import ArtifactMissing, DataRefused, NotFound, SettingsInvalid, TaskRefused
 from mesh.messages.base import DIGEST, Facts
+from mesh.messages.commands import Submit
+from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Needs, TaskSpec
 
 SCHEMA, CONFIG = "schema.json", "config.json"
@@ -202,3 +206,19 @@ def _facts(path: Path) -> Facts:
         return {"modality": str(found["modality"]), **counted}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+async def submit(there: Reach, task: TaskSpec) -> None:
+    """Put a task that no plan belongs to, under an id of its own: repeated, it changes nothing."""
+    await command(there, Submit(id=task.id, topic=task.topic, tasks=(task,), facts={"stage": ALONE}), task.id)
+
+
+async def taken_out(there: Reach, end: TaskEnded, folder: Path) -> dict[str, str]:
+    """Every output of a task that succeeded, in a folder of its own; where each is."""
+    assert end.outcome is not None
+    folder.mkdir(exist_ok=True)
+    made = {}
+    for name, digest in sorted(end.outcome.outputs.items()):
+        await take_out.fetch(there, digest, folder / name)
+        made[name] = str((folder / name).resolve())
+    return made

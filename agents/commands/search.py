@@ -22,8 +22,7 @@ from typing import Any
 
 import msgspec
 
-from agents.commands import flags, loop, output, take_out, task
-from agents.commands.commanding import command
+from agents.commands import errands, flags, loop, output, take_out, task
 from agents.commands.display import display_for
 from agents.commands.errands import Errands
 from agents.commands.following import follow
@@ -31,14 +30,12 @@ from agents.commands.reach import Reach
 from agents.commands.report import exit_code
 from agents.commands.run import how_to_continue
 from agents.commands.starting import started
-from agents.commands.story import ALONE, Ending, Story
+from agents.commands.story import Ending, Story
 from agents.runtime import within
 from executors import kinds
 from executors.searches import SearchStepSettings
 from mesh.errors import DataRefused, SettingsInvalid
 from mesh.messages.base import Facts
-from mesh.messages.commands import Submit
-from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import TaskSpec
 from mesh.setting_tree import Settings
 
@@ -165,7 +162,7 @@ async def _run(given: argparse.Namespace, wanted: Errands, settings: Settings, s
                         ask_again=feeding.again,
                     )  # fmt: skip
             if ending is Ending.DONE and given.out and (best := best_of(story, given.direction)):
-                made = await _taken_out(mesh.reach, story.ended[best["task"]], Path(given.out))
+                made = await errands.taken_out(mesh.reach, story.ended[best["task"]], Path(given.out))
             if stop.is_set():
                 display.note("stopping what was started …")
     finally:
@@ -210,19 +207,15 @@ class Feeding:
     async def again(self) -> None:
         """The store is older than what was submitted: submit it once more; under its name it is there once."""
         for trial in self._trials[: self._submitted]:
-            await self._submit(trial)
+            await errands.submit(self._there, trial)
 
     async def _feed(self, stop: asyncio.Event) -> None:
         while self._submitted < len(self._trials) and not stop.is_set():
             if self._submitted - len(self._story.ended) < self._parallel:
-                await self._submit(self._trials[self._submitted])
+                await errands.submit(self._there, self._trials[self._submitted])
                 self._submitted += 1
             else:
                 await within(LOOK_S, stop)
-
-    async def _submit(self, trial: TaskSpec) -> None:
-        submit = Submit(id=trial.id, topic=trial.topic, tasks=(trial,), facts={"stage": ALONE})
-        await command(self._there, submit, trial.id)
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
@@ -243,17 +236,6 @@ def best_of(story: Story, direction: str) -> dict[str, Any] | None:
     done = [one for one in records_of(story) if one["state"] == "complete"]
     sign = 1 if direction == "minimize" else -1
     return min(done, key=lambda one: (sign * float(one["value"]), int(one["trial"])), default=None)
-
-
-async def _taken_out(there: Reach, end: TaskEnded, folder: Path) -> dict[str, str]:
-    """The outputs of the best trial, each in a folder of its own."""
-    assert end.outcome is not None
-    folder.mkdir(exist_ok=True)
-    made = {}
-    for name, digest in sorted(end.outcome.outputs.items()):
-        await take_out.fetch(there, digest, folder / name)
-        made[name] = str((folder / name).resolve())
-    return made
 
 
 def _tell(given: argparse.Namespace, told: Mapping[str, Any], story: Story, made: dict[str, str]) -> None:

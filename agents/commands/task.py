@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from agents.commands import errands, flags, loop, output, take_out
-from agents.commands.commanding import command
 from agents.commands.display import display_for
 from agents.commands.errands import Errands
 from agents.commands.following import follow
-from agents.commands.reach import Reach
 from agents.commands.report import exit_code
 from agents.commands.run import how_to_continue
 from agents.commands.starting import started
-from agents.commands.story import ALONE, Ending, Story
+from agents.commands.story import Ending, Story
 from mesh.errors import SettingsInvalid
-from mesh.messages.commands import Submit
 from mesh.messages.results import TaskEnded
-from mesh.messages.tasks import Outcome, TaskSpec
+from mesh.messages.tasks import Outcome
 from mesh.setting_tree import Settings
 
 EXAMPLE = """bin/agent task profile --input data=questions.csv --out splits
@@ -92,14 +89,15 @@ async def _run(given: argparse.Namespace, wanted: Errands, settings: Settings, s
                 task = await wanted.spec(mesh.reach, display.note)
                 story = Story(task.topic, alone=True)
                 state = await mesh.reach.broker.state(mesh.reach.stream("RESULTS"))
-                await _submit(mesh.reach, task)
+                await errands.submit(mesh.reach, task)
                 display.note(f"submitted {task.id}")
                 ending = await follow(
                     mesh.reach, story, display, from_seq=state.last_seq + 1, stop=stop, watch=mesh.check,
-                    ask_again=partial(_submit, mesh.reach, task),
+                    ask_again=partial(errands.submit, mesh.reach, task),
                 )  # fmt: skip
             if ending is Ending.DONE and given.out:
-                made = await _taken_out(mesh.reach, story, Path(given.out))
+                (end,) = story.ended.values()
+                made = await errands.taken_out(mesh.reach, end, Path(given.out))
             if stop.is_set():
                 display.note("stopping what was started …")
     finally:
@@ -115,24 +113,6 @@ async def _run(given: argparse.Namespace, wanted: Errands, settings: Settings, s
     elif given.json != "-":
         _tell(end.outcome, made)
     return exit_code(ending)
-
-
-async def _submit(there: Reach, task: TaskSpec) -> None:
-    """Under an id of its own: repeated, it changes nothing."""
-    await command(there, Submit(id=task.id, topic=task.topic, tasks=(task,), facts={"stage": ALONE}), task.id)
-
-
-async def _taken_out(there: Reach, story: Story, folder: Path) -> dict[str, str]:
-    """Every output in a folder of its own; where each is."""
-    (end,) = story.ended.values()
-    assert end.outcome is not None
-    folder.mkdir(exist_ok=True)
-    made = {}
-    for name, digest in sorted(end.outcome.outputs.items()):
-        target = folder / name
-        await take_out.fetch(there, digest, target)
-        made[name] = str(target.resolve())
-    return made
 
 
 def _document(end: TaskEnded, made: dict[str, str]) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from executors.recipe import TrainingSettings, one_of, shared_out, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
-    from executors.models.learning import Learned
     from executors.trainable import Trainable
 
 ARCHITECTURES = ("auto", "linear", "deep", "wide-deep")
@@ -158,7 +157,7 @@ class Classify:
         """Train, calibrate, claim."""
         from executors.models import learning
 
-        return _made(job, learning.learn(job, context))
+        return learning.learn(job, context)
 
     def gradcheck_instance(self) -> Mapping[str, Trainable]:
         """Tiny networks over made-up rows, for `bin/agent gradcheck`."""
@@ -179,15 +178,3 @@ def _needs_with_encoder(settings: Any, encoder: int, rows: int, labels: int, siz
     memory = PROGRAM_BYTES + ENCODER_BYTES + copies + activations + vectors + 3 * size + 20 * head
     disk = 64 * MIB + room.of_training(copies, 2 * encoder) + 2 * size
     return Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk)
-
-
-def _made(job: Job, learned: Learned) -> Made:
-    return Made(
-        outputs={"model": learned.model, "claims": learned.claims},
-        media={"model": "model", "claims": "outcomes"},
-        facts_of={"model": {"kind": job.kind, "architecture": learned.facts["architecture"]}},
-        kpis=learned.kpis,
-        stopped_by=learned.stopped_by,
-        facts=learned.facts,
-        exact=learned.exact,
-    )

@@ -159,16 +159,7 @@ class LanguageModel:
         """Train, read the validation documents, claim."""
         from executors.models import languagelearning
 
-        learned = languagelearning.learn(job, context)
-        return Made(
-            outputs={"model": learned.model, "claims": learned.claims},
-            media={"model": "model", "claims": "outcomes"},
-            facts_of={"model": {"kind": job.kind, "architecture": "LlamaForCausalLM"}},
-            kpis=learned.kpis,
-            stopped_by=learned.stopped_by,
-            facts=learned.facts,
-            exact=learned.exact,
-        )
+        return languagelearning.learn(job, context)
 
     def gradcheck_instance(self) -> Mapping[str, Trainable]:
         """Tiny networks over made-up documents, for `bin/agent gradcheck`."""

@@ -28,7 +28,7 @@ from executors.models.languageanswering import LanguageRespondent
 from executors.models.languagelearner import HeldOut, LanguageLearner, RememberingLearner, stream_of
 from executors.models.tokens import Vocabulary
 from executors.models.transformer import Shape, Transformer, generated
-from executors.port import Context, Job
+from executors.port import Context, Job, Made
 from executors.pulse import Pulse
 from executors.trainer import Finished
 from mesh.errors import DataRefused, TaskRefused
@@ -39,18 +39,6 @@ SHAPE_SETTINGS = ("layers", "width", "heads", "kv_heads", "inner", "tied", "thet
 HELD_OUT_BYTES_MAX = 1_000_000
 """About so much is held out of a large corpus, whatever share is asked for: every byte of it is read for the claims,
 and a million says enough (minutes of a core, with the usual model). A validation corpus that is given is read whole."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Learned:
-    """What a training task has to show."""
-
-    model: Path
-    claims: Path
-    kpis: dict[str, float]
-    facts: dict[str, Any]
-    stopped_by: str
-    exact: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ class Data:
     """The tokenizer was trained for this task, and by one process: several train the same one anew."""
 
 
-def learn(job: Job, context: Context) -> Learned:
+def learn(job: Job, context: Context) -> Made:
     """Train as the job says. TaskRefused or DataRefused when its inputs do not fit together."""
     place = training.begin(job, context)
     start = _start(job)
@@ -210,7 +198,7 @@ def _deliver(
     claims: Outcomes,
     facts: dict[str, Any],
     finished: Finished,
-) -> Learned:
+) -> Made:
     """Describe and store."""
     model, state = asked.model, finished.state
     kpis = {
@@ -229,7 +217,7 @@ def _deliver(
     claimed = room.written(
         context, job.scratch / "claims", lambda place: outcomes.write(claims, place), step=state.step
     )
-    return Learned(folder, claimed, kpis, facts, finished.stopped_by, state.exact)
+    return training.made(job, folder, claimed, "LlamaForCausalLM", kpis, facts, finished)
 
 
 def _sample(job: Job, model: LanguageModel) -> str:

@@ -33,25 +33,13 @@ from executors.models.linear import ABSENT_BIAS
 from executors.models.network import Network, Shape, continued
 from executors.models.probabilities import check_finite, fitted_temperature, log_softmax
 from executors.ngrams import Ngrams
-from executors.port import Context, Job
+from executors.port import Context, Job, Made
 from executors.recipe import Recipe
 from executors.trainer import Finished
 from mesh.errors import TaskRefused
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Learned:
-    """What a training task has to show."""
-
-    model: Path
-    claims: Path
-    kpis: dict[str, float]
-    facts: dict[str, Any]
-    stopped_by: str
-    exact: bool
-
-
-def learn(job: Job, context: Context) -> Learned:
+def learn(job: Job, context: Context) -> Made:
     """Train as the job says. TaskRefused or DataRefused when its inputs do not fit together."""
     splits = {name: read_split(Path(job.inputs[name])) for name in ("train", "validation")}
     if splits["train"].schema.features != splits["validation"].schema.features:
@@ -180,7 +168,7 @@ def _recipe(job: Job, choices: Choices) -> Recipe:
 
 def _deliver(
     job: Job, context: Context, answer: Answer, validation: Split, choices: Choices, place: Device, finished: Finished
-) -> Learned:
+) -> Made:
     """Calibrate, claim, describe and store."""
     model, logits = answer.classifier, answer.logits
     context.progress(finished.state.step, 1.0, {}, "claims")
@@ -204,7 +192,7 @@ def _deliver(
     folder = room.written(context, job.scratch / "model", lambda place: model.save(place, stored, card), step=step)
     kpis["size_bytes"] = float(store.size_bytes(folder))
     claimed = room.written(context, job.scratch / "claims", lambda place: outcomes.write(claims, place), step=step)
-    return Learned(folder, claimed, kpis, facts, finished.stopped_by, finished.state.exact)
+    return training.made(job, folder, claimed, model.architecture, kpis, facts, finished)
 
 
 def _facts(job: Job, answer: Answer, choices: Choices, place: Device, finished: Finished) -> dict[str, Any]:
