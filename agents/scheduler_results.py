@@ -26,6 +26,7 @@ from mesh.messages.results import (
     RecommendationMade,
     TaskEnded,
     TaskMoved,
+    TopicSettled,
     TopicTurnedDown,
     stamped,
 )
@@ -43,7 +44,9 @@ AGAIN_S = 0.5
 DRAIN_S = 5.0
 """Patience with the last records at a stop: the next leader projects what is left."""
 
-KINDS: tuple[type[Projected], ...] = (Planned, TopicTurnedDown, TaskMoved, TaskEnded, RecommendationMade)
+KINDS: tuple[type[Projected], ...] = (
+    Planned, TopicTurnedDown, TopicSettled, TaskMoved, TaskEnded, RecommendationMade,
+)  # fmt: skip
 
 
 class Projector:

@@ -35,6 +35,7 @@ from mesh.messages.ledger import (
     TaskReopened,
     TopicPlanned,
     TopicRefused,
+    TopicSettled,
     Untold,
     WorkerDrained,
 )
@@ -81,7 +82,7 @@ class Snapshots:
         self._events += 1
         if isinstance(event, TopicPlanned):
             self._touched.update((spec.id, None) for spec in event.tasks)
-        elif isinstance(event, TopicRefused | Recommended):
+        elif isinstance(event, TopicRefused | TopicSettled | Recommended):
             self._said = True
         elif isinstance(event, WorkerDrained):
             self._drained = True

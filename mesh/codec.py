@@ -37,6 +37,7 @@ from mesh.messages import (
     studies,
     tasks,
     topics,
+    trust,
 )
 from mesh.messages.base import Record
 from mesh.messages.packs import Pack
@@ -49,7 +50,7 @@ def _records() -> dict[str, type[Record]]:
     found: dict[str, type[Record]] = {}
     modules = (
         artifacts, collecting, commands, graph, judgement, leases, ledger, models, packs, results, services, studies,
-        tasks, topics,
+        tasks, topics, trust,
     )  # fmt: skip
     for module in modules:
         for value in vars(module).values():

@@ -37,6 +37,9 @@ TEXT_CHARS_MAX = 2_000
 TASKS_PER_PLAN_MAX = 256
 """Tasks in one submit command: some 600 bytes each stay below RECORD_BYTES_MAX."""
 
+BRANCHES_MAX = 32
+"""Branches of one topic: each is a topic of its own with two lines, and a member of the tree that answers as one."""
+
 LEASES_PER_ANSWER_MAX = 512
 """Leases in one answer to a claim: 512 tasks of 600 bytes are two thirds of what an answer may have, and keep a worker
 busy for longer than the next answer takes even where a task lasts a fraction of a millisecond."""
@@ -112,6 +115,10 @@ ARTIFACT_FILES_MAX = 10_000
 
 OUTCOMES_BYTES_MAX = 64 * 1024 * 1024
 """Per-item outcomes of one model on one split: some 2.7 million items."""
+
+STREAKS_PER_WORKER_MAX = 32
+"""Executor kinds and versions of which one worker's record keeps a streak: with 64 results to be called back in a few
+of them it stays a record of its usual size."""
 
 # -- the agents -------------------------------------------------------------------------------------------------------
 

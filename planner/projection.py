@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 
 from mesh.errors import InvariantBroken
+from mesh.messages import results
+from mesh.messages.base import DIGEST
 from mesh.messages.ledger import (
     AnyEvent,
     CheckpointRecorded,
@@ -24,8 +26,9 @@ from mesh.messages.ledger import (
     TaskSucceeded,
     TopicPlanned,
     TopicRefused,
+    TopicSettled,
 )
-from mesh.messages.results import Planned, Projected, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
+from mesh.messages.results import Kept, Planned, Projected, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
 from planner.ledger import Task
 
 
@@ -52,6 +55,15 @@ def project(event: AnyEvent, task: Task | None) -> Projected | None:
             )
         case TopicRefused():
             return TopicTurnedDown(topic=event.topic, reason=event.reason, ledger_seq=0, at_ms=0)
+        case TopicSettled():
+            return results.TopicSettled(
+                topic=event.topic,
+                specialization=event.specialization,
+                why=event.why,
+                facts=event.facts,
+                ledger_seq=0,
+                at_ms=0,
+            )
         case Recommended():
             made = event.recommendation
             return RecommendationMade(
@@ -107,9 +119,16 @@ def _ended(event: TaskSucceeded | TaskParked | TaskCanceled, task: Task) -> Task
         outcome=event.outcome if isinstance(event, TaskSucceeded) else None,
         reason="" if isinstance(event, TaskSucceeded) else event.reason,
         attempts=task.attempts,
+        checkpoints=_kept(task) if isinstance(event, TaskSucceeded) else (),
         ledger_seq=0,
         at_ms=0,
     )
+
+
+def _kept(task: Task) -> tuple[Kept, ...]:
+    """Its recorded checkpoints; one that no artifact can have is left out."""
+    known = [one for one in (task.checkpoint, *task.older) if one is not None and DIGEST.match(one.manifest)]
+    return tuple(Kept(number=one.number, step=one.step, manifest=bytes.fromhex(one.manifest)) for one in known)
 
 
 def _given(task: Task | None) -> Task:

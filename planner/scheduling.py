@@ -47,6 +47,7 @@ from mesh.messages.commands import (
     Refuse,
     Resubmit,
     ResultFound,
+    Settle,
     Submit,
 )
 from mesh.messages.leases import Answer, Beat, Gone
@@ -64,6 +65,7 @@ from mesh.messages.ledger import (
     TaskSucceeded,
     TopicPlanned,
     TopicRefused,
+    TopicSettled,
     WorkerDrained,
 )
 from mesh.messages.tasks import OnDisconnect, TaskState
@@ -143,6 +145,8 @@ class Scheduler:
                 self._submit(record, now)
             case Refuse() if not self.ledger.said("refused", record.topic):
                 self._decide(TopicRefused(topic=record.topic, reason=record.reason), now)
+            case Settle() if not self.ledger.said("settled", record.topic):
+                self._settle(record, now)
             case Recommend() if not self.ledger.said("recommended", record.recommendation.id):
                 self._decide(Recommended(recommendation=record.recommendation), now)
             case Cancel():
@@ -178,6 +182,12 @@ class Scheduler:
             now,
         )
         self._park_hopeless([spec.id for spec in fresh], now)
+
+    def _settle(self, settle: Settle, now: float) -> None:
+        said = TopicSettled(
+            topic=settle.topic, specialization=settle.specialization, why=settle.why, facts=settle.facts
+        )
+        self._decide(said, now)
 
     def _park_hopeless(self, names: list[str], now: float) -> None:
         """Park those of these tasks that wait for one that has ended without success."""

@@ -8,6 +8,7 @@
     leases       beats, offers, answers, orders, receipts
     results      what subscribers see
     judgement    evidence, recommendation, verdict, champion
+    trust        what checks of a worker's claims have come to
     studies      what trials of a study tell each other
     graph        the specializations
     models       models that people push, and base models

@@ -61,6 +61,22 @@ class Refuse(Record, frozen=True, kw_only=True):
         check_text(self.reason, "a refusal's reason")
 
 
+class Settle(Record, frozen=True, kw_only=True):
+    """The planner says that a topic is over, and what became of it; a person, that nothing more shall come of it."""
+
+    kind: ClassVar[str] = "settle"
+
+    topic: str
+    specialization: str = ""
+    why: str
+    facts: Facts = {}
+    """What stands in `settled`."""
+
+    def __post_init__(self) -> None:
+        check_name(self.topic, "a settled topic")
+        check_text(self.why, "a settlement's reason")
+
+
 class Recommend(Record, frozen=True, kw_only=True):
     """Consensus has weighed the lines of a topic's specialization."""
 
@@ -191,6 +207,7 @@ class Drain(Record, frozen=True, kw_only=True):
 Command = (
     Submit
     | Refuse
+    | Settle
     | Recommend
     | ResultFound
     | CheckpointMade
@@ -204,6 +221,7 @@ Command = (
 COMMANDS: tuple[type[Record], ...] = (
     Submit,
     Refuse,
+    Settle,
     Recommend,
     ResultFound,
     CheckpointMade,

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 from typing import ClassVar
 
 from mesh.messages.base import Record, check_name
+
+
+class NodeState(enum.StrEnum):
+    """What a node is to the graph."""
+
+    SEED = "seed"
+    """Stands there from the beginning and groups others; nothing is trained for it yet."""
+    ACTIVE = "active"
+    """A specialization of its own."""
+    HYPOTHESIS = "hypothesis"
+    """A branch whose specialists have not shown yet that they are worth it."""
+    MERGED = "merged"
+    """A branch that brought nothing, or a node that a person merged: its parent answers for it."""
+    RETIRED = "retired"
+    """Given up by a person; its record stays."""
 
 
 class Specialization(Record, frozen=True, kw_only=True):
@@ -31,6 +47,14 @@ class Specialization(Record, frozen=True, kw_only=True):
     label_column: str | None = None
     why: str = ""
     """Why the node exists: an expansion always says."""
+    names: dict[str, str] = {}
+    """Its name in other languages, by language code."""
+    state: NodeState = NodeState.ACTIVE
+    by: str = ""
+    """Who made this change: a person, an agent's role, or a topic's id."""
+    changed_at_ms: int = 0
+    event: str = ""
+    """What changed with this record: 'seeded', 'expanded', 'data', 'branched', 'merged', 'retired', 'imported' …"""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a specialization's id")

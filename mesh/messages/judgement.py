@@ -50,6 +50,13 @@ class Evidence(Part, frozen=True, kw_only=True):
     independent: bool
     """True when the check ran on another incarnation than the claim."""
     checked_by: str = ""
+    fault: str = ""
+    """What speaks against the candidate whatever was reproduced: its structure, or the replay of its training."""
+    gain: float | None = None
+    """How much lower, in nats, its loss is on a sample of the data that it was given than on validation."""
+    replayed: float | None = None
+    """Distance of a segment of its training, trained again, from the recorded one, as a share of the way that the
+    segment went; None when none was trained again."""
 
 
 class Candidate(Part, frozen=True, kw_only=True):
@@ -69,6 +76,13 @@ class Candidate(Part, frozen=True, kw_only=True):
     settings: Facts = {}
     changed: str = ""
     """What this candidate changed against the champion it came from."""
+    claims: str = ""
+    """Digest of the outcomes on validation that its worker claims."""
+    executor: str = ""
+    executor_version: int = 1
+    """Kind that trained it: trust in its worker is kept by kind and version."""
+    unchecked: bool = False
+    """True when its claims were let through without a check: it was not chosen."""
 
 
 class Choice(enum.StrEnum):
@@ -77,6 +91,7 @@ class Choice(enum.StrEnum):
     KEEP = "keep"
     EVOLVER = "evolver"
     REINVENTOR = "reinventor"
+    MERGE = "merge"
 
 
 class Comparison(Part, frozen=True, kw_only=True):
@@ -114,6 +129,8 @@ class Recommendation(Part, frozen=True, kw_only=True):
     holdout: str = ""
     """Digest of the holdout split."""
     holdout_examples: int = 0
+    validation: str = ""
+    """Digest of the validation split."""
     tree: Facts = {}
     """`metric`, `value`, `baseline`, `baseline_linear`, `interval`, `holdout_examples` of the result document."""
     what_would_change_it: str = ""
@@ -195,3 +212,5 @@ class Champion(Record, frozen=True, kw_only=True):
     fits: str = ""
     """Form of the data that the model reads: 'text', or 'tabular' with the number and digest of its input columns.
     Empty in records of programs that did not say."""
+    flat: str = ""
+    """Where the model is a tree: digest of the flat model in it, from which the evolver goes on. Empty otherwise."""

@@ -81,6 +81,15 @@ class TopicRefused(Event, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
+class TopicSettled(Event, frozen=True, kw_only=True, tag="settled"):
+    """A topic is over: nothing more is planned for it."""
+
+    topic: str
+    specialization: str = ""
+    why: str
+    facts: Facts = {}
+
+
 class TaskLeased(Event, frozen=True, kw_only=True, tag="leased"):
     """A task was given to one incarnation for one epoch."""
 
@@ -199,6 +208,7 @@ AnyEvent = (
     | WorkerDrained
     | Restored
     | TaskReopened
+    | TopicSettled
 )
 
 

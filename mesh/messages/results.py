@@ -8,7 +8,7 @@ from typing import ClassVar
 import msgspec
 
 from mesh import limits
-from mesh.messages.base import Epoch, Facts, Record
+from mesh.messages.base import Epoch, Facts, Part, Record
 from mesh.messages.judgement import Recommendation
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 
@@ -39,6 +39,21 @@ class TopicTurnedDown(Record, frozen=True, kw_only=True):
     at_ms: int
 
 
+class TopicSettled(Record, frozen=True, kw_only=True):
+    """A topic is over, and what became of it."""
+
+    kind: ClassVar[str] = "settled"
+
+    topic: str
+    specialization: str = ""
+    why: str
+    facts: Facts = {}
+    """`champion` (digest, '' without one), `branches`, `tree`, `children`; `canceled` where a person ended it
+    (docs/specialists.md)."""
+    ledger_seq: int
+    at_ms: int
+
+
 class TaskMoved(Record, frozen=True, kw_only=True):
     """A task was leased, checkpointed, or goes back to the queue."""
 
@@ -57,6 +72,15 @@ class TaskMoved(Record, frozen=True, kw_only=True):
     at_ms: int
 
 
+class Kept(Part, frozen=True, kw_only=True):
+    """A checkpoint of an ended training that is kept until its topic has a recommendation."""
+
+    number: int
+    step: int
+    manifest: bytes
+    """Raw digest, 32 bytes: a record that tells of a checkpoint does not keep it."""
+
+
 class TaskEnded(Record, frozen=True, kw_only=True):
     """A task has ended: succeeded (with its outcome), parked or canceled (with the reason)."""
 
@@ -72,6 +96,8 @@ class TaskEnded(Record, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     reason: str = ""
     attempts: int = 0
+    checkpoints: tuple[Kept, ...] = ()
+    """Of a training that succeeded, newest first: between them a segment can be trained again."""
     ledger_seq: int
     at_ms: int
 
@@ -109,7 +135,7 @@ class Progress(Record, frozen=True, kw_only=True):
     """'fetching', 'training', 'evaluating', 'uploading' …"""
 
 
-Projected = Planned | TopicTurnedDown | TaskMoved | TaskEnded | RecommendationMade
+Projected = Planned | TopicTurnedDown | TopicSettled | TaskMoved | TaskEnded | RecommendationMade
 """What the leader projects from the ledger; the gate's verdicts stand beside it on the same stream."""
 
 

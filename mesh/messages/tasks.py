@@ -10,7 +10,8 @@ from mesh.messages.base import Facts, Part, Record, check_name
 
 
 class Line(enum.StrEnum):
-    """The two competing ways to train a specialization, and the yardstick beside them."""
+    """The two competing ways to train a specialization, the yardstick beside them, and what is put together of models
+    that are there."""
 
     EVOLVER = "evolver"
     """Improves the current champion (or lays the first one)."""
@@ -18,6 +19,8 @@ class Line(enum.StrEnum):
     """Starts from zero with other settings."""
     BASELINE = "baseline"
     """A tuned linear model: measured on the same holdout, never a candidate."""
+    MERGE = "merge"
+    """Puts models together that are there: a tree of specialists that answers as one, or their weights."""
 
 
 class TaskState(enum.StrEnum):

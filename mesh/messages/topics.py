@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import ClassVar
 
+from mesh import limits
 from mesh.messages.base import Part, Record, check_name, check_text
 from mesh.messages.models import BaseModel
 from mesh.messages.tasks import OnDisconnect
@@ -68,12 +69,22 @@ class Topic(Record, frozen=True, kw_only=True):
     """Model from which the evolver starts, in place of the champion or of nothing."""
     encoder: DataRef | None = None
     """Sentence encoder by which the lines read texts: the artifact of a transformers folder."""
+    parent: str = ""
+    """Id of the topic of which this one is a branch, published by the planner; its specialization is then `node`."""
+    branches: int | None = None
+    """Into how many branches its data are divided: null lets the planner decide, 1 keeps the topic whole."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a topic's id")
         check_text(self.text, "a topic's text")
         if self.node is not None:
             check_name(self.node, "a node's id")
+        if self.parent:
+            check_name(self.parent, "a topic's parent")
+            if self.node is None:
+                raise ValueError("a topic that is a branch of another one names its node")
+        if self.branches is not None and not 1 <= self.branches <= limits.BRANCHES_MAX:
+            raise ValueError(f"a topic has 1 to {limits.BRANCHES_MAX} branches, got {self.branches}")
         if not 0 <= self.priority <= 9:
             raise ValueError(f"a topic's priority is 0 to 9, got {self.priority}")
         if not 0 <= self.wait_s <= 30 * 86_400:

@@ -32,6 +32,7 @@ from mesh.messages import (
     studies,
     tasks,
     topics,
+    trust,
 )
 from mesh.messages.base import Epoch, Key, Record
 from mesh.subjects import Subjects
@@ -45,6 +46,7 @@ CONVERSATIONS: tuple[tuple[str, ModuleType], ...] = (
     ("Results and progress", results),
     ("Packs: several records in one message", packs),
     ("Evidence, recommendation, verdict, champion", judgement),
+    ("Trust in workers", trust),
     ("Artifacts", artifacts),
     ("Collecting garbage", collecting),
     ("Studies", studies),

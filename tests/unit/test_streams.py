@@ -25,7 +25,7 @@ def _of(name: str) -> StreamSpec:
 def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
     assert [spec.name for spec in TABLE] == [
         "LAB_TOPICS", "LAB_COMMANDS", "LAB_LEDGER", "LAB_RESULTS", "LAB_ARTIFACTS", "LAB_CONDEMNED", "LAB_STUDIES",
-        "KV_lab_graph", "KV_lab_champions", "KV_lab_models",
+        "KV_lab_graph", "KV_lab_champions", "KV_lab_models", "KV_lab_trust",
     ]  # fmt: skip
     assert _of("TOPICS").max_age_s == 30 * 86_400
     assert _of("RESULTS").max_age_s == 7 * 86_400
@@ -58,6 +58,7 @@ def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
         (SUBJECTS.key("graph", "root"), "graph"),
         (SUBJECTS.key("champions", "root"), "champions"),
         (SUBJECTS.key("models", "tiny-bert"), "models"),
+        (SUBJECTS.key("trust", "w1"), "trust"),
     ],
 )
 def test_every_stored_subject_has_exactly_one_stream(subject: str, stream: str) -> None:
@@ -70,6 +71,7 @@ def test_only_buckets_look_like_buckets() -> None:
         "KV_lab_graph",
         "KV_lab_champions",
         "KV_lab_models",
+        "KV_lab_trust",
     ]
 
 
