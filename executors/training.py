@@ -12,6 +12,7 @@ whose outputs are a model and what it claims.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from executors.recipe import Recipe
 from executors.team import Team
 from executors.trainable import Trainable
 from executors.trainer import Finished, Trainer
+
+CURVE_POINTS = 32
+"""Validations that a result tells of: enough to see whether a curve has flattened, some 500 bytes."""
 
 
 def begin(job: Job, context: Context) -> Device:
@@ -97,12 +101,20 @@ def facts_of(job: Job, recipe: Recipe, place: Device, finished: Finished) -> dic
         "checkpoints": dict(finished.checkpoints),
         "trace": state.trace.hex(),
         "state": finished.digest,
+        "history": curve(state.history),
     }
     if job.memory_attempts:
         facts["micro_batch"] = recipe.micro_batch
     if state.differed:
         facts["fingerprint"] = state.differed
     return facts
+
+
+def curve(history: Sequence[Sequence[float]]) -> list[list[float]]:
+    """At most CURVE_POINTS of a training's validations as [step, loss], evenly among them, first and last kept."""
+    last = len(history) - 1
+    rows = range(len(history)) if last < CURVE_POINTS else (i * last // (CURVE_POINTS - 1) for i in range(CURVE_POINTS))
+    return [[history[row][0], round(history[row][2], 6)] for row in rows]
 
 
 def made(
