@@ -18,7 +18,8 @@ from collections.abc import Mapping
 
 from consensus import evidence
 from consensus.evidence import Items
-from consensus.rounds import Round, Run
+from consensus.measure import NOTHING_KNOWN, labelled
+from consensus.rounds import Round, Run, line_of
 from mesh.messages.judgement import Candidate, Evidence
 from mesh.messages.tasks import Line
 
@@ -56,7 +57,8 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
     fault = run.missing or holdout_fault or check_fault
     fault = fault or evidence.sufficient(found, independent_required=round_.independent_required)
     candidate = Candidate(
-        line=Line(run.name),
+        name=run.name,
+        line=line_of(run.name) or Line.EVOLVER,
         task=run.task,
         incarnation=run.incarnation,
         model=run.model,
@@ -66,6 +68,8 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
         stopped_by=run.stopped_by,
         settings=run.settings,
         changed=run.changed,
+        continued=run.continued,
+        flat=run.flat,
     )
     return Judged(run.name, candidate, items, fault)
 
@@ -111,19 +115,26 @@ def _kpis(run: Run, items: Items | None, read: Read) -> dict[str, float]:
     kpis: dict[str, float] = {}
     claim, _ = _read(run.claims, read)
     if claim is not None:
-        kpis |= {"validation_accuracy": claim.accuracy, "validation_loss": claim.mean_loss}
+        kpis |= {f"validation_{name}": value for name, value in _values(claim).items()}
     if items is not None:
-        kpis |= {
-            "accuracy": items.accuracy,
-            "loss": items.mean_loss,
-            "majority_accuracy": items.majority_accuracy,
-            "chance_loss": items.chance_loss,
-            "items": float(len(items)),
-        }
+        kpis |= {**_values(items), **_chances(items), "items": float(len(items))}
     measured = {name: value for name, value in run.kpis.items() if name not in ("accuracy", "loss", "items")}
     merged = {**measured, **kpis}
     kept = sorted(merged, key=lambda name: (name not in kpis, name))[:KPIS_MAX]
     return {name: float(merged[name]) for name in kept if math.isfinite(merged[name])}
+
+
+def _values(items: Items) -> dict[str, float]:
+    """Loss, and accuracy where the items have labels."""
+    loss = {"loss": items.mean_loss}
+    return {"accuracy": items.accuracy, **loss} if labelled(items) else loss
+
+
+def _chances(items: Items) -> dict[str, float]:
+    """What the label frequencies alone would reach; of documents, what nobody needs to know to reach it."""
+    if labelled(items):
+        return {"majority_accuracy": items.majority_accuracy, "chance_loss": items.chance_loss}
+    return {"chance_loss": NOTHING_KNOWN}
 
 
 def _read(digest: str, read: Read) -> tuple[Items | None, str]:

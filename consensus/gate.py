@@ -1,87 +1,52 @@
 """Gate: the verdict on a recommendation, KPI by KPI.
 
-Policies are data: a table of what must hold, with its bound or margin and the reason for it. A candidate is promoted
-when every policy passes and every KPI that its topic names does; each check carries its number, its bound and a
-sentence. The gate looks only at the recommendation and at the champion of now, so a verdict can be computed again
-from its record.
+Policies are data (policies.py): a table of what must hold, with its bound or margin and the reason for it. A candidate
+is promoted when every policy passes and every KPI that its topic names does; each check carries its number, its bound
+and a sentence. The gate looks only at the recommendation and at the champion of now, and keeps the bounds that were in
+force, so a verdict can be computed again from its record.
 
     evidence              claims reproduced by another worker: Wilson lower end
     independence          of the check, where the topic requires it
     better than chance    accuracy above that of the most frequent label, or equal to it with less loss than chance
-    accuracy, loss        not worse than the champion by more than a margin, on the same items
-    latency, size         bounds that only a runaway model reaches
+    accuracy, loss        not worse than the champion by more than a margin, on the same items; without labels the loss
+    latency, size, price  bounds that only a runaway model reaches, and how much slower than the champion it may be
     champion unchanged    the champion that was compared is still the champion
     the topic's KPIs      as they were published
 
 `accepted` says that the recommendation is carried out. To keep a champion is accepted; to keep nothing is not, and the
-checks say what each candidate lacked. Not covered: price, and latency under load (it is measured item by item).
+checks say what each candidate lacked. Not covered: latency under load (it is measured item by item).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-
 from consensus import evidence
-from consensus.comparison import ACCURACY, LOSS
+from consensus.comparison import ACCURACY
+from consensus.policies import LATENCY_MS_FREE, POLICIES, Policy, Rule, bounds_of
 from mesh.messages.base import derived_id
 from mesh.messages.judgement import Candidate, Champion, Check, Choice, Comparison, Recommendation, Verdict
 from mesh.messages.tasks import Line
 
+Policies = tuple[Policy, ...]
 
-class Rule(enum.Enum):
-    """How a policy judges."""
-
-    EVIDENCE = "evidence"
-    """The Wilson lower end of the evidence rate reaches the bound, or what so few claims can prove at best."""
-    INDEPENDENCE = "independence"
-    """Another incarnation did the check, where the topic requires it."""
-    CHANCE = "better than chance"
-    """Accuracy above the majority label's; or within the margin of it, with less loss than chance."""
-    REGRESSION = "no regression"
-    """At most the margin worse than the champion on the same items."""
-    AT_MOST = "at most"
-    """The measured value is at most the bound; a value that nobody measured fails."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Policy:
-    """One condition of a promotion."""
-
-    name: str
-    rule: Rule
-    metric: str
-    bound: float
-    """Bound or margin, in the metric's unit."""
-    unit: str
-    why: str
-
-
-POLICIES = (
-    Policy("evidence", Rule.EVIDENCE, "evidence_lower", evidence.RATE_WANTED, "", "claims must be reproducible"),
-    Policy("independence", Rule.INDEPENDENCE, "independent", 1.0, "", "who claims does not also check"),
-    Policy("better than chance", Rule.CHANCE, ACCURACY, 0.01, "", "a model must know more than the label frequencies"),
-    Policy("accuracy", Rule.REGRESSION, ACCURACY, 0.005, "", "a new champion must not answer fewer items right"),
-    Policy("loss", Rule.REGRESSION, LOSS, 0.05, "nats", "a new champion must not be surer of wrong answers"),
-    Policy(
-        "latency p95", Rule.AT_MOST, "latency_p95_ms", 1_000.0, "ms", "an answer within a second for 19 of 20 items"
-    ),
-    Policy("size", Rule.AT_MOST, "size_bytes", 8e9, "bytes", "a model must fit on the machines of the mesh"),
-)
-"""Defaults for every specialization; a topic's own KPIs come on top. The loss margin is what two equally accurate
-models of different make differ by in calibration; a champion's lead in accuracy weighs more."""
 
 CHAMPION_UNCHANGED = "champion unchanged"
 
 
-def verdict(recommendation: Recommendation, champion: Champion | None, revision: int, *, decided_at_ms: int) -> Verdict:
+def verdict(
+    recommendation: Recommendation,
+    champion: Champion | None,
+    revision: int,
+    *,
+    decided_at_ms: int,
+    policies: Policies = POLICIES,
+) -> Verdict:
     """The gate's word on a recommendation. `champion`, `revision`: the specialization's newest record, None and 0
     without."""
     if recommendation.choice is Choice.KEEP:
-        checks, accepted = _keep_checks(recommendation), bool(recommendation.champion_before)
+        checks, accepted = _keep_checks(recommendation, policies), bool(recommendation.champion_before)
     else:
         candidate = chosen(recommendation)
-        checks = (*judge(recommendation, candidate), _unchanged(recommendation, champion, revision))
+        checks = (*judge(recommendation, candidate, policies), _unchanged(recommendation, champion, revision))
         accepted = all(check.passed for check in checks)
     promoted = accepted and recommendation.choice is not Choice.KEEP
     version = champion.version_number if champion is not None else 0
@@ -98,6 +63,7 @@ def verdict(recommendation: Recommendation, champion: Champion | None, revision:
         champion=chosen(recommendation).model if promoted else stays,
         champion_version=version + 1 if promoted else version,
         decided_at_ms=decided_at_ms,
+        bounds=bounds_of(policies),
     )
 
 
@@ -109,28 +75,40 @@ def verdict_id(recommendation: Recommendation) -> str:
 def chosen(recommendation: Recommendation) -> Candidate:
     """The candidate that a recommendation other than KEEP takes."""
     line = Line(recommendation.choice.value)
-    found = next((candidate for candidate in recommendation.candidates if candidate.line is line), None)
-    if found is None:
+    of_line = [candidate for candidate in recommendation.candidates if candidate.line is line]
+    found = [one for one in of_line if one.name == recommendation.taken] if recommendation.taken else of_line
+    if not found:
         raise ValueError(f"the recommendation {recommendation.id} takes the {line.value} and lists no such candidate")
-    return found
+    return found[0]
 
 
-def judge(recommendation: Recommendation, candidate: Candidate) -> tuple[Check, ...]:
+def judge(recommendation: Recommendation, candidate: Candidate, policies: Policies = POLICIES) -> tuple[Check, ...]:
     """Every policy and every KPI of the topic, for one candidate."""
-    checks = [_JUDGES[policy.rule](policy, recommendation, candidate) for policy in POLICIES]
+    asked = [policy for policy in policies if _applies(policy, recommendation)]
+    checks = [_JUDGES[policy.rule](policy, recommendation, candidate) for policy in asked]
     own = [_own_check(candidate, *kpi) for kpi in recommendation.kpis]
     return (*checks, *own)
 
 
-def _keep_checks(recommendation: Recommendation) -> tuple[Check, ...]:
+def _applies(policy: Policy, recommendation: Recommendation) -> bool:
+    """One about accuracy asks nothing where nothing is right or wrong, one about the champion's times nothing where
+    there is none, and one without a bound nothing at all."""
+    if policy.rule is Rule.REGRESSION and policy.metric == ACCURACY:
+        return recommendation.metric == ACCURACY
+    if policy.rule is Rule.RATIO:
+        return bool(recommendation.champion_before)
+    return policy.rule is not Rule.IF_KNOWN or policy.bound > 0.0
+
+
+def _keep_checks(recommendation: Recommendation, policies: Policies) -> tuple[Check, ...]:
     """Keeping a champion needs none to pass; keeping nothing says what every candidate lacked."""
     if recommendation.champion_before:
         why = f"no candidate is better, so the champion stays: {recommendation.champion_before[:12]}"
         return (Check(name="champion", passed=True, value=recommendation.effect, bound=None, why=why),)
     lacking = [
-        Check(name=f"{line.line.value}: {c.name}", passed=c.passed, value=c.value, bound=c.bound, why=c.why)
+        Check(name=f"{named(line)}: {c.name}", passed=c.passed, value=c.value, bound=c.bound, why=c.why)
         for line in recommendation.candidates
-        for c in judge(recommendation, line)
+        for c in judge(recommendation, line, policies)
     ]
     none = Check(name="candidate", passed=False, value=None, bound=None, why="no candidate can be promoted")
     return (none, *lacking)
@@ -178,6 +156,8 @@ def _independence(policy: Policy, recommendation: Recommendation, candidate: Can
 
 def _chance(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
     kpis = candidate.kpis
+    if recommendation.metric != ACCURACY:
+        return _knows_something(policy, candidate)
     accuracy, majority = kpis.get("accuracy"), kpis.get("majority_accuracy")
     if accuracy is None or majority is None:
         return _check(policy, False, accuracy, majority, "it was not measured on the holdout")
@@ -190,6 +170,15 @@ def _chance(policy: Policy, recommendation: Recommendation, candidate: Candidate
     if loss is not None and chance is not None:
         told += f"; loss {loss:.4f} nats, label frequencies alone {chance:.4f}"
     return _check(policy, passed, accuracy, majority, told)
+
+
+def _knows_something(policy: Policy, candidate: Candidate) -> Check:
+    """Without labels: less loss than of who knows nothing."""
+    loss, chance = candidate.kpis.get("loss"), candidate.kpis.get("chance_loss")
+    if loss is None or chance is None:
+        return _check(policy, False, loss, chance, "it was not measured on the holdout")
+    told = f"loss {loss:.4f} nats, of who knows nothing {chance:.4f}"
+    return _check(policy, loss < chance, loss, chance, told)
 
 
 def _regression(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
@@ -215,6 +204,25 @@ def _at_most(policy: Policy, recommendation: Recommendation, candidate: Candidat
     told, bound = amounts(value, policy.bound, policy.unit)
     why = f"{told}, at most {bound} wanted"
     return _check(policy, value <= policy.bound, value, policy.bound, why)
+
+
+def _ratio(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    value, before = candidate.kpis.get(policy.metric), recommendation.champion_kpis.get(policy.metric)
+    if value is None or not before:
+        return _check(policy, True, None, policy.bound, "there is nothing to compare it with")
+    ratio = value / before
+    told = f"{amount(value, 'ms')} where the champion took {amount(before, 'ms')}"
+    if value <= LATENCY_MS_FREE:
+        return _check(policy, True, ratio, policy.bound, f"{told}: fast enough, whatever the champion's was")
+    why = f"{told}; at most {policy.bound:g} times as long is allowed"
+    return _check(policy, ratio <= policy.bound, ratio, policy.bound, why)
+
+
+def _if_known(policy: Policy, recommendation: Recommendation, candidate: Candidate) -> Check:
+    value = candidate.kpis.get(policy.metric)
+    if value is None:
+        return _check(policy, True, None, policy.bound, f"nobody said its {policy.metric}")
+    return _at_most(policy, recommendation, candidate)
 
 
 def amounts(value: float, bound: float, unit: str) -> tuple[str, str]:
@@ -246,6 +254,8 @@ _JUDGES = {
     Rule.CHANCE: _chance,
     Rule.REGRESSION: _regression,
     Rule.AT_MOST: _at_most,
+    Rule.RATIO: _ratio,
+    Rule.IF_KNOWN: _if_known,
 }
 
 
@@ -277,10 +287,13 @@ def _value(candidate: Candidate, metric: str) -> float | None:
 
 def against_champion(recommendation: Recommendation, candidate: Candidate, metric: str) -> Comparison | None:
     """The recommendation's comparison of this candidate with the champion."""
-    pairs = (
-        c for c in recommendation.comparisons if (c.a, c.b, c.metric) == (candidate.line.value, "champion", metric)
-    )
-    return next(pairs, None)
+    wanted = (named(candidate), "champion", metric)
+    return next((c for c in recommendation.comparisons if (c.a, c.b, c.metric) == wanted), None)
+
+
+def named(candidate: Candidate) -> str:
+    """How comparisons call a candidate: by its own name, or its line's where a program did not say."""
+    return candidate.name or candidate.line.value
 
 
 def _check(policy: Policy, passed: bool, value: float | None, bound: float | None, why: str) -> Check:

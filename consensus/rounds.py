@@ -2,18 +2,21 @@
 
     planned with lines ──> a line's training ended ──> submit: check (validation), holdout
             │          ──> the baseline's ended    ──> submit: holdout
-            └── a champion without outcomes on this holdout ──> submit: holdout champion
+            ├── a champion without outcomes on this holdout ──> submit: holdout champion
+            └── the lines have one ancestor ──> submit: merges of them, one of which challenges, too (merging.py)
                                    every line ended, every evaluation ended ──> weigh ──> recommendation
 
+Every plan that names lines opens a round: first the lines of the topic, later the tree that grew from it. They are
+weighed in their order, each against the champion of then.
+
 Aim: to need no memory. The answer is a function of the records and of the champion's newest record, every id in it is
-derived from the topic's id, and commands are put if absent: after a crash, or with two of us, the same input leads to
-the same commands.
+derived from the topic's id and the round's stage, and commands are put if absent: after a crash, or with two of us, the
+same input leads to the same commands.
 
 Promises: a line that was parked or canceled, or whose evaluation was, counts as missing with its reason and never
 keeps the round from ending. The champion that is compared is the one of now, not the one that was planned with: if it
 has changed meanwhile, it is evaluated under another task id; so is the model of a training that was done once more, and
-what was begun for its first model does not count. Not covered: a topic with several specializations; the
-first plan that names lines is the round.
+what was begun for its first model does not count. Not covered: a topic whose rounds belong to several specializations.
 """
 
 from __future__ import annotations
@@ -22,18 +25,25 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from consensus import merging
+from consensus.evaluations import (
+    evaluation,
+    how_ended,
+    independent_required,
+    map_of,
+    outcomes_of,
+    split_of,
+)
 from mesh.messages.base import Facts, Record, derived_id
 from mesh.messages.commands import Submit
 from mesh.messages.judgement import Champion
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
-from mesh.messages.tasks import Avoid, Line, Needs, TaskSpec, TaskState
-from mesh.messages.topics import Independent
+from mesh.messages.tasks import Line, TaskSpec, TaskState
 
-EVALUATE_WALL_S_MAX = 1_800.0
-"""Life of an evaluation: some minutes even for a slow model on a large split; beyond half an hour it is stuck."""
+FIRST_STAGE = "lines"
+"""Stage of a topic's first plan with lines: nothing is added to its ids."""
 
-PRIORITY_MAX = 9
-CANDIDATES = (Line.EVOLVER, Line.REINVENTOR)
+CANDIDATES = (Line.EVOLVER, Line.REINVENTOR, Line.MERGE)
 """In the order in which they challenge a champion: fixed before anything is known of them."""
 
 
@@ -42,6 +52,7 @@ class Run:
     """What one line (or the baseline, or the champion) has brought so far. Digests are '' where there is nothing."""
 
     name: str
+    """The line's word; several of one line are told apart by what follows a dash: 'merge-soup'."""
     task: str = ""
     incarnation: str = ""
     model: str = ""
@@ -54,6 +65,10 @@ class Run:
     stopped_by: str = ""
     settings: Facts = dataclasses.field(default_factory=dict)
     changed: str = ""
+    continued: str = ""
+    """Digest of the model from which its training went on."""
+    flat: str = ""
+    """Digest of the flat model that a tree holds."""
     missing: str = ""
     """Why it can not be judged; '' when all that is needed is there."""
 
@@ -80,11 +95,15 @@ class Round:
     kpis: tuple[tuple[str, float | None, float | None], ...]
     fits: str = ""
     """Form of the topic's data."""
+    tag: str = ""
+    """What its ids begin with behind the topic's id; '' for the first round of a topic."""
+    audit: str = ""
+    """Digest of the audit split, which nobody reads before a promotion."""
 
     @property
     def id(self) -> str:
         """Id of the recommendation that ends the round."""
-        return derived_id(self.topic, "recommendation")
+        return recommendation_id(self.topic, self.tag)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -102,10 +121,42 @@ class Step:
     why: str = ""
 
 
+def recommendation_id(topic: str, tag: str = "") -> str:
+    """Of the round with this tag."""
+    return derived_id(topic, f"{tag}recommendation")
+
+
+def line_of(name: str) -> Line | None:
+    """The line that a candidate of this name belongs to: 'merge-soup' is a merge. None when there is no such line."""
+    try:
+        return Line(name.partition("-")[0])
+    except ValueError:
+        return None
+
+
 def specialization_of(records: Iterable[Record]) -> str:
     """The specialization whose champion `next_step` wants to know; '' while no plan names lines."""
-    plan = _plan_of(records)
-    return plan.specialization if plan is not None else ""
+    plans = [plan for _, plan in rounds_of(records)]
+    return plans[0].specialization if plans else ""
+
+
+def rounds_of(records: Iterable[Record]) -> list[tuple[str, Planned]]:
+    """(tag, plan) of each round in the order of the plans."""
+    found: dict[str, Planned] = {}
+    for record in records:
+        if not isinstance(record, Planned) or not isinstance(record.facts.get("lines"), dict):
+            continue
+        stage, count = str(record.facts.get("stage") or FIRST_STAGE), 1
+        while (tag := _tag(stage, count)) in found and found[tag].submit != record.submit:
+            count += 1
+        found.setdefault(tag, record)
+    return list(found.items())
+
+
+def _tag(stage: str, count: int) -> str:
+    if stage == FIRST_STAGE and count == 1:
+        return ""
+    return f"{stage}-" if count == 1 else f"{stage}-{count}-"
 
 
 def next_step(records: Sequence[Record], champion: Champion | None, champion_revision: int) -> Step:
@@ -114,23 +165,34 @@ def next_step(records: Sequence[Record], champion: Champion | None, champion_rev
     records: a topic's results in order; champion: the newest record of the plan's specialization, with its revision (0:
     there is none).
     """
-    plan = _plan_of(records)
-    if plan is None:
+    rounds = rounds_of(records)
+    if not rounds:
         return Step(why="no plan with lines yet")
-    if any(isinstance(record, RecommendationMade) for record in records):
-        return Step(why="the recommendation is made")
-    return _Fold(plan, records, champion, champion_revision).step()
+    made = {record.recommendation.id for record in records if isinstance(record, RecommendationMade)}
+    for tag, plan in rounds:
+        if recommendation_id(plan.topic, tag) not in made:
+            return _Fold(tag, plan, records, champion, champion_revision).step()
+    return Step(why="the recommendation is made")
 
 
-def _plan_of(records: Iterable[Record]) -> Planned | None:
-    planned = (record for record in records if isinstance(record, Planned))
-    return next((record for record in planned if isinstance(record.facts.get("lines"), dict)), None)
+def round_of(id_: str, records: Sequence[Record], champion: Champion | None, champion_revision: int) -> Step:
+    """The step that led to the recommendation `id_`, from the records before it: its round, where all is there.
+
+    champion, champion_revision: as they stood then.
+    """
+    for tag, plan in rounds_of(records):
+        if recommendation_id(plan.topic, tag) == id_:
+            return _Fold(tag, plan, records, champion, champion_revision).step()
+    return Step(why="its plan is no longer among the topic's records")
 
 
 class _Fold:
     """One pass over the records of a round: collects what is there, what to submit, and what is awaited."""
 
-    def __init__(self, plan: Planned, records: Sequence[Record], champion: Champion | None, revision: int) -> None:
+    def __init__(
+        self, tag: str, plan: Planned, records: Sequence[Record], champion: Champion | None, revision: int
+    ) -> None:
+        self._tag = tag
         self._plan = plan
         self._champion = champion
         self._revision = revision
@@ -144,58 +206,80 @@ class _Fold:
         self._awaited: list[str] = []
 
     def step(self) -> Step:
-        lines = tuple(self._line(line) for line in CANDIDATES if self._task_of(line))
+        lines = [self._line(name, task) for name, task in self._lines()]
+        lines += self._merged()
         baseline = self._baseline()
         champion = self._champion_run()
         if self._submits:
             return Step(submits=tuple(self._submits), why=f"awaits {', '.join(self._awaited)}")
         if self._awaited:
             return Step(why=f"awaits {', '.join(self._awaited)}")
-        return Step(weigh=self._round(lines, baseline, champion), why="everything has ended")
+        return Step(weigh=self._round(tuple(lines), baseline, champion), why="everything has ended")
+
+    def _lines(self) -> list[tuple[str, str]]:
+        """(name, id of the training task) of the plan's lines, in the order in which they challenge."""
+        named = {str(name): str(task) for name, task in self._plan.facts["lines"].items() if task}
+        order = {line: place for place, line in enumerate(CANDIDATES)}
+        known = [(order[line], name) for name in named if (line := line_of(name)) in order]
+        return [(name, named[name]) for _, name in sorted(known)]
 
     # -- the runs -----------------------------------------------------------------------------------------------------
 
-    def _line(self, line: Line) -> Run:
-        run = self._trained(line, self._task_of(line))
+    def _line(self, name: str, task: str) -> Run:
+        return self._judged(self._trained(name, task))
+
+    def _judged(self, run: Run) -> Run:
+        """The run with its check and its outcomes on the holdout, which are asked for where they are not there."""
         if run.missing or not run.model:
             return run
         if not run.claims:
             return dataclasses.replace(run, missing="its training brought no per-item claims")
-        again = self._again(run)
-        check = self._evaluation(f"check-{line}{again}", f"check {line}", line, run, "validation")
-        holdout = self._evaluation(f"holdout-{line}{again}", f"holdout {line}", line, run, "holdout")
-        self._submit(f"evaluate-{line}{again}", line, (check, holdout))
+        line, name, again = line_of(run.name), run.name, self._again(run)
+        check = self._evaluation(f"check-{name}{again}", f"check {name}", line, run, "validation")
+        holdout = self._evaluation(f"holdout-{name}{again}", f"holdout {name}", line, run, "holdout")
+        self._submit(f"evaluate-{name}{again}", name, (check, holdout))
         run, checked = self._measured(run, holdout), self._ended.get(check.id)
         digest, fault = self._outcomes(check)
         return dataclasses.replace(
             run, check=digest, checked_by=checked.incarnation if checked else "", missing=run.missing or fault
         )
 
+    def _merged(self) -> list[Run]:
+        """Merges of the round's models, where there is something to merge: only the best of them challenges."""
+        if any(task not in self._ended for _, task in self._lines()):
+            return []
+        wanted = merging.wanted(self._plan, self._tag, self._ended)
+        for merge in wanted.tasks:
+            self._submit(merge.id.removeprefix(f"{self._plan.topic}-{self._tag}"), merging.NAME, (merge,))
+            if merge.id not in self._ended:
+                self._awaited.append(merge.id)
+        return [self._line(merging.NAME, wanted.best)] if wanted.best else []
+
     def _baseline(self) -> Run:
         task = self._plan.facts.get("baseline")
         if not isinstance(task, str) or not task:
             return Run(name=Line.BASELINE.value, missing="the plan has no baseline")
-        run = self._trained(Line.BASELINE, task)
+        run = self._trained(Line.BASELINE.value, task)
         if run.missing or not run.model:
             return run
         again = self._again(run)
         holdout = self._evaluation(f"holdout-baseline{again}", "holdout baseline", Line.BASELINE, run, "holdout")
-        self._submit(f"evaluate-baseline{again}", Line.BASELINE, (holdout,))
+        self._submit(f"evaluate-baseline{again}", Line.BASELINE.value, (holdout,))
         return self._measured(dataclasses.replace(run, claims=""), holdout)
 
     def _champion_run(self) -> Run:
         champion = self._champion
         if champion is None:
             return Run(name="champion", missing="there is no champion yet")
-        run = Run(name="champion", task=champion.task, model=champion.model, kpis=champion.kpis)
+        run = Run(name="champion", task=champion.task, model=champion.model, kpis=champion.kpis, flat=champion.flat)
         if champion.fits and self._fits() and champion.fits != self._fits():
             missing = f"it reads other data ({champion.fits}) than this topic's ({self._fits()})"
             return dataclasses.replace(run, missing=missing)
-        if champion.outcomes and champion.holdout == self._split("holdout"):
+        if champion.outcomes and champion.holdout == split_of(self._plan, "holdout"):
             return dataclasses.replace(run, holdout=champion.outcomes)
         suffix = f"champion-{champion.model[:8]}"
         holdout = self._evaluation(f"holdout-{suffix}", "holdout champion", None, run, "holdout")
-        self._submit(f"evaluate-{suffix}", None, (holdout,))
+        self._submit(f"evaluate-{suffix}", "champion", (holdout,))
         return self._measured(run, holdout)
 
     def _again(self, run: Run) -> str:
@@ -203,17 +287,24 @@ class _Fold:
         lost with the broker's store, and brought another one: that one is evaluated anew."""
         return "" if self._first_models.get(run.task) in (None, "", run.model) else f"-{run.model[:8]}"
 
-    def _trained(self, line: Line, task: str) -> Run:
+    def _trained(self, name: str, task: str) -> Run:
         """What the training of a line brought; awaited while it has not ended."""
         ended = self._ended.get(task)
         if ended is None:
             self._awaited.append(task)
-            return Run(name=line.value, task=task)
-        outcome = ended.outcome
-        run = Run(name=line.value, task=task, incarnation=ended.incarnation, settings=ended.task.settings)
-        run = dataclasses.replace(run, changed=self._changed(line))
+            return Run(name=name, task=task)
+        outcome, inputs = ended.outcome, ended.task.inputs
+        run = Run(
+            name=name,
+            task=task,
+            incarnation=ended.incarnation,
+            settings=ended.task.settings,
+            changed=self._changed(name) or merging.told(ended),
+            continued=inputs.get("champion") or inputs.get("base", ""),
+            flat=inputs.get("flat", ""),
+        )
         if ended.state is not TaskState.SUCCEEDED or outcome is None:
-            return dataclasses.replace(run, missing=_how_ended(ended))
+            return dataclasses.replace(run, missing=how_ended(ended))
         model = outcome.outputs.get("model", "")
         return dataclasses.replace(
             run,
@@ -232,26 +323,22 @@ class _Fold:
         return dataclasses.replace(run, holdout=digest, kpis={**run.kpis, **kpis}, missing=run.missing or fault)
 
     def _outcomes(self, task: TaskSpec) -> tuple[str, str]:
-        """(digest of an evaluation's outcomes, why there are none)."""
-        ended = self._ended.get(task.id)
-        if ended is None:
+        """(digest of an evaluation's outcomes, why there are none); awaited while it has not ended."""
+        if task.id not in self._ended:
             self._awaited.append(task.id)
-            return "", ""
-        digest = ended.outcome.outputs.get("outcomes", "") if ended.outcome is not None else ""
-        if ended.state is not TaskState.SUCCEEDED or not digest:
-            return "", _how_ended(ended)
-        return digest, ""
+        return outcomes_of(self._ended.get(task.id))
 
     # -- what is submitted --------------------------------------------------------------------------------------------
 
-    def _submit(self, id_: str, line: Line | None, tasks: tuple[TaskSpec, ...]) -> None:
+    def _submit(self, id_: str, name: str, tasks: tuple[TaskSpec, ...]) -> None:
         """Unless the ledger has planned them already, or they have ended."""
         if all(task.id in self._known or task.id in self._ended for task in tasks):
             return
-        facts: Facts = {"stage": "evaluate", "line": line.value if line is not None else "champion"}
+        stage = "evaluate" if tasks[0].executor == "evaluate" else tasks[0].executor
+        facts: Facts = {"stage": stage, "line": name}
         self._submits.append(
             Submit(
-                id=derived_id(self._plan.topic, id_),
+                id=derived_id(self._plan.topic, f"{self._tag}{id_}"),
                 topic=self._plan.topic,
                 specialization=self._plan.specialization,
                 tasks=tasks,
@@ -260,22 +347,15 @@ class _Fold:
         )
 
     def _evaluation(self, id_: str, purpose: str, line: Line | None, run: Run, split: str) -> TaskSpec:
-        """One evaluate task. It passes over whoever trained the model: who claims does not also check."""
-        avoid = dict.fromkeys(name for name in (run.incarnation, run.incarnation.rpartition(".")[0]) if name)
-        return TaskSpec(
-            id=derived_id(self._plan.topic, id_),
-            topic=self._plan.topic,
-            specialization=self._plan.specialization,
-            executor="evaluate",
+        """One evaluate task of this round."""
+        return evaluation(
+            self._plan,
+            f"{self._tag}{id_}",
+            purpose,
+            model=run.model,
+            split=split_of(self._plan, split),
             line=line,
-            purpose=purpose,
-            inputs={"model": run.model, "split": self._split(split)},
-            needs=_needs_of(self._plan.facts),
-            priority=min(PRIORITY_MAX, self._priority() + 1),
-            wall_s_max=EVALUATE_WALL_S_MAX,
-            avoid=tuple(avoid),
-            avoid_mode=Avoid.REQUIRE if self._required() and line in CANDIDATES else Avoid.PREFER,
-            on_disconnect=self._plan.tasks[0].on_disconnect,
+            incarnation=run.incarnation,
         )
 
     # -- what the plan says -------------------------------------------------------------------------------------------
@@ -284,65 +364,28 @@ class _Fold:
         return Round(
             topic=self._plan.topic,
             specialization=self._plan.specialization,
-            validation=self._split("validation"),
-            holdout=self._split("holdout"),
+            validation=split_of(self._plan, "validation"),
+            holdout=split_of(self._plan, "holdout"),
             lines=lines,
             baseline=baseline,
             champion=self._champion,
             champion_revision=self._revision,
             champion_run=champion,
-            independent_required=self._required(),
+            independent_required=independent_required(self._plan),
             kpis=_kpis_of(self._plan.facts),
             fits=self._fits(),
+            tag=self._tag,
+            audit=split_of(self._plan, "audit"),
         )
 
-    def _task_of(self, line: Line) -> str:
-        return str(self._plan.facts["lines"].get(line.value) or "")
-
-    def _split(self, name: str) -> str:
-        return str(_map(self._plan.facts, "splits").get(name) or "")
-
-    def _changed(self, line: Line) -> str:
-        return str(_map(self._plan.facts, "changed").get(line.value) or "")
+    def _changed(self, name: str) -> str:
+        return str(map_of(self._plan.facts, "changed").get(name) or "")
 
     def _fits(self) -> str:
         return str(self._plan.facts.get("fits") or "")
 
-    def _required(self) -> bool:
-        return self._plan.facts.get("independent") == Independent.REQUIRE.value
 
-    def _priority(self) -> int:
-        return max(task.priority for task in self._plan.tasks)
-
-
-def _how_ended(ended: TaskEnded) -> str:
-    """One sentence about a task that brought nothing."""
-    what = f"its task {ended.task.id} ({ended.task.purpose or ended.task.executor})"
-    if ended.state is TaskState.SUCCEEDED:
-        return f"{what} ended without outcomes"
-    return f"{what} was {ended.state.value}: {ended.reason.strip() or 'no reason was given'}"[:600]
-
-
-def _map(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = facts.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _needs_of(facts: Facts) -> Needs:
-    """What the plan says that an evaluation takes; the defaults where it says nothing usable."""
-    stated, default = _map(_map(facts, "needs"), "evaluate"), Needs()
-    return Needs(
-        cores=_positive(stated.get("cores"), default.cores),
-        memory_bytes=int(_positive(stated.get("memory_bytes"), default.memory_bytes)),
-        disk_bytes=int(_positive(stated.get("disk_bytes"), default.disk_bytes)),
-    )
-
-
-def _positive(value: object, default: float) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else default
-
-
-def _kpis_of(facts: Facts) -> tuple[tuple[str, float | None, float | None], ...]:
+def _kpis_of(facts: Mapping[str, Any]) -> tuple[tuple[str, float | None, float | None], ...]:
     """The topic's own conditions as (metric, minimum, maximum)."""
     rows = facts.get("kpis") or ()
     return tuple((str(row[0]), _bound(row[1]), _bound(row[2])) for row in rows if len(row) == 3)

@@ -83,6 +83,12 @@ class Candidate(Part, frozen=True, kw_only=True):
     """Kind that trained it: trust in its worker is kept by kind and version."""
     unchecked: bool = False
     """True when its claims were let through without a check: it was not chosen."""
+    name: str = ""
+    """What the plan calls it; empty where that is its line's word. Comparisons name it so."""
+    continued: str = ""
+    """Digest of the model from which its training went on; empty when it began from zero."""
+    flat: str = ""
+    """Where it is a tree: digest of the flat model in it."""
 
 
 class Choice(enum.StrEnum):
@@ -143,6 +149,14 @@ class Recommendation(Part, frozen=True, kw_only=True):
     """Challengers compared on this holdout so far, these candidates included: alpha is spent over them."""
     fits: str = ""
     """Form of the topic's data: what a model that was trained on it can read; see Champion.fits."""
+    taken: str = ""
+    """Name of the candidate that is taken, where several are of one line."""
+    metric: str = "accuracy"
+    """What decided: 'accuracy', or 'loss' where the items have no labels."""
+    champion_kpis: dict[str, float] = {}
+    """What was measured of the champion that it was compared with."""
+    audit: str = ""
+    """Digest of the audit split: read once after a promotion, by nobody before."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a recommendation's id")
@@ -178,9 +192,30 @@ class Verdict(Record, frozen=True, kw_only=True):
     """Model digest that is champion once this verdict is carried out."""
     champion_version: int = 0
     decided_at_ms: int = 0
+    bounds: dict[str, float] = {}
+    """Bound of each policy that was in force, by its name: what the verdict is computed again with."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a verdict's id")
+
+
+class Version(Part, frozen=True, kw_only=True):
+    """An earlier version of a champion: a step of its lineage, for people."""
+
+    version_number: int
+    model: str
+    """First twelve digits of the model's digest: a lineage keeps no model in the store."""
+    line: Line
+    topic: str
+    verdict: str
+    changed: str = ""
+    metric: str = ""
+    effect: float = 0.0
+    interval: tuple[float, float] = (0.0, 0.0)
+    """What it brought when it was promoted: against the champion before it, on the holdout."""
+    at_ms: int = 0
+    event: str = "promoted"
+    reason: str = ""
 
 
 class Champion(Record, frozen=True, kw_only=True):
@@ -214,3 +249,54 @@ class Champion(Record, frozen=True, kw_only=True):
     Empty in records of programs that did not say."""
     flat: str = ""
     """Where the model is a tree: digest of the flat model in it, from which the evolver goes on. Empty otherwise."""
+    uses: dict[str, int] = {}
+    """How often each split was used before: challengers on other holdouts than this one, and looks at audit splits. By
+    the first 16 digits of its digest, the last 64 of them."""
+    audit_looks: int = 0
+    """Looks at the audit split, one for each promotion over a champion, all splits together."""
+    continued: str = ""
+    """Digest of the model from which its training went on; empty when it began from zero."""
+    metric: str = ""
+    """Of `effect`: 'accuracy' or 'loss'."""
+    effect: float = 0.0
+    """What its verdict said that it brought: against the champion before it, or the linear baseline."""
+    interval: tuple[float, float] = (0.0, 0.0)
+    event: str = "promoted"
+    """How it became champion: 'promoted' by a verdict, or 'rolled back' to by a person."""
+    reason: str = ""
+    """The person's, of going back."""
+    lineage: tuple[Version, ...] = ()
+    """The versions before this one, oldest first, the last 64 of them."""
+
+    def uses_of(self, split: str) -> int:
+        """Challengers that were compared on this holdout, whoever was champion then; or looks at this audit split."""
+        known = self.uses.get(split[:16], 0)
+        return self.holdout_uses if split == self.holdout else known
+
+
+class Audit(Record, frozen=True, kw_only=True):
+    """What the audit split says of a promotion, after the verdict: it changes nothing. Read once per promotion."""
+
+    kind: ClassVar[str] = "audit"
+
+    id: str
+    topic: str
+    specialization: str
+    verdict: str
+    audit: str
+    """Digest of the audit split."""
+    looks: int = 0
+    """How often this split was looked at for this specialization, this look included."""
+    before: str = ""
+    """Model digest of the champion before."""
+    after: str = ""
+    """Model digest of the one that was promoted."""
+    comparisons: tuple[Comparison, ...] = ()
+    """The promoted one minus the one before, at 95 %."""
+    worse: bool = False
+    """Is the promoted one significantly worse on it?"""
+    why: str = ""
+    items: int = 0
+
+    def __post_init__(self) -> None:
+        check_name(self.id, "an audit's id")

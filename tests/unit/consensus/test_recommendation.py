@@ -38,6 +38,7 @@ def test_without_a_champion_the_better_line_is_taken() -> None:
         "baseline": 0.9,
         "baseline_linear": 0.75,
         "interval": pytest.approx([0.15 - 0.05, 0.15 + 0.05], abs=0.002),
+        "against": "baseline_linear",
         "holdout_examples": 200,
     }
     assert (found.id, found.topic, found.champion_before, found.holdout_uses) == ("t1-recommendation", "t1", "", 0)
