@@ -10,7 +10,10 @@ With a sentence encoder one task stands between (planner/encoders.py).
 Every id is derived from the topic's id, so planning the same topic twice submits the same tasks. Training tasks receive
 train and validation only; holdout and audit stand in the plan's facts, for consensus.
 
-Not here: who runs a task and when (planner/scheduling.py), evaluation (consensus), branches and lines of descent.
+A topic that is a branch of another one belongs to the node that it names. Where the champion is a tree, the evolver
+goes on from the flat model in it.
+
+Not here: who runs a task and when (planner/scheduling.py), evaluation (consensus), branches (planner/trees.py).
 """
 
 from __future__ import annotations
@@ -170,7 +173,7 @@ def plan(
         return refusal_of(topic.id, f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}")
     if topic.encoder is not None and (why := encoders.why_not(profile)):
         return encoders.refused(topic, why)
-    placement = graph.place(nodes, topic, source, profile)
+    placement = (graph.place if not topic.parent else graph.place_branch)(nodes, topic, source, profile)
     needs = _needs_with(estimate, encoders.with_encoder(outcome.facts, topic.encoder), profile)
     shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs, vectors or {})
     tasks = (shaped.evolver(), shaped.reinventor(), shaped.baseline())
@@ -192,6 +195,8 @@ def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) 
 def specialization_id(topic: Topic, outcome: Outcome) -> str:
     """Id of the specialization that a profiled topic belongs to; '' when its profile can not be used."""
     profile = profile_of(outcome)
+    if topic.parent:
+        return topic.node or ""
     return graph.node_id(topic.text, profile.task, profile.label_digest) if profile is not None else ""
 
 
@@ -237,7 +242,7 @@ class _Shaped:
         if self.base is not None:
             inputs["base"] = self.base.model
         elif self.continued is not None:
-            inputs["champion"] = self.continued.model
+            inputs["champion"] = self.continued.flat or self.continued.model
         task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
         if self.base is None and self.topic.encoder is None:
             return task.evolve(needs=encoders.going_on(task.needs, self.continued))
@@ -272,7 +277,7 @@ class _Shaped:
             "fits": self.profile.fits,
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
-            "needs": {kind: _plain(self._needs(kind)) for kind in self.profile.needs},
+            "needs": {kind: plain_needs(self._needs(kind)) for kind in self.profile.needs},
             "budget_s": topic.budget_s,
             "changed": {
                 Line.EVOLVER.value: self._evolved().changed,
@@ -330,7 +335,8 @@ class _Shaped:
         )
 
 
-def _plain(needs: Needs) -> Facts:
+def plain_needs(needs: Needs) -> Facts:
+    """Needs as the facts of a plan say them."""
     return {"cores": needs.cores, "memory_bytes": needs.memory_bytes, "disk_bytes": needs.disk_bytes}
 
 
