@@ -63,6 +63,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "scheduler": "Run a scheduler: it keeps the ledger and gives tasks to workers.",
         "consensus": "Run a consensus agent: it has results checked and compares the lines.",
         "gate": "Run a gate: it accepts or rejects what consensus recommends.",
+        "feeder": "Run a feeder: it keeps the queue filled where more training is expected to help.",
         "keeper": "Run the embedded broker; commands start this by themselves.",
     },
     "Measuring": {

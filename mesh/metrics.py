@@ -128,6 +128,8 @@ TABLE: tuple[Declared, ...] = (
     _gauge("mesh_cache_bytes", "Bytes in the local cache of artifacts."),
     # the gate
     _counter("mesh_verdicts_total", "Verdicts of the gate.", "outcome"),
+    # the feeder
+    _counter("mesh_fed_topics_total", "Topics that the feeder published."),
 )  # fmt: skip
 """Every metric of every agent. An agent shows those that it has touched."""
 

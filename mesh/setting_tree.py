@@ -163,6 +163,44 @@ class WorkerSettings(Section):
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class FeederSettings(Section):
+    """What a feeder keeps the mesh busy with."""
+
+    min_queue: int = setting(4, "Tasks that should wait for a worker; with fewer, topics are fed", least=1, most=1_000)
+    burst: int = setting(2, "Most topics that are fed at once", least=1, most=100)
+    sleep_s: float = setting(30.0, "Pause between two looks at the queue", least=0.1, most=86_400)
+    priority: int = setting(1, "Priority of what is fed, below that of people's topics (5)", least=0, most=9)
+    day_budget_s: float = setting(
+        14_400.0, "Most training seconds given out within 24 hours, all lines together", least=1, most=1e9
+    )
+    round_budget_s: float = setting(
+        120.0, "Training seconds of each line of a topic that is fed", least=1, most=2_592_000
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class GateSettings(Section):
+    """Bounds and margins of the gate's policies."""
+
+    evidence_lower: float = setting(
+        0.9, "Evidence rate that must be proved: lower end of its Wilson interval", least=0, most=0.99
+    )
+    chance_margin: float = setting(
+        0.01, "How far below the most frequent label's accuracy a model may be whose loss beats chance", least=0, most=1
+    )
+    accuracy_margin: float = setting(0.005, "How much less accurate than the champion", least=0, most=1)
+    loss_margin: float = setting(0.05, "How much more loss than the champion's, in nats", least=0, most=100)
+    latency_p95_ms: float = setting(
+        1_000.0, "Longest of 19 in 20 answers, in milliseconds, one item at a time", least=0.001, most=3.6e6
+    )
+    latency_ratio: float = setting(
+        10.0, "How many times the champion's latency, where the answer takes more than 20 ms", least=1, most=1e6
+    )
+    size_gb_max: float = setting(8.0, "Largest model, in gigabytes (10^9 bytes)", least=0.000001)
+    price_max: float = setting(0.0, "Highest price of an answer, where a kind says one; 0: not asked", least=0)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class ArtifactSettings(Section):
     """Where artifacts lie: the same for all agents of a mesh."""
 
@@ -211,6 +249,8 @@ class Settings(Section):
     keeper: KeeperSettings = KeeperSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     worker: WorkerSettings = WorkerSettings()
+    feeder: FeederSettings = FeederSettings()
+    gate: GateSettings = GateSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
@@ -239,7 +279,8 @@ class Settings(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "nats": NatsSettings, "broker": BrokerSettings, "keeper": KeeperSettings, "scheduler": SchedulerSettings,
-    "worker": WorkerSettings, "artifacts": ArtifactSettings, "http": HttpSettings, "log": LogSettings,
+    "worker": WorkerSettings, "feeder": FeederSettings, "gate": GateSettings,
+    "artifacts": ArtifactSettings, "http": HttpSettings, "log": LogSettings,
 }  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from mesh.setting_tree import (
     SECTIONS,
     ArtifactSettings,
     BrokerSettings,
+    FeederSettings,
     HttpSettings,
     KeeperSettings,
     LogSettings,
@@ -47,6 +48,7 @@ from mesh.setting_values import invalid, unknown
 __all__ = [
     "ArtifactSettings",
     "BrokerSettings",
+    "FeederSettings",
     "HttpSettings",
     "KeeperSettings",
     "LogSettings",
@@ -78,7 +80,10 @@ FLAGS = {
     "nats.inbox_prefix": "--inbox-prefix",
     "nats.connect_timeout_s": "--timeout", "worker.name": "--name", "worker.cores": "--cores",
     "worker.memory_bytes": "--memory", "worker.gpus": "--gpus", "worker.disk_bytes": "--disk",
-    "worker.labels": "--labels", "worker.max_tasks": "--max-tasks", "log.level": "--log-level",
+    "worker.labels": "--labels", "worker.max_tasks": "--max-tasks",
+    "feeder.min_queue": "--min-queue", "feeder.burst": "--burst", "feeder.sleep_s": "--sleep-s",
+    "feeder.priority": "--priority", "feeder.day_budget_s": "--budget-per-day",
+    "feeder.round_budget_s": "--round-budget", "log.level": "--log-level",
     "log.format": "--log-format", "http.host": "--http-host", "http.port": "--http-port",
 }  # fmt: skip
 """Setting to the flag that gives it; the names of the NATS options are those of the `nats` tool."""
