@@ -12,7 +12,8 @@ whose outputs are a model and what it claims.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ from executors.trainer import Finished, Trainer
 
 CURVE_POINTS = 32
 """Validations that a result tells of: enough to see whether a curve has flattened, some 500 bytes."""
+
+
+INSTEAD: ContextVar[Callable[[Job, Context, Trainable, Recipe, Device], None] | None] = ContextVar(
+    "instead", default=None
+)
+"""What is done in place of a training that was set up; it raises what ends the kind's run (executors/replaying.py)."""
+
+
+def name_of(job: Job) -> str:
+    """Kind and version of whose training it is, as checkpoints name it."""
+    return f"{job.kind} {kinds.load(job.kind).version}"
 
 
 def begin(job: Job, context: Context) -> Device:
@@ -63,6 +75,8 @@ _SAME_NAMES = (
 def train(job: Job, context: Context, trainable: Trainable, recipe: Recipe, place: Device) -> Finished:
     """Train, or train on from the job's checkpoint. Stopped, NonFinite, OutOfMemory, ArtifactCorrupt as the loop
     says. In a process that only helps another one to train (executors/parallel.py) it never returns."""
+    if (instead := INSTEAD.get()) is not None:
+        instead(job, context, trainable, recipe, place)
     if job.allotment.processes == 1:
         return _trained(job, context, trainable, recipe, place, Team())
     from executors import parallel
@@ -79,7 +93,7 @@ def _trained(job: Job, context: Context, trainable: Trainable, recipe: Recipe, p
         context,
         job.scratch / "checkpoints",
         number=job.checkpoint_number,
-        kind=f"{job.kind} {kinds.load(job.kind).version}",
+        kind=name_of(job),
         team=team,
     )
     if job.resume is not None:

@@ -80,6 +80,7 @@ _BUILT_IN = (
     KindInfo("index", "executors.kinds.index", "Index", 1, Runtime.TORCH, (*_TORCH, "faiss")),
     KindInfo("search-step", "executors.kinds.search_step", "SearchStep", 1, Runtime.TORCH, (*_TORCH, "optuna")),
     KindInfo("gradcheck", "executors.kinds.gradcheck", "Gradcheck", 1, Runtime.TORCH, _TORCH),
+    KindInfo("replay", "executors.kinds.replay", "Replay", 1, Runtime.TORCH, _TORCH),
 )
 
 

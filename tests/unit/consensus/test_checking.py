@@ -15,7 +15,8 @@ from mesh.messages.trust import Streak, Trust
 
 def _evidence(reproduced: int = 100, **more: object) -> Evidence:
     lower = 0.96 if reproduced == 100 else 0.2
-    return Evidence(claims=100, reproduced=reproduced, rate=reproduced / 100, lower=lower, independent=True, **more)  # type: ignore[arg-type]
+    rate = reproduced / 100
+    return Evidence(claims=100, reproduced=reproduced, rate=rate, lower=lower, independent=True, **more)  # type: ignore[arg-type]
 
 
 def _candidate(task: str, evidence: Evidence | None, executor: str = "classify", version: int = 1) -> Candidate:

@@ -20,7 +20,8 @@ LEAST = {
         "study": "s",
         "kind": "classify",
         "space": {"learning_rate": {"type": "log-float", "low": 1e-4, "high": 0.1}},
-    }
+    },
+    "replay": {"kind": "classify", "task": "t-1"},
 }
 """Settings that have to be said; other kinds go without any."""
 

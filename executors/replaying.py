@@ -1,0 +1,321 @@
+"""Training a recorded segment again: does a worker's training go where it says that it went?
+
+    checkpoints of one training, by step   0 ──── A ──── B ──── C          0: the network before the first step
+    segments between neighbours               1      2      3
+    trained again                          the one in which the weights went furthest, and one that is drawn
+    distance                               |w_again - w_recorded| / |w_recorded - w_before|, over trained weights
+
+Who trained as the task says comes out where the recorded checkpoint is; who did not train, trained on other data, or
+with other settings, comes out elsewhere (Jia et al., Proof-of-Learning, arXiv:2103.05633). Tolerance by what differs:
+
+    same fingerprint, on a CPU      SAME       the sums are the same sums: bit by bit the same
+    other threads, processor, GPU   FP32       1e-4 was measured after 60 steps; a learning rate 10 % off gives 1e-1
+    half precision on either side   HALF       2e-2 was measured; so small a lie as 10 % has little room to hide
+
+How it proceeds: the kind sets its training up as ever, from the task's own settings and seed. Where it would train
+(executors/training.py), the loop of this module takes over: it restores the first checkpoint of a segment, takes the
+same steps, and compares. The end of the schedule, which a clock may have moved, is taken from the later checkpoint.
+
+What does not fit this task at all (other tensors, a torn file) is a fault of who made it: the store vouches for the
+bytes. Promises: nothing of a checkpoint is run. Not covered: a segment that was trained honestly beside segments that
+were not, when those are longer than `steps_max` or were not recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from executors import checkpoint, training
+from executors.checkpoint import Snapshot
+from executors.child import seed_of
+from executors.device import HALVES, Device
+from executors.port import Context, Job, Kind
+from executors.recipe import Recipe
+from executors.saving import Saver
+from executors.state import State
+from executors.trainable import Trainable
+from executors.trainer import Trainer
+from mesh.errors import ArtifactCorrupt, NonFinite, TaskRefused
+
+SAME, FP32, HALF = 1e-6, 1e-2, 5e-2
+"""Largest distance of a segment that counts as the same."""
+
+STEPS_PREFERRED = 60
+"""A segment of at most so many steps is drawn before longer ones: what rounding does grows with it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment that was trained again."""
+
+    begin: int
+    end: int
+    """Steps."""
+    distance: float
+    displacement: float
+    """Euclidean distance that the recorded weights went."""
+    tolerance: float
+    identical: bool
+    """All weights are the same, bit by bit."""
+
+    @property
+    def same(self) -> bool:
+        """Is it what was recorded?"""
+        return self.distance <= self.tolerance
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """What came of it."""
+
+    segments: tuple[Segment, ...] = ()
+    fault: str = ""
+    """What can not be, whatever was trained again."""
+    bound: bool | None = None
+    """Are the weights of the model those of the last checkpoint? None: it has none of these names."""
+
+    @property
+    def distance(self) -> float:
+        """The largest one; -1 when nothing was trained again."""
+        return max((one.distance for one in self.segments), default=-1.0)
+
+    @property
+    def ok(self) -> bool | None:
+        """True: as recorded. None: it can not be said."""
+        if self.fault or self.bound is False or not all(one.same for one in self.segments):
+            return False
+        return True if self.segments else None
+
+    @property
+    def why(self) -> str:
+        """One sentence."""
+        if self.fault:
+            return self.fault
+        if off := next((one for one in self.segments if not one.same), None):
+            return (
+                f"trained again, steps {off.begin} to {off.end} end {off.distance:.2g} of their way from where they "
+                f"were recorded, and {off.tolerance:g} is what machines of these kinds differ by"
+            )
+        if self.bound is False:
+            return "the model's weights are not those of its training's last checkpoint"
+        if not self.segments:
+            return "no recorded segment is short enough to be trained again"
+        told = ", ".join(f"{one.begin} to {one.end} ({one.distance:.2g})" for one in self.segments)
+        return f"trained again, steps {told} end where they were recorded"
+
+    def document(self) -> dict[str, Any]:
+        """For the report and the result's facts."""
+        rows = [dataclasses.asdict(one) for one in self.segments]
+        return {"ok": self.ok, "why": self.why, "bound": self.bound, "segments": rows}
+
+
+class Replayed(Exception):
+    """Leaves the kind's run when its segments have been trained again."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__(found.why)
+        self.found = found
+
+
+def replayed(job: Job, context: Context, kind: Kind, inputs: Mapping[str, str], states: Mapping[str, str]) -> Found:
+    """Train segments between these checkpoints again. TaskRefused when the kind does not train by steps."""
+    settings = job.settings
+    try:
+        own = msgspec.convert(settings.settings, kind.Settings)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise TaskRefused(f"the settings of the task {settings.task!r} are none of {kind.name!r}: {error}") from None
+    try:
+        points = sorted((checkpoint.load(Path(path)) for path in states.values()), key=_step)
+    except (ArtifactCorrupt, KeyError, TypeError, ValueError) as error:
+        return Found(fault=f"a recorded checkpoint can not be read: {str(error)[:200]}")
+    allotment = dataclasses.replace(job.allotment, processes=1, rank=0, meeting="")
+    inner = dataclasses.replace(
+        job, task=settings.task, kind=kind.name, settings=own, inputs=dict(inputs), seed=seed_of(settings.task),
+        resume=None, checkpoint_number=0, trained_s=0.0, memory_attempts=0, allotment=allotment,
+    )  # fmt: skip
+    before = training.INSTEAD.set(_Replaying(points, settings, job.inputs.get("model", "")).run)
+    try:
+        kind.run(inner, context)
+    except Replayed as done:
+        return done.found
+    finally:
+        training.INSTEAD.reset(before)
+    raise TaskRefused(f"{kind.name!r} does not train by steps: there is nothing to train again")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Replaying:
+    """What stands in for the training of one run."""
+
+    points: Sequence[Snapshot]
+    settings: Any
+    model: str
+
+    def run(self, job: Job, context: Context, trainable: Trainable, recipe: Recipe, place: Device) -> None:
+        """Train the chosen segments again, from where the kind's own training would begin. Raises Replayed."""
+        parts = self.points[-1].state["run"].get("fingerprint", {}).get("micro_batch", recipe.batch)
+        recipe = dataclasses.replace(recipe, micro_batch=max(1, min(int(parts), recipe.batch)), budget_s=math.inf)
+        again = Again(trainable, recipe, place, context, job.scratch / "checkpoints", kind=training.name_of(job))
+        raise Replayed(self._found(again))
+
+    def _found(self, again: Again) -> Found:
+        begin = _copied(again.snapshot())
+        points = [begin, *(one for one in self.points if _step(one) > 0)]
+        try:
+            for one in points:
+                again.take_up(one)
+            segments = [(one, two) for one, two in itertools.pairwise(points) if _step(one) < _step(two)]
+            done = tuple(again.segment(*one) for one in chosen(segments, self.settings.draw, self.settings.steps_max))
+        except (ArtifactCorrupt, NonFinite) as error:
+            return Found(fault=f"a recorded checkpoint is none of this task's: {str(error)[:300]}")
+        last = self.points[-1]
+        known = self.model and self.settings.steps in (0, _step(last))
+        return Found(done, bound=bound(Path(self.model), last) if known else None)
+
+
+class Again(Trainer):
+    """The loop, from one recorded step to another: nothing is evaluated, saved or planned."""
+
+    until = 0
+    turn: Any = None
+    """The schedule into which the recorded run turned on its way, if it did."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._saver = _Nowhere(self.context, Path(), 0)
+        self._mine = self.state
+
+    def take_up(self, point: Snapshot) -> None:
+        """Stand where a checkpoint stands. ArtifactCorrupt when it is none of this task's."""
+        mine = msgspec.structs.replace(self._mine, fingerprint=dict(self._mine.fingerprint))
+        self.state = self._moving.restore(point, mine)
+        if self.state.step == 0:
+            self._moving.optimizer.state.clear()
+
+    def segment(self, one: Snapshot, two: Snapshot) -> Segment:
+        """Train from `one` as far as `two`, and compare."""
+        self.take_up(one)
+        then = msgspec.convert(two.state["run"], State)
+        self.until, self.turn = then.step, None
+        if then.schedule != self.state.schedule and self.state.step <= then.schedule.anchor_step <= then.step:
+            self.turn = then.schedule
+        self._started = time.monotonic()
+        self._cadence = self._new_cadence()
+        self._loop()
+        now = self._moving.tensors()
+        frozen = set(self.trainable.frozen())
+        names = [name for name in two.tensors if name.startswith("model.") and name[len("model.") :] not in frozen]
+        far, way = _distance(now, two.tensors, names), _distance(one.tensors, two.tensors, names)
+        same = far == 0.0 and all(torch.equal(now[name].cpu(), two.tensors[name]) for name in names)
+        distance = 0.0 if far == 0.0 else far / way if way > 0.0 else math.inf
+        return Segment(
+            begin=_step(one), end=then.step, distance=_finite(distance), displacement=way, identical=same,
+            tolerance=tolerance(self._mine.fingerprint, then.fingerprint, one.state["run"]["fingerprint"]),
+        )  # fmt: skip
+
+    def _reason(self) -> str:
+        if self.turn is not None and self.state.step >= self.turn.anchor_step:
+            self.state.schedule, self.turn = self.turn, None
+        return "replayed" if self.state.step >= self.until else ""
+
+    def _evaluation_due(self) -> bool:
+        return False
+
+    def _evaluate(self) -> None:
+        """The loop evaluates at its end, but what it would find is known."""
+
+    def _aim(self) -> None:
+        """The plan is the recorded one."""
+
+    def _checkpoint_if_due(self) -> None:
+        """Nothing is kept."""
+
+    def _last_checkpoint(self) -> None:
+        """Nothing is kept."""
+
+
+class _Nowhere(Saver):
+    """Takes no snapshot."""
+
+    def empty(self) -> bool:
+        """As if it had its memory already."""
+        return False
+
+
+def chosen(segments: Sequence[tuple[Snapshot, Snapshot]], draw: str, steps_max: int) -> list[tuple[Snapshot, Snapshot]]:
+    """Of the segments that are not too long, the one in which the weights went furthest, and one that is drawn, by
+    their steps; short ones before all others."""
+    fitting = [one for one in segments if _length(one) <= steps_max]
+    fitting = [one for one in fitting if _length(one) <= STEPS_PREFERRED] or fitting
+    if not fitting:
+        return []
+    furthest = max(range(len(fitting)), key=lambda number: _way(*fitting[number]))
+    drawn = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8], "big") % len(fitting)
+    return [fitting[number] for number in sorted({furthest, drawn})]
+
+
+def tolerance(mine: Mapping[str, Any], *others: Mapping[str, Any]) -> float:
+    """Largest distance that these machines' arithmetic explains."""
+    every = [mine, *others]
+    if any(one.get("precision") in HALVES for one in every):
+        return HALF
+    exact = all(dict(one) == dict(mine) for one in others) and mine.get("device") == "cpu"
+    return SAME if exact else FP32
+
+
+def bound(model: Path, last: Snapshot) -> bool | None:
+    """Are the weights in a model folder those that the training ended with? None when it has none of their names."""
+    from safetensors import SafetensorError, safe_open
+
+    best = {name[len("best.") :]: tensor for name, tensor in last.tensors.items() if name.startswith("best.")}
+    try:
+        with safe_open(model / "model.safetensors", "pt") as file:
+            names = list(file.keys())
+            pairs = [(name, own) for own in best for name in names if name == own or name.endswith(f".{own}")]
+            pairs = [pair for pair in pairs if file.get_slice(pair[0]).get_shape() == list(best[pair[1]].shape)]
+            equal = {own for name, own in pairs if torch.equal(file.get_tensor(name), best[own])}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ArtifactCorrupt(f"the model can not be read: {str(error)[:160]}") from None
+    met = {own for _, own in pairs}
+    return equal == met if met else None
+
+
+def _step(point: Snapshot) -> int:
+    return int(point.state["run"]["step"])
+
+
+def _length(segment: tuple[Snapshot, Snapshot]) -> int:
+    return _step(segment[1]) - _step(segment[0])
+
+
+def _way(one: Snapshot, two: Snapshot) -> float:
+    return _distance(one.tensors, two.tensors, [name for name in two.tensors if name.startswith("model.")])
+
+
+def _distance(one: Mapping[str, Tensor], two: Mapping[str, Tensor], names: Sequence[str]) -> float:
+    """Euclidean, over the floating point tensors of these names, in float64."""
+    total = 0.0
+    for name in names:
+        if name in one and two[name].is_floating_point():
+            total += float((one[name].detach().cpu().double() - two[name].double()).square().sum())
+    return math.sqrt(total)
+
+
+def _copied(snapshot: Snapshot) -> Snapshot:
+    return Snapshot({name: one.detach().cpu().clone() for name, one in snapshot.tensors.items()}, snapshot.state)
+
+
+def _finite(value: float) -> float:
+    """What JSON can carry: 'infinitely far' is a million times the way."""
+    return value if value < 1e6 else 1e6
