@@ -1,7 +1,8 @@
-"""Consensus: has every candidate checked and measured, weighs the lines, recommends.
+"""Consensus: has every candidate checked and measured, weighs them, recommends; after a promotion, has it audited.
 
-In:    plans and ended tasks (RESULTS), the champion's record (KV), per-item outcomes (ARTIFACTS)
-Out:   evaluate tasks and one recommendation per topic (COMMANDS, put if absent under ids derived from the topic)
+In:    plans and ended tasks, verdicts (RESULTS), the champion's record (KV), per-item outcomes (ARTIFACTS)
+Out:   evaluate and merge tasks and one recommendation per round (COMMANDS, put if absent under ids derived from the
+       topic), one audit per promotion over a champion (RESULTS, put if absent)
 Keeps: nothing: each input makes it read the topic's records again, so any number of them may run, and any may die
 Loses: nothing: an input is acknowledged after its commands are stored; handled twice, it changes nothing
 Not:   decides nothing itself (consensus/), promotes nothing (the gate does), never loads a model
@@ -14,6 +15,7 @@ from collections import OrderedDict
 
 from agents.handling import handle
 from agents.runtime import Agent
+from consensus.audits import audited, looks_of
 from consensus.candidates import Read
 from consensus.evidence import Items, items_of
 from consensus.recommendation import recommend
@@ -23,7 +25,7 @@ from mesh.bus import Stored
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, Conflict, Malformed, NotFound, Retry
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Missed, Recommend, Submit
-from mesh.messages.judgement import Champion, Outcomes, Recommendation
+from mesh.messages.judgement import Audit, Champion, Outcomes, Recommendation, Verdict
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
 from mesh.packed import split
 
@@ -44,7 +46,7 @@ ASKED_MAX = 120
 ASKED_EACH = 20
 """Attempts after which they are asked for once more: every ten minutes."""
 
-_READ: tuple[type[Record], ...] = (Planned, TaskEnded, RecommendationMade)
+_READ: tuple[type[Record], ...] = (Planned, TaskEnded, RecommendationMade, Verdict, Audit)
 """Kinds of results that the mind looks at; leases and checkpoints, the bulk of a topic's records, are never read."""
 
 
@@ -84,6 +86,17 @@ class Consensus:
                 ),
                 name="ended tasks",
             )
+            loops.create_task(
+                handle(
+                    self._agent,
+                    results,
+                    subjects.results("*", Verdict.kind),
+                    subjects.durable("consensus-verdicts"),
+                    (Verdict,),
+                    self.on_verdict,
+                ),
+                name="verdicts",
+            )
 
     async def on_planned(self, planned: Planned, _: Stored) -> None:
         """A plan with lines opens a round: the champion may have to be measured on its holdout."""
@@ -94,6 +107,10 @@ class Consensus:
         """A training or an evaluation brings its round forward; any other task is none of our business."""
         if ended.task.line is not None or ended.task.executor == "evaluate":
             await self._advance(ended.topic)
+
+    async def on_verdict(self, said: Verdict, _: Stored) -> None:
+        """A promotion costs a look at the audit split; after any verdict the topic's next round may be waiting."""
+        await self._advance(said.topic)
 
     async def _advance(self, topic: str) -> None:
         """Do what the mind says that comes next for this topic."""
@@ -106,6 +123,7 @@ class Consensus:
             recommendation = await self._weigh(step.weigh)
             await self._put(recommendation.id, Recommend(recommendation=recommendation))
         self._agent.log.debug("topic %s: %s", topic, step.why)
+        await self._audit(records, champion)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -176,6 +194,28 @@ class Consensus:
             id_ = derived_id(topic, f"missed-{digest[:16]}-{tries // ASKED_EACH}")
             await self._put(id_, Missed(id=id_, topic=topic, digest=digest, reason=reason))
         raise Retry(f"the outcomes {digest[:12]} of {topic} are not in the store")
+
+    # -- auditing -----------------------------------------------------------------------------------------------------
+
+    async def _audit(self, records: list[Record], champion: Champion | None) -> None:
+        """Have promotions looked at on the audit split, and publish what was seen."""
+        looks = looks_of(records)
+        for submit in looks.submits:
+            await self._put(submit.id, submit)
+        for due in looks.due:
+            read = {digest: await self._items(digest, due.verdict.topic) for digest in due.digests}
+            split = due.verdict.recommendation.audit
+            times = max(1, champion.uses_of(split) if champion is not None else 0)
+            await self._publish(await asyncio.to_thread(audited, due, read, times))
+
+    async def _publish(self, audit: Audit) -> None:
+        subject = self._subjects.result(audit.topic, audit.kind, audit.id)
+        try:
+            await self._log.append(subject, codec.encode(audit), subject_seq=0)
+        except Conflict:
+            return
+        say = self._agent.log.warning if audit.worse else self._agent.log.info
+        say("topic %s: %s", audit.topic, audit.why)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Gate: judges every recommendation KPI by KPI and promotes by compare-and-set.
+"""Gate: judges every recommendation KPI by KPI, by the policies of the settings, and promotes by compare-and-set.
 
     recommendation ──> verdict (put if absent) ──> champion (compare-and-set on the revision that was compared)
 
@@ -13,12 +13,14 @@ Not:   looks at no outcomes and no model; its rules are consensus/gate.py
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 from agents.handling import handle
 from agents.runtime import Agent
 from consensus.champions import next_champion
 from consensus.gate import verdict, verdict_id
+from consensus.policies import with_settings
 from mesh import codec
 from mesh.bus import Stored
 from mesh.errors import Conflict, NotFound, Retry
@@ -34,6 +36,7 @@ class Gate:
         self._agent = agent
         self._log = agent.broker
         self._subjects = agent.subjects
+        self._policies = with_settings(dataclasses.asdict(agent.settings.gate))
 
     async def run(self) -> None:
         """Handle recommendations until the agent stops."""
@@ -60,7 +63,8 @@ class Gate:
         if published is not None:
             return published
         champion, revision = await self._champion(recommendation.specialization)
-        said = verdict(recommendation, champion, revision, decided_at_ms=time.time_ns() // 1_000_000)
+        now_ms = time.time_ns() // 1_000_000
+        said = verdict(recommendation, champion, revision, decided_at_ms=now_ms, policies=self._policies)
         try:
             await self._log.append(subject, codec.encode(said), subject_seq=0)
         except Conflict:

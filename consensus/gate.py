@@ -76,7 +76,7 @@ def chosen(recommendation: Recommendation) -> Candidate:
     """The candidate that a recommendation other than KEEP takes."""
     line = Line(recommendation.choice.value)
     of_line = [candidate for candidate in recommendation.candidates if candidate.line is line]
-    found = [one for one in of_line if one.name == recommendation.taken] if recommendation.taken else of_line
+    found = [one for one in of_line if named(one) == recommendation.taken] if recommendation.taken else of_line
     if not found:
         raise ValueError(f"the recommendation {recommendation.id} takes the {line.value} and lists no such candidate")
     return found[0]

@@ -53,6 +53,8 @@ class Policy:
     why: str
     setting: str = ""
     """Name of the setting in [gate] that overrides the bound; '' when nothing does."""
+    setting_unit: float = 1.0
+    """What one of the setting is in the metric's unit."""
 
 
 POLICIES = (
@@ -82,7 +84,7 @@ POLICIES = (
     ),
     Policy(
         "size", Rule.AT_MOST, "size_bytes", 8e9, "bytes", "a model must fit on the machines of the mesh",
-        "size_bytes_max",
+        "size_gb_max", 1e9,
     ),
     Policy("price", Rule.IF_KNOWN, "price", 0.0, "", "an answer must be worth what it costs", "price_max"),
 )  # fmt: skip
@@ -100,7 +102,9 @@ def with_settings(values: Mapping[str, float]) -> tuple[Policy, ...]:
     if unknown := sorted(values.keys() - known):
         raise KeyError(f"no policy has the setting {unknown[0]!r}")
     return tuple(
-        dataclasses.replace(policy, bound=float(values[policy.setting])) if policy.setting in values else policy
+        dataclasses.replace(policy, bound=values[policy.setting] * policy.setting_unit)
+        if policy.setting in values
+        else policy
         for policy in POLICIES
     )
 

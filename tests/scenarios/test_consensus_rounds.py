@@ -3,10 +3,14 @@
 Commands:
 
     plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no] [fits=FORM]
+    tree [flat=MODEL] [members=N] [family=MODEL]          the planner submitted the tree; its members go on from MODEL
     champion MODEL [holdout=…] [outcomes=…] [fits=FORM]   the champion's newest record
     ended TASK [by=INCARNATION] [model=...] [claims=...]  a task succeeded; an empty value leaves the output out
     parked TASK REASON                                    a task was set aside (canceled likewise)
-    recommended                                           the ledger recorded the recommendation
+    merged METHOD [members=N] [gain=X]                    a merge ended: how many it took in, what it is better by
+    recommended [tree]                                    the ledger recorded the recommendation (of the tree's round)
+    verdict CHOICE [tree] [before=MODEL]                  the gate accepted: what took whose place
+    audited [tree]                                        the audit's record is published
     next                                                  nothing new: what is to be done?
 
 After each command the mind is asked; what it submits is put, and planned only when `accept` says so.
@@ -18,12 +22,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from consensus.audits import Looks, looks_of
 from consensus.rounds import Round, Run, Step, next_step
 from mesh.messages.base import Record
 from mesh.messages.commands import Submit
-from mesh.messages.judgement import Champion, Choice, Recommendation
+from mesh.messages.judgement import Audit, Candidate, Champion, Choice, Recommendation, Verdict
 from mesh.messages.results import RecommendationMade
 from mesh.messages.tasks import Avoid, Line, TaskSpec, TaskState
 from tests.support import rounds, transcripts
@@ -47,7 +53,7 @@ class Play:
         command, *words = line.split()
         options = dict(word.split("=", 1) for word in words if "=" in word)
         getattr(self, f"do_{command}")([word for word in words if "=" not in word], options)
-        return self.told(next_step(self.records, self.champion, self.revision))
+        return self.told(next_step(self.records, self.champion, self.revision), looks_of(self.records))
 
     def do_plan(self, _: list[str], options: dict[str, str]) -> None:
         lines = tuple(Line(name) for name in options.get("lines", "evolver,reinventor").split(","))
@@ -58,6 +64,24 @@ class Play:
     def do_champion(self, words: list[str], options: dict[str, str]) -> None:
         self.champion = rounds.champion(model=words[0], **options)
         self.revision += 1
+
+    def do_tree(self, _: list[str], options: dict[str, str]) -> None:
+        members, flat = int(options.get("members", "2")), options.get("flat", "model-old")
+        facts: dict[str, object] = {}
+        if "family" in options:
+            models = [f"model-child-{number}" for number in range(members)]
+            facts["family"] = {"ancestor": options["family"], "models": models}
+        self.records.append(rounds.tree_plan(flat=flat, members=members, **facts))
+
+    def do_merged(self, words: list[str], options: dict[str, str]) -> None:
+        task, gain = self.task(words[0]), float(options.get("gain", "0.01"))
+        members = [f"candidate-{number}" for number in range(int(options.get("members", "2")))]
+        kpis = {"gain": gain, "evidence_accuracy": 0.8 + gain}
+        outputs = {"model": f"model-{words[0]}", "claims": f"claims-{words[0]}"}
+        record = rounds.ended(task, outputs=outputs, kpis=kpis)
+        assert record.outcome is not None
+        outcome = msgspec.structs.replace(record.outcome, facts={"members": members})
+        self.records.append(msgspec.structs.replace(record, outcome=outcome))
 
     def do_accept(self, _: list[str], __: dict[str, str]) -> None:
         known = rounds.tasks_of(self.records)
@@ -76,20 +100,35 @@ class Play:
         task = self.task(words[0])
         self.records.append(rounds.ended(task, state=TaskState.CANCELED, reason=" ".join(words[1:])))
 
-    def do_recommended(self, _: list[str], __: dict[str, str]) -> None:
-        recommendation = Recommendation(
-            id="t1-recommendation", topic=rounds.TOPIC, specialization=rounds.SPECIALIZATION, choice=Choice.KEEP,
-            why="as the transcript says", effect=0.0, interval=(0.0, 0.0), candidates=(),
-        )  # fmt: skip
+    def do_recommended(self, words: list[str], _: dict[str, str]) -> None:
         self.records.append(
             RecommendationMade(
                 topic=rounds.TOPIC,
                 specialization=rounds.SPECIALIZATION,
-                recommendation=recommendation,
+                recommendation=recommendation(Choice.KEEP, "tree-" if "tree" in words else ""),
                 ledger_seq=9,
                 at_ms=0,
             )
         )
+
+    def do_verdict(self, words: list[str], options: dict[str, str]) -> None:
+        tag = "tree-" if "tree" in words else ""
+        made = recommendation(Choice(words[0]), tag, options.get("before", ""))
+        self.records.append(
+            Verdict(
+                id=f"t1-{tag}verdict", topic=rounds.TOPIC, specialization=rounds.SPECIALIZATION, accepted=True,
+                choice=made.choice, checks=(), why="", recommendation=made,
+            )
+        )  # fmt: skip
+
+    def do_audited(self, words: list[str], _: dict[str, str]) -> None:
+        tag = "tree-" if "tree" in words else ""
+        self.records.append(
+            Audit(
+                id=f"t1-{tag}audit", topic=rounds.TOPIC, specialization=rounds.SPECIALIZATION,
+                verdict=f"t1-{tag}verdict", audit=rounds.SPLITS["audit"],
+            )
+        )  # fmt: skip
 
     def do_next(self, _: list[str], __: dict[str, str]) -> None:
         """Nothing new."""
@@ -100,11 +139,12 @@ class Play:
 
     # -- what is printed ----------------------------------------------------------------------------------------------
 
-    def told(self, step: Step) -> list[str]:
-        lines = [line for submit in step.submits for line in self.submitted(submit)]
+    def told(self, step: Step, looks: Looks) -> list[str]:
+        lines = [line for submit in (*step.submits, *looks.submits) for line in self.submitted(submit)]
         if step.weigh is not None:
             lines += weighed(step.weigh)
-        return lines or [step.why]
+        lines += [f"look {due.id}: {due.missing or f'{due.after} against {due.before}'}" for due in looks.due]
+        return lines or [step.why, *([looks.why] if looks.why != Looks.why else [])]
 
     def submitted(self, submit: Submit) -> list[str]:
         if submit.id in self.put:
@@ -118,8 +158,22 @@ def told_task(task: TaskSpec) -> str:
     avoid = (
         f" {'never' if task.avoid_mode is Avoid.REQUIRE else 'rather not'} {','.join(task.avoid)}" if task.avoid else ""
     )
+    if task.executor == "merge":
+        given = " ".join(f"{name}={digest}" for name, digest in task.inputs.items())
+        return f"{task.id}: merge by {task.settings['method']} of {given} budget={task.budget_s:g}s"
     what = f"{task.inputs['model']} on {task.inputs['split']}"
     return f"{task.id}: {task.executor} {what} priority={task.priority} cores={task.needs.cores:g}{avoid}"
+
+
+def recommendation(choice: Choice, tag: str, before: str = "") -> Recommendation:
+    """What the ledger, or the gate, tells of a round."""
+    taken = "" if choice is Choice.KEEP else choice.value
+    candidates = (Candidate(line=Line(taken), task=f"t1-{taken}", model=f"model-{taken}"),) if taken else ()
+    return Recommendation(
+        id=f"t1-{tag}recommendation", topic=rounds.TOPIC, specialization=rounds.SPECIALIZATION, choice=choice,
+        why="as the transcript says", effect=0.0, interval=(0.0, 0.0), candidates=candidates, taken=taken,
+        champion_before=before, audit=rounds.SPLITS["audit"],
+    )  # fmt: skip
 
 
 def weighed(round_: Round) -> list[str]:
@@ -141,4 +195,4 @@ def test_transcript(path: Path) -> None:
 
 
 def test_there_are_transcripts() -> None:
-    assert len(FILES) >= 7
+    assert len(FILES) >= 13

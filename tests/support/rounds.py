@@ -11,6 +11,8 @@ from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 TOPIC, SPECIALIZATION = "t1", "digits-0a1b2c"
 SPLITS = {"train": "split-train", "validation": "split-validation", "holdout": "split-holdout", "audit": "split-audit"}
 LINES = (Line.EVOLVER, Line.REINVENTOR)
+TREE = "tree-"
+"""What the ids of the second round begin with."""
 
 
 def plan(*, priority: int = 5, baseline: bool = True, lines: tuple[Line, ...] = LINES, **facts: object) -> Planned:
@@ -32,6 +34,25 @@ def plan(*, priority: int = 5, baseline: bool = True, lines: tuple[Line, ...] = 
         **facts,
     }
     return planned(f"{TOPIC}-plan", tasks, known)
+
+
+def tree_plan(*, priority: int = 5, flat: str = "model-old", members: int = 2, **facts: object) -> Planned:
+    """The plan of t1's second round: a tree of its branches' specialists, which challenges the flat model."""
+    inputs = {"router": "router", "flat": flat, "validation": SPLITS["validation"]}
+    inputs |= {f"member-{number}": f"model-child-{number}" for number in range(members)}
+    task = TaskSpec(
+        id=f"{TOPIC}-tree", topic=TOPIC, specialization=SPECIALIZATION, executor="tree", line=Line.MERGE,
+        purpose="tree", priority=priority, inputs=inputs, settings={"top": 2},
+    )  # fmt: skip
+    known: Facts = {
+        "stage": "tree",
+        "lines": {"merge": task.id},
+        "splits": SPLITS,
+        "changed": {"merge": f"a tree of {members} specialists"},
+        "needs": {"evaluate": {"cores": 1.5, "memory_bytes": 300, "disk_bytes": 200}},
+        **facts,
+    }
+    return planned(f"{TOPIC}-tree", (task,), known)
 
 
 def planned(submit: str, tasks: tuple[TaskSpec, ...], facts: Facts) -> Planned:
