@@ -312,6 +312,8 @@ class _Fold:
             claims=outcome.outputs.get("claims", ""),
             kpis=outcome.kpis,
             stopped_by=outcome.stopped_by,
+            settings=dict(map_of(outcome.facts, "settings")) or run.settings,  # of a line that searched: what it found
+            changed=str(outcome.facts.get("changed") or run.changed),
             missing="" if model else "its training brought no model",
         )
 

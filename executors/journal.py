@@ -67,6 +67,11 @@ class Journal(BaseJournalBackend):
         self._newest: dict[str, Epoch] = {}
         self._operations: list[dict[str, Any]] = []
 
+    @property
+    def entries(self) -> int:
+        """Entries of the log as far as it was read."""
+        return self._seen
+
     # -- what Optuna asks ---------------------------------------------------------------------------------------------
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

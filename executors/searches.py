@@ -38,6 +38,15 @@ class SearchStepSettings(port.Settings, frozen=True, kw_only=True, forbid_unknow
     """Finished trials before the median ends one."""
     pruner_steps: int = 0
     """Steps of a trial before it may be ended early."""
+    required: bool = True
+    """False: where the study can not be used (it is full, or its beginning is gone), a trial ends without a model
+    instead of being set aside. Not part of what trials share, as the next three."""
+    best_of: tuple[str, ...] = ()
+    """Tasks whose trials are over: this one is no trial, it trains with the best settings of theirs."""
+    otherwise: dict[str, Any] = msgspec.field(default_factory=dict)
+    """With `best_of`: what is trained with where none of these trials came to a value, in place of the drawn."""
+    then: dict[str, Any] = msgspec.field(default_factory=dict)
+    """With `best_of`: settings of this training alone, over `fixed`."""
 
     def __post_init__(self) -> None:
         check_name(self.study, "a study")
@@ -49,14 +58,26 @@ class SearchStepSettings(port.Settings, frozen=True, kw_only=True, forbid_unknow
             raise ValueError(f"space names 1 to {spaces.DIMENSIONS_MAX} settings, got {len(self.space)}")
         if both := sorted(set(self.space) & set(self.fixed)):
             raise ValueError(f"{both[0]!r} is in both space and fixed")
+        if len(self.best_of) > BEST_OF_MAX:
+            raise ValueError(f"best_of names at most {BEST_OF_MAX} tasks, got {len(self.best_of)}")
+        if (self.otherwise or self.then) and not self.best_of:
+            raise ValueError("otherwise and then belong to best_of: a trial's settings are drawn")
         kind = trained(self.kind)
         for corner in spaces.corners(self.space):
             inner_settings(kind, self, corner)
+        if self.best_of:
+            inner_settings(kind, self, self.otherwise)
 
     def definition(self) -> dict[str, Any]:
         """What all trials of a study share."""
         told: dict[str, Any] = msgspec.to_builtins(self)
-        return told
+        return {name: value for name, value in told.items() if name not in ALONE}
+
+
+BEST_OF_MAX = 64
+
+ALONE = ("required", "best_of", "otherwise", "then")
+"""Settings of one task; what trials share has none of them."""
 
 
 def trained(name: str) -> Kind:
@@ -71,7 +92,7 @@ def trained(name: str) -> Kind:
 def inner_settings(kind: Kind, settings: SearchStepSettings, drawn: Mapping[str, Any]) -> Any:
     """The trained kind's own settings. ValueError when it refuses them."""
     try:
-        found: Any = msgspec.convert({**settings.fixed, **drawn}, kind.Settings)
+        found: Any = msgspec.convert({**settings.fixed, **drawn, **settings.then}, kind.Settings)
     except ValueError as error:  # msgspec's own is one
         shown = ", ".join(f"{name}={value}" for name, value in drawn.items())
         raise ValueError(f"{kind.name} can not be set to {shown[:300]}: {error}") from None

@@ -8,6 +8,11 @@
 A trial's draw is a function of the log before it and its number. The task's name stands in the trial from its first
 entry on, so that the next attempt of the task finds it, whatever the last one had come to: still running, it goes on
 from its checkpoint; complete, it is trained to its end again, for its outputs, and told nothing.
+
+A task with `best_of` is no trial: it reads what the trials of these tasks came to, takes the best settings, and trains
+with them for its own budget. It tells the study nothing: a value after another budget could not be compared. A study
+that can not be used any more (it is full, or its beginning is gone) is no reason to set it aside: `otherwise` is
+trained with; trials that are not `required` end without a model then.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ from executors.journal import Journal
 from executors.port import Context, Job, Kind, Made, Stopped
 from executors.searches import SearchStepSettings, inner_settings
 from executors.spaces import Dimension, text_of
+from mesh import limits
 from mesh.errors import NonFinite, Reject, TaskRefused
 
 TASK = "task"
@@ -42,6 +48,9 @@ CURVE_GROWTH = 1.02
 more in a million steps."""
 
 REASON_CHARS = 300
+
+ROOM_SHARE = 0.9
+"""Of a study's entries, beyond which no trial begins that nobody requires."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -63,7 +72,16 @@ class Ended:
 def searched(job: Job, context: Context, kind: Kind, journal: Journal) -> Made:
     """Run the task's trial; what it made."""
     settings: SearchStepSettings = job.settings
-    study = opened(settings, journal)
+    if settings.best_of:
+        return _best_trained(job, context, kind, journal)
+    try:
+        study = opened(settings, journal)
+        _check_room(settings, journal)
+    except TaskRefused as refused:
+        if settings.required:
+            raise
+        context.log(f"nothing is tried: {refused}")
+        return Made(stopped_by="no study", facts={"search": {"study": settings.study, "reason": str(refused)}})
     trial, found = begun(study, settings, job.task)
     drawn = drawn_of(trial, settings)
     context.log(f"trial {trial.number} of study {settings.study}: {json.dumps(drawn)}")
@@ -92,6 +110,12 @@ def opened(settings: SearchStepSettings, journal: Journal) -> Study:
             "one another name"
         )
     return optuna.load_study(study_name=name, storage=storage, pruner=_pruner(settings))
+
+
+def _check_room(settings: SearchStepSettings, journal: Journal) -> None:
+    """TaskRefused where a trial might fill the study before it has ended, and nobody insists."""
+    if not settings.required and journal.entries > ROOM_SHARE * limits.STUDY_ENTRIES_MAX:
+        raise TaskRefused(f"the study {settings.study!r} is nearly full, it has {journal.entries} entries")
 
 
 def begun(study: Study, settings: SearchStepSettings, task: str) -> tuple[Trial, TrialState]:
@@ -214,6 +238,80 @@ def _value(made: Made, settings: SearchStepSettings) -> float:
     return float(value)
 
 
+# -- the best of some trials ------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Found:
+    """The settings that trials have found, and where."""
+
+    drawn: dict[str, Any]
+    why: str
+    trial: int | None = None
+    value: float | None = None
+
+
+def best_found(settings: SearchStepSettings, journal: Journal) -> Found:
+    """The best settings of the named tasks' trials: of those that ended with a value; else of the last value that one
+    reported before it was ended early; else `otherwise`."""
+    try:
+        trials = opened(settings, journal).get_trials(deepcopy=False)
+    except TaskRefused as refused:
+        return Found(dict(settings.otherwise), f"settings drawn without a search: {refused}")
+    own = [one for one in trials if one.user_attrs.get(TASK) in settings.best_of]
+    sign = 1 if settings.direction == "minimize" else -1
+    for complete in (True, False):
+        valued = [
+            (sign * value, one.number, value, one) for one in own if (value := _reached(one, complete)) is not None
+        ]
+        if valued:
+            _, number, value, best = min(valued, key=lambda row: row[:2])
+            how = "" if complete else ", ended early"
+            why = f"trial {number} of study {settings.study} ({settings.metric} {value:.4g}{how}), best of {len(own)}"
+            return Found(_params(best, settings), why, number, value)
+    return Found(
+        dict(settings.otherwise), f"settings drawn without a search: none of {len(own)} trials came to a value"
+    )
+
+
+def _reached(trial: FrozenTrial, complete: bool) -> float | None:
+    """The value that a trial ended with; or, of one that has none, the last that it reported. None where not finite."""
+    if complete:
+        value = trial.value if trial.state is TrialState.COMPLETE else None
+    else:
+        value = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _params(trial: FrozenTrial, settings: SearchStepSettings) -> dict[str, Any]:
+    """What a trial drew, as the kind takes it."""
+    return {
+        name: json.loads(value) if settings.space[name].type == "categorical" else value
+        for name, value in trial.params.items()
+    }
+
+
+def _best_trained(job: Job, context: Context, kind: Kind, journal: Journal) -> Made:
+    """Train with the best settings; the result names them as what they are."""
+    settings: SearchStepSettings = job.settings
+    found = best_found(settings, journal)
+    shown = ", ".join(f"{name} {_short(value)}" for name, value in sorted(found.drawn.items()))
+    context.log(f"trains with {shown}: {found.why}")
+    made = kind.run(dataclasses.replace(job, kind=kind.name, settings=_inner(kind, settings, found.drawn)), context)
+    search = {"study": settings.study, "kind": settings.kind, "chosen": found.trial, "value": found.value}
+    facts = {
+        **made.facts,
+        "settings": {**settings.fixed, **found.drawn, **settings.then},
+        "changed": f"from zero with {shown}: {found.why}",
+        "search": {**search, "settings": found.drawn, "why": found.why},
+    }
+    return dataclasses.replace(made, facts=facts)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
+
+
 # -- the record -------------------------------------------------------------------------------------------------------
 
 
@@ -257,11 +355,8 @@ def _best(trials: list[FrozenTrial], settings: SearchStepSettings) -> dict[str, 
         return None
     sign = 1 if settings.direction == "minimize" else -1
     best = min(done, key=lambda one: (sign * cast(float, one.value), one.number))
-    params = {
-        name: json.loads(value) if settings.space[name].type == "categorical" else value
-        for name, value in best.params.items()
-    }
-    return {"trial": best.number, "task": best.user_attrs.get(TASK, ""), "value": best.value, "settings": params}
+    task, params = best.user_attrs.get(TASK, ""), _params(best, settings)
+    return {"trial": best.number, "task": task, "value": best.value, "settings": params}
 
 
 def _written(record: Mapping[str, Any], folder: Path) -> Path:

@@ -6,9 +6,12 @@ import msgspec
 import pytest
 
 from executors import kinds
-from planner import proposals
+from planner import dials, proposals
+from planner.lines import Wanted, lines_of
+from planner.past import Past
+from planner.sizes import Shape
 
-SPACES = [(kind, modality) for kind, spaces in proposals.SPACES.items() for modality in spaces]
+SPACES = [(kind, modality) for kind, spaces in dials.DECLARED.items() for modality in spaces]
 
 
 @pytest.mark.parametrize(("kind", "modality"), SPACES)
@@ -22,7 +25,7 @@ def test_every_drawn_setting_is_accepted(kind: str, modality: str) -> None:
 
 @pytest.mark.parametrize(("kind", "modality"), SPACES)
 def test_every_value_of_the_space_is_accepted(kind: str, modality: str) -> None:
-    settings, space = kinds.load(kind).Settings, proposals.SPACES[kind][modality]
+    settings, space = kinds.load(kind).Settings, dials.DECLARED[kind][modality]
     for name, values in space.drawn.items():
         for value in values:
             msgspec.convert({name: value}, settings)
@@ -44,3 +47,16 @@ def test_what_the_evolver_turns_again_and_again_stays_acceptable(kind: str, moda
 def test_a_setting_that_the_kind_does_not_know_would_be_noticed() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"no_such_setting": 1}, kinds.load("classify").Settings)
+
+
+@pytest.mark.parametrize(("kind", "modality"), SPACES)
+@pytest.mark.parametrize("size", [0.8, 1.0, 1.2])
+def test_a_study_of_the_searched_space_is_accepted_in_every_size(kind: str, modality: str, size: float) -> None:
+    wanted = Wanted("t", "node", kind, modality, 600.0)
+    shape = Shape(size, 600.0, "as hard as it is")
+    study = lines_of(wanted, Past(offered=frozenset({"search-step"}), shape=shape)).study
+    assert study is not None
+    settings = kinds.load("search-step").Settings
+    msgspec.convert(study.settings, settings)
+    drawn = proposals.reinventor("t", kind, modality).settings
+    msgspec.convert(study.last(drawn, {}), settings)
