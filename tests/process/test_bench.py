@@ -101,3 +101,13 @@ def test_seeds_are_lived_through_and_counted(tmp_path):
     assert values["as always", "seeds"] == 40
     assert values["as always", "faults"] > values["as always", "seeds"]
     assert [values[who, "seeds that broke a promise"] for who in ("as always", "older broker")] == [0, 0]
+
+
+@pytest.mark.timeout(180)
+def test_specialists_are_trained_routed_and_compared(tmp_path):
+    document = quick(tmp_path, "specialists")
+    skipped = {row["who"] for row in document["rows"] if row["skipped"]}
+    assert skipped <= {"weak seed", "python docs", "manual pages", "change logs"}, "a machine may lack some texts"
+    measured = {row["who"] for row in document["rows"] if row["metric"] == "loss"}
+    assert {"specialists, top-2 routing", "(c) dense, batch times 4", "(e) specialists' mean weights"} <= measured
+    assert len(document["aims"]) == 10
