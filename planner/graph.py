@@ -29,7 +29,7 @@ from planner.placing import Near
 from planner.profile import Profile
 
 __all__ = ["ROOT", "Placement", "Source", "data_for", "faults", "identity", "node_id", "normalised", "path", "place",
-           "slug", "with_data"]  # fmt: skip
+           "place_branch", "slug", "with_data"]  # fmt: skip
 
 SLUG_CHARS_MAX = 48
 """Readable part of an id: with its digits and a task's suffix it stays far below the limit for names."""
@@ -116,6 +116,8 @@ def place(nodes: Mapping[str, Specialization], topic: Topic, source: Source, pro
     nodes: the graph as read, by id. The answer rests on nothing else, so a lost compare-and-set is repaired by reading
     again and placing again.
     """
+    if topic.parent:
+        return place_branch(nodes, topic, source, profile)
     id_ = identity(topic, profile)
     known = nodes.get(id_)
     parent, why, near = _parent(nodes, id_, known, topic, profile)
@@ -123,6 +125,17 @@ def place(nodes: Mapping[str, Specialization], topic: Topic, source: Source, pro
     wanted = [*_above(nodes, parent, topic), node, *_taken_up(nodes, topic, node)]
     changed = tuple(one for one in wanted if not _same(nodes.get(one.id), one))
     return Placement(node, changed, why, tuple((one.id, one.score) for one in near))
+
+
+def place_branch(nodes: Mapping[str, Specialization], topic: Topic, source: Source, profile: Profile) -> Placement:
+    """The topic of a branch belongs to the node that it names, wherever that stands."""
+    id_ = identity(topic, profile)
+    known = nodes.get(id_)
+    parent = known.parent if known is not None and known.parent in nodes else ROOT
+    why = f"under {parent}: a branch that the topic {topic.parent} showed"
+    node = _touched(known, id_, parent, why, topic, source, profile)
+    wanted = [*_above(nodes, parent, topic), node]
+    return Placement(node, tuple(one for one in wanted if not _same(nodes.get(one.id), one)), why)
 
 
 def _parent(

@@ -31,13 +31,16 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from mesh.messages.graph import ROOT, Specialization
 
 NEAR = 0.105
 """Least score with which a topic is put under a node. Measured on the sentences of tests/unit/planner/test_placing.py:
 below it unrelated ones find a place, above it related ones end under the root."""
+
+BESIDE = 0.25
+"""The same beside another topic's specialization."""
 
 NEAR_LIMIT = 5
 """Nearest nodes that a plan tells."""
@@ -217,9 +220,13 @@ class Places:
         return stem
 
 
-def place(near: Sequence[Near]) -> str:
-    """The node under which something of this nearness is put: the nearest one, or the root when none is near."""
-    return near[0].id if near and near[0].score >= NEAR else ROOT
+def place(near: Sequence[Near], is_trained: Callable[[str], bool] = lambda _: False) -> Near | None:
+    """The first of the nearest nodes that is near enough; None when none is.
+
+    is_trained: is a node a specialization with data of its own? Beside such a one a topic is put only when it is nearer
+    (BESIDE): its words come from one sentence and one dataset, and nobody chose them to describe a field.
+    """
+    return next((one for one in near if one.score >= (BESIDE if is_trained(one.id) else NEAR)), None)
 
 
 def _document(node: Specialization, parent: Specialization | None) -> dict[str, float]:

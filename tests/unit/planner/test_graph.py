@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mesh.messages.base import NAME
-from mesh.messages.graph import Specialization
+from mesh.messages.graph import NodeEvent, NodeState, Specialization
 from mesh.messages.topics import DataRef, Topic
-from planner import graph
+from planner import graph, placing, seeds
 from planner.profile import Profile
 
 PROFILED = Profile(
@@ -77,7 +78,9 @@ def test_a_first_topic_makes_the_root_and_its_node_and_says_why() -> None:
     placed = graph.place({}, topic(), SOURCE, PROFILED)
     assert [node.id for node in placed.changed] == ["root", placed.node.id]
     assert placed.node.parent == "root"
-    assert placed.node.why == "topic t-1 asked for it; under the root: no node was named"
+    assert placed.node.why == (
+        "topic t-1 asked for it; under the root: nothing is near (no node shares a word with it)"
+    )
     assert (placed.node.examples, placed.node.labels, placed.node.data) == (1_797, 10, "builtin:digits")
     assert placed.node.label_column == "label"
     assert graph.faults(written({}, placed)) == []
@@ -162,3 +165,100 @@ def test_data_that_could_be_meant_twice_is_not_guessed() -> None:
 
 def written(nodes: dict[str, Specialization], placed: graph.Placement) -> dict[str, Specialization]:
     return {**nodes, **{node.id: node for node in placed.changed}}
+
+
+# -- near, beside, again ----------------------------------------------------------------------------------------------
+
+TEXTS = msgspec.structs.replace(PROFILED, modality="text", features=0, keywords=("prior", "posterior"))
+
+
+def seeded() -> dict[str, Specialization]:
+    return {node.id: node for node in seeds.nodes()}
+
+
+def test_a_topic_goes_under_the_nearest_node_and_the_plan_tells_the_runners_up() -> None:
+    placed = graph.place(seeded(), topic("Bayesian inference with hierarchical priors"), SOURCE, TEXTS)
+    assert placed.node.parent == "stats-bayesian"
+    assert placed.placed[0][0] == "stats-bayesian"
+    assert len(placed.placed) >= 3
+    assert placed.why.startswith("under stats-bayesian: the nearest (stats-bayesian 0.")
+    assert (placed.node.state, placed.node.event, placed.node.by) == (NodeState.ACTIVE, NodeEvent.EXPANDED, "t-1")
+    assert placed.why in placed.node.why
+
+
+def test_what_nothing_is_near_to_goes_under_the_root_with_what_came_closest() -> None:
+    placed = graph.place(seeded(), topic("hotel reviews with one to five stars"), SOURCE, PROFILED)
+    assert placed.node.parent == "root"
+    assert placed.placed
+    assert all(score < placing.NEAR for _, score in placed.placed)
+    assert placed.placed[0][0] in placed.why
+
+
+def test_a_named_node_wins_over_a_nearer_one() -> None:
+    placed = graph.place(seeded(), topic("Bayesian statistics", node="physics"), SOURCE, TEXTS)
+    assert placed.node.parent == "physics"
+    assert placed.placed == ()
+
+
+def test_a_node_that_stands_somewhere_stays_there_whatever_is_near_now() -> None:
+    nodes = written({}, graph.place({}, topic("Bayesian statistics"), SOURCE, TEXTS))
+    placed = graph.place({**seeded(), **nodes}, topic("Bayesian statistics", id="t-2"), SOURCE, TEXTS)
+    assert placed.node.parent == "root"
+
+
+def test_a_topic_stands_beside_its_like_and_never_below_it() -> None:
+    nodes = seeded()
+    first = graph.place(nodes, topic("questions of bank customers", node="statistics"), SOURCE, PROFILED)
+    nodes = written(nodes, first)
+    again = graph.place(nodes, topic("complaints of bank customers", id="t-2"), SOURCE, PROFILED)
+    assert again.node.parent == "statistics"
+    assert f"beside {first.node.id}" in again.why
+
+
+def test_branches_proposals_and_what_was_given_up_hold_no_topic() -> None:
+    for state in (NodeState.HYPOTHESIS, NodeState.PROPOSED, NodeState.RETIRED, NodeState.MERGED):
+        nodes = {**seeded(), "zebras": Specialization(id="zebras", name="zebras of Kenya", parent="root", state=state)}
+        placed = graph.place(nodes, topic("zebras of Kenya, counted"), SOURCE, PROFILED)
+        assert placed.node.parent == "root", state
+    nodes["zebras"] = nodes["zebras"].evolve(state=NodeState.ACTIVE)
+    assert graph.place(nodes, topic("zebras of Kenya, counted"), SOURCE, PROFILED).node.parent == "zebras"
+
+
+def test_a_node_that_was_given_up_lives_again_when_a_person_names_it() -> None:
+    gone = seeded()["physics"].evolve(state=NodeState.RETIRED)
+    nodes = {**seeded(), "physics": gone}
+    placed = graph.place(nodes, topic(node="physics"), SOURCE, PROFILED)
+    made = {node.id: node for node in placed.changed}
+    assert (made["physics"].state, made["physics"].event) == (NodeState.ACTIVE, NodeEvent.REVIVED)
+    assert graph.faults(written(nodes, placed)) == []
+
+
+def test_a_proposal_comes_true_where_it_was_made() -> None:
+    proposal = Specialization(id="zebras", name="Zebras of Kenya", parent="stats-spatial", state=NodeState.PROPOSED)
+    nodes = {**seeded(), "zebras": proposal}
+    placed = graph.place(nodes, topic("zebras of Kenya."), SOURCE, PROFILED)
+    assert placed.node.parent == "stats-spatial"
+    made = {node.id: node for node in placed.changed}
+    assert (made["zebras"].state, made["zebras"].into) == (NodeState.MERGED, placed.node.id)
+    after = written(nodes, placed)
+    assert graph.faults(after) == []
+    assert graph.place(after, topic("zebras of Kenya."), SOURCE, PROFILED).changed == ()
+
+
+def test_a_branchs_topic_trains_the_node_that_it_names() -> None:
+    branch = Specialization(
+        id="coins-b0", name="gold", parent="stats-bayesian", keywords=("gold",), state=NodeState.HYPOTHESIS
+    )
+    nodes = {**seeded(), "coins-b0": branch}
+    placed = graph.place(nodes, topic("gold", id="t-1-b0", parent="t-1", node="coins-b0"), SOURCE, PROFILED)
+    assert placed.node.id == "coins-b0"
+    assert (placed.node.parent, placed.node.state) == ("stats-bayesian", NodeState.HYPOTHESIS)
+    assert placed.node.keywords == ("gold",)
+    assert placed.node.task == "classify"
+
+
+def test_life_below_what_is_given_up_is_a_fault() -> None:
+    nodes = {**seeded(), "physics": seeded()["physics"].evolve(state=NodeState.RETIRED)}
+    found = graph.faults(nodes)
+    assert len(found) == 14
+    assert all("its parent physics is retired" in fault for fault in found)
