@@ -154,14 +154,18 @@ def digest_of(folder: Path) -> str:
 
 def single(split: Split, row: int) -> Split:
     """A split of one example."""
-    rows = slice(row, row + 1)
+    return some(split, np.array([row], np.int64))
+
+
+def some(split: Split, rows: Ints) -> Split:
+    """A split of these examples, in this order."""
     return Split(
         split.schema,
         split.labels[rows],
         split.ids[rows],
         split.clusters[rows],
-        texts=split.texts[rows],
-        table=split.table[rows],
+        texts=[split.texts[row] for row in rows.tolist()] if split.texts else [],
+        table=split.table[rows] if len(split.table) else split.table,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -46,16 +47,22 @@ class Inputs:
     needed: tuple[str, ...] = ()
     taken: tuple[str, ...] = ()
     """It goes without these."""
+    numbered: tuple[str, ...] = ()
+    """Beginnings of names that end in a number from 0 on (`member-` for member-0, member-1 …); it goes without any."""
 
     def check(self, kind: str, given: Collection[str]) -> None:
         """TaskRefused when one is lacking, or one is given that it does not read."""
         lacking = [name for name in self.needed if name not in given]
-        foreign = [name for name in given if name not in (*self.needed, *self.taken)]
+        foreign = [name for name in given if name not in (*self.needed, *self.taken) and not self._is_numbered(name)]
         if not lacking and not foreign:
             return
-        reads = ", ".join((*self.needed, *(f"{name} (may be left out)" for name in self.taken))) or "none"
+        optional = (*self.taken, *(f"{name}0, {name}1 …" for name in self.numbered))
+        reads = ", ".join((*self.needed, *(f"{name} (may be left out)" for name in optional))) or "none"
         wrong = f"lacks the input {lacking[0]!r}" if lacking else f"reads no input {foreign[0][:80]!r}"
         raise TaskRefused(f"the task {wrong}: {kind} has the inputs {reads}")
+
+    def _is_numbered(self, name: str) -> bool:
+        return any(re.fullmatch(re.escape(begin) + "(0|[1-9][0-9]{0,3})", name) for begin in self.numbered)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

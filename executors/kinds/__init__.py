@@ -74,13 +74,14 @@ _BUILT_IN = (
         (*_TORCH, "pyarrow", "sklearn", "bm25s"),
     ),
     KindInfo("merge", "executors.kinds.merge", "Merge", 1, Runtime.TORCH, _TORCH),
+    KindInfo("tree", "executors.kinds.tree", "Tree", 1, Runtime.TORCH, _TORCH),
     KindInfo("embed", "executors.kinds.embed", "Embed", 1, Runtime.TORCH, _TRANSFORMERS),
     KindInfo("evaluate", "executors.kinds.evaluate", "Evaluate", 1, Runtime.TORCH, _TORCH),
     KindInfo("quantize", "executors.kinds.quantize", "Quantize", 1, Runtime.TORCH, _TORCH),
     KindInfo("index", "executors.kinds.index", "Index", 1, Runtime.TORCH, (*_TORCH, "faiss")),
     KindInfo("search-step", "executors.kinds.search_step", "SearchStep", 1, Runtime.TORCH, (*_TORCH, "optuna")),
-    KindInfo("gradcheck", "executors.kinds.gradcheck", "Gradcheck", 1, Runtime.TORCH, _TORCH),
     KindInfo("replay", "executors.kinds.replay", "Replay", 1, Runtime.TORCH, _TORCH),
+    KindInfo("gradcheck", "executors.kinds.gradcheck", "Gradcheck", 1, Runtime.TORCH, _TORCH),
 )
 
 

@@ -37,6 +37,7 @@ LOADERS = {
     "lora": "executors.models.tuned:respondent",
     "index": "executors.models.indexed:respondent",
     "quantize": "executors.models.quantized:respondent",
+    "tree": "executors.models.treeanswering:respondent",
 }
 """Kind that made the model to the function that loads it, as 'module:function'."""
 

@@ -114,6 +114,23 @@ def read(
     return Readings(nats, lengths, right)
 
 
+def token_nats(
+    network: Transformer, documents: Encoded, vocabulary: Vocabulary, device: torch.device, tick: Callable[[], None]
+) -> NDArray[np.float64]:
+    """Nats of every single target, one document behind the other, each document's end behind its tokens."""
+    lengths = np.diff(documents.offsets) + 1
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    nats = np.empty(int(begins[-1]), np.float64)
+    network.eval()
+    with torch.inference_mode():
+        for some in batched(windows(lengths, network.shape.context, overlap=True), TOKENS_AT_ONCE):
+            loss, _ = _foretold(network, documents, vocabulary, device, some)
+            ends = [(int(begins[one.document]) + one.first + one.tokens, one.counted) for one in some]
+            nats[np.concatenate([np.arange(end - counted, end) for end, counted in ends])] = loss
+            tick()
+    return nats
+
+
 def _foretold(
     network: Transformer, documents: Encoded, vocabulary: Vocabulary, device: torch.device, some: list[Window]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
