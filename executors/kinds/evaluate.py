@@ -1,7 +1,8 @@
 """Evaluate: per-item outcomes of a model on a split, and how long one answer takes.
 
-In:    `model`, `split`; `base`, where the model is an adapter: what it adapts
-Out:   `outcomes`
+In:    `model`, `split`; `base`, where the model is an adapter: what it adapts; of a check `train`, the data that the
+       model's training was given
+Out:   `outcomes`; of a check whose model is not what its task asked for none, and the fact `structure` says why
 First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
        they are of the modality and the columns that the model reads, it knows at least one of their labels
 How:   executors/models/loading.py finds what the model's kind takes to ask it
@@ -33,6 +34,9 @@ class EvaluateSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     """Single answers that are timed (0: none); the same example may be asked again."""
     latency_s_max: float = 3.0
     """Time after which no further answer is timed."""
+    trained: dict[str, Any] | None = None
+    """Of a check: what the mesh knows of the training (executors/structure.py, `Trained`). The model is held against
+    it, and its loss on `train` against that on the split."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.latency_items <= 100_000 or not 0 < self.latency_s_max <= 600:
@@ -45,7 +49,7 @@ class Evaluate:
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
-    inputs: ClassVar[port.Inputs | None] = port.Inputs(("model", "split"), ("base",))
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("model", "split"), ("base", "train"))
     Settings: ClassVar[type[port.Settings]] = EvaluateSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:
@@ -61,34 +65,45 @@ class Evaluate:
 
     def run(self, job: Job, context: Context) -> Made:
         """Check, answer every item, time single answers."""
+        from executors import checks
         from executors import device as devices
-        from executors import outcomes, room
-        from executors.data import digest_of
-        from executors.models import store
-        from executors.models.loading import load_model
 
         place = devices.choose(job.allotment)
-        model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
-        base = job.inputs.get("base")
-        model = load_model(model_folder, Path(base) if base else None, job.scratch)
-        items = model.read(split_folder)
-        model.check(items)
-        tick = _ticker(context)
-        with devices.memory_translated("evaluating"):
-            model.to(place.torch)
-            digests = {"model": digest_of(model_folder), "split": digest_of(split_folder)}
-            found = model.outcomes(items, place.torch, tick, **digests)
-        kpis = {
-            **model.kpis(found),
-            "size_bytes": float(store.size_bytes(model_folder)),
-            "items": float(found.items),
-            **_latencies(model, items, place, job.settings, tick),
-        }
-        folder = room.written(context, job.scratch / "outcomes", lambda place: outcomes.write(found, place))
-        facts: dict[str, Any] = {"device": place.name, "precision": place.precision, "reason": place.reason}
-        if schema := getattr(items, "schema", None):
-            facts["split"] = schema.split
-        return Made(outputs={"outcomes": folder}, media={"outcomes": "outcomes"}, kpis=kpis, facts=facts)
+        if job.settings.trained is None:
+            return _answered(job, context, place)
+        return checks.checked(job, context, lambda: _answered(job, context, place))
+
+
+def _answered(job: Job, context: Context, place: Device) -> Made:
+    from executors import checks, outcomes, room
+    from executors import device as devices
+    from executors.data import digest_of
+    from executors.models import store
+    from executors.models.loading import load_model
+
+    model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
+    base = job.inputs.get("base")
+    model = load_model(model_folder, Path(base) if base else None, job.scratch)
+    items = model.read(split_folder)
+    model.check(items)
+    tick = _ticker(context)
+    with devices.memory_translated("evaluating"):
+        model.to(place.torch)
+        digests = {"model": digest_of(model_folder), "split": digest_of(split_folder)}
+        found = model.outcomes(items, place.torch, tick, **digests)
+        own = checks.own_data(job, model, found, place, tick)
+    kpis = {
+        **model.kpis(found),
+        **own,
+        "size_bytes": float(store.size_bytes(model_folder)),
+        "items": float(found.items),
+        **_latencies(model, items, place, job.settings, tick),
+    }
+    folder = room.written(context, job.scratch / "outcomes", lambda place: outcomes.write(found, place))
+    facts: dict[str, Any] = {"device": place.name, "precision": place.precision, "reason": place.reason}
+    if schema := getattr(items, "schema", None):
+        facts["split"] = schema.split
+    return Made(outputs={"outcomes": folder}, media={"outcomes": "outcomes"}, kpis=kpis, facts=facts)
 
 
 def _ticker(context: Context) -> Callable[[], None]:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from executors import device as devices
-from executors import features, modelcard, outcomes, room, training
+from executors import features, modelcard, outcomes, room, structure, training
 from executors.data import Split, digest_of, read_split
 from executors.device import Device
 from executors.models import answering, encoding, store
@@ -67,7 +67,7 @@ def learn(job: Job, context: Context) -> Made:
     if start is not None and form == "tuned":  # the first validation was that of the model to go on from
         seen = {**answer.facts, "before": {"accuracy": finished.state.history[0][3]}}
         answer = dataclasses.replace(answer, kept_champion=finished.state.best_step == 0, facts=seen)
-    return _deliver(job, context, answer, splits["validation"], choices, place, finished)
+    return _deliver(job, context, answer, splits, choices, place, finished)
 
 
 def _trained(
@@ -167,10 +167,11 @@ def _recipe(job: Job, choices: Choices) -> Recipe:
 
 
 def _deliver(
-    job: Job, context: Context, answer: Answer, validation: Split, choices: Choices, place: Device, finished: Finished
-) -> Made:
+    job: Job, context: Context, answer: Answer, splits: dict[str, Split], choices: Choices, place: Device,
+    finished: Finished,
+) -> Made:  # fmt: skip
     """Calibrate, claim, describe and store."""
-    model, logits = answer.classifier, answer.logits
+    model, logits, validation = answer.classifier, answer.logits, splits["validation"]
     context.progress(finished.state.step, 1.0, {}, "claims")
     labels = indices_of(validation, model.labels)
     known = np.flatnonzero(labels >= 0)
@@ -179,6 +180,7 @@ def _deliver(
     check_finite(log_probabilities)
     claims = outcomes.outcomes_of(validation, log_probabilities, model.labels)
     facts = _facts(job, answer, choices, place, finished)
+    facts["data"] = structure.data_of(splits["train"], job.seed, finished.state.batch, finished.state.step)
     kpis = {
         "validation_accuracy": outcomes.accuracy(claims),
         "validation_loss": outcomes.mean_loss(claims),
