@@ -69,7 +69,8 @@ class Looks:
 
     submits: tuple[Submit, ...] = ()
     due: tuple[Due, ...] = ()
-    why: str = "no promotion over a champion"
+    why: str = ""
+    """What is awaited; '' when nothing is."""
 
 
 def audit_id(topic: str, tag: str = "") -> str:
@@ -95,7 +96,7 @@ def looks_of(records: Sequence[Record]) -> Looks:
             awaited += open_
         else:
             due.append(_due(verdict, tag, {which: ended[task.id] for which, task in tasks.items()}))
-    why = f"the audit awaits {', '.join(awaited)}" if awaited else Looks.why
+    why = f"the audit awaits {', '.join(awaited)}" if awaited else ""
     return Looks(tuple(submits), tuple(due), why)
 
 

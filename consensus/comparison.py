@@ -45,6 +45,10 @@ TAIL_RESAMPLES_MIN = 10
 BET_MAX = 0.5
 """Largest share of the wealth on one cluster: at 1 a single loss could end the test for ever."""
 
+BET_NATS_MAX = 1.0
+"""Gains and losses in nats are clipped to this for the bet, which needs a bound that is known before it is made: what is
+tested is the clipped mean. Smaller differences are bet on in full."""
+
 POWER = 0.80
 
 ACCURACY, LOSS = "accuracy", "loss"
@@ -116,7 +120,8 @@ def compare(
     if metric == ACCURACY:
         wins, losses = differences.signs
         exact = ", McNemar's exact test" if differences.single else ""
-        method += f"{exact} ({wins} items only {a[0]} right, {losses} only {b[0]}); {_bet_told(differences, alpha)}"
+        method += f"{exact} ({wins} items only {a[0]} right, {losses} only {b[0]})"
+    method += f"; {_bet_told(differences, alpha)}"
     return Comparison(
         a=a[0],
         b=b[0],
@@ -132,7 +137,8 @@ def compare(
 
 
 def _bet_told(differences: Differences, alpha: float) -> str:
-    bet = betting(cluster_means(differences), alpha=alpha)
+    bound = 1.0 if differences.metric == ACCURACY else BET_NATS_MAX
+    bet = betting(cluster_means(differences), alpha=alpha, bound=bound)
     if bet.stopped_after is None:
         return f"betting e-value {bet.peak:.3g}"
     return f"betting e-value {bet.peak:.3g}, enough after {bet.stopped_after} of {len(differences.clusters)} clusters"

@@ -144,7 +144,7 @@ class Play:
         if step.weigh is not None:
             lines += weighed(step.weigh)
         lines += [f"look {due.id}: {due.missing or f'{due.after} against {due.before}'}" for due in looks.due]
-        return lines or [step.why, *([looks.why] if looks.why != Looks.why else [])]
+        return lines or [step.why, *([looks.why] if looks.why else [])]
 
     def submitted(self, submit: Submit) -> list[str]:
         if submit.id in self.put:

@@ -58,5 +58,5 @@ class Bench:
             topic=TOPIC, specialization=SPECIALIZATION, validation=SPLITS["validation"], holdout=SPLITS["holdout"],
             lines=tuple(self.lines), baseline=self.baseline, champion=champion,
             champion_revision=7 if champion is not None else 0, champion_run=run,
-            independent_required=required, kpis=kpis,
+            independent_required=required, kpis=kpis, audit=SPLITS["audit"],
         )  # fmt: skip

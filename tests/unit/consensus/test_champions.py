@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from consensus.champions import next_champion
+import dataclasses
+
+from consensus.champions import LINEAGE_MAX, USES_MAX, next_champion, rolled_back, version_to_go_back_to
 from consensus.gate import verdict
 from consensus.recommendation import recommend
 from mesh.messages.judgement import Champion, Verdict
@@ -82,3 +84,100 @@ def test_the_same_verdict_gives_the_same_record() -> None:
     current = rounds.champion()
     one = said(180, current)
     assert next_champion(one, current) == next_champion(one, current)
+
+
+# -- uses, lineage, trees ---------------------------------------------------------------------------------------------
+
+
+def promoted(current: Champion | None, right: int = 180, **changes: object) -> Champion:
+    found = next_champion(said(right, current), current)
+    assert found is not None
+    return found.evolve(**changes)
+
+
+def test_a_holdout_that_comes_back_is_as_tired_as_it_was_left() -> None:
+    current = rounds.champion().evolve(holdout_uses=9)
+    elsewhere = current.evolve(holdout="split-elsewhere", holdout_uses=1, uses={"split-holdout": 9})
+    found = next_champion(said(150, elsewhere), elsewhere)
+    assert found is not None
+    assert (found.holdout, found.holdout_uses) == ("split-holdout", 10)
+    assert found.uses == {"split-elsewhere": 1}
+    assert found.uses_of("split-elsewhere") == 1
+    assert found.uses_of("split-never-seen") == 0
+
+
+def test_uses_are_counted_on_when_the_champion_changes() -> None:
+    first_ = promoted(rounds.champion().evolve(holdout_uses=4))
+    assert (first_.model, first_.holdout_uses) == ("model-evolver", 5)
+    second = next_champion(said(195, first_, old=180), first_)
+    assert second is not None
+    assert second.holdout_uses == 6
+
+
+def test_the_table_of_uses_stays_small() -> None:
+    current = rounds.champion(holdout="split-x").evolve(uses={f"split-{number}": 1 for number in range(80)})
+    found = next_champion(said(150, current), current)
+    assert found is not None
+    assert len(found.uses) == USES_MAX
+    assert list(found.uses)[-1] == "split-x"
+
+
+def test_the_lineage_says_what_was_changed_and_what_it_brought() -> None:
+    one = promoted(None)
+    assert (one.lineage, one.metric) == ((), "accuracy")
+    two = promoted(one.evolve(model="model-first"))
+    assert [(step.version_number, step.model, step.verdict) for step in two.lineage] == [
+        (1, "model-first", "t1-verdict")
+    ]
+    assert (two.effect, two.metric, two.changed) == (0.15, "accuracy", "learning rate x 0.8")
+    assert two.interval[0] < 0.15 < two.interval[1]
+    old = two.evolve(lineage=two.lineage * (LINEAGE_MAX + 5))
+    assert len(promoted(old, 200).lineage) == LINEAGE_MAX
+
+
+def tree(flat: str) -> Verdict:
+    bench = Bench()
+    bench.line("merge", first(180, 200))
+    bench.lines[0] = dataclasses.replace(bench.lines[0], flat=flat, settings={"top": 2})
+    champion = rounds.champion().evolve(settings={"learning_rate": 0.1})
+    recommendation = recommend(bench.round(champion=champion, old=first(150, 200)), bench.read)
+    return verdict(recommendation, champion, recommendation.champion_revision, decided_at_ms=77)
+
+
+def test_a_promoted_tree_keeps_the_flat_model_and_its_settings() -> None:
+    current = rounds.champion().evolve(settings={"learning_rate": 0.1})
+    found = next_champion(tree("model-old"), current)
+    assert found is not None
+    assert (found.line, found.flat, found.parent_model) == (Line.MERGE, "model-old", "model-old")
+    assert found.settings == {"learning_rate": 0.1}, "what an evolver turns, who goes on from the flat model"
+    other = next_champion(tree("model-other"), current)
+    assert other is not None
+    assert other.settings == {"top": 2}
+    flat_again = promoted(found)
+    assert (flat_again.line, flat_again.flat) == (Line.EVOLVER, ""), "no tree any more"
+
+
+# -- going back -------------------------------------------------------------------------------------------------------
+
+
+def test_going_back_keeps_what_was_used_and_says_why() -> None:
+    one = rounds.champion().evolve(holdout_uses=3, verdict="t0-verdict")
+    two = promoted(one, promoted_at_ms=5)
+    back = rolled_back(two, one, reason="answers slowly", at_ms=99)
+    assert (back.version_number, back.model, back.parent_model) == (3, "model-old", "model-evolver")
+    assert (back.event, back.reason, back.promoted_at_ms) == ("rolled back", "answers slowly", 99)
+    assert back.holdout_uses == two.holdout_uses == 4, "going back makes no holdout fresh"
+    assert back.audit_looks == two.audit_looks == 1
+    assert [step.version_number for step in back.lineage] == [1, 2]
+    assert back.outcomes == one.outcomes, "later challengers are compared with its own"
+
+
+def test_which_version_to_go_back_to() -> None:
+    one = rounds.champion()
+    two = promoted(one)
+    counted = two.evolve(holdout_uses=9)
+    records = [one, two, counted]
+    assert version_to_go_back_to(records, None) == one
+    assert version_to_go_back_to(records, 2) == counted
+    assert version_to_go_back_to(records, 7) is None
+    assert version_to_go_back_to([one], None) is None

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from consensus.gate import amount, amounts, verdict, verdict_id
-from consensus.policies import POLICIES
+from consensus.policies import POLICIES, with_bounds, with_settings
 from consensus.recommendation import recommend
 from mesh.messages.judgement import Champion, Check, Choice, Recommendation, Verdict
+from mesh.setting_tree import GateSettings
 from tests.support import rounds
 from tests.support.outcomes import first, items
 from tests.support.weighing import Bench, Kpis
@@ -169,6 +170,58 @@ def test_to_keep_a_champion_is_accepted_and_to_keep_nothing_is_not() -> None:
     nothing = said(good(reproduced=10))
     assert (nothing.accepted, nothing.choice, nothing.champion, nothing.champion_version) == (False, Choice.KEEP, "", 0)
     assert [check.name for check in nothing.checks if not check.passed] == ["candidate", "evolver: evidence"]
+
+
+@pytest.mark.parametrize(("p95_ms", "passes"), [(19.0, True), (99.0, True), (101.0, False)])
+def test_a_challenger_may_be_so_many_times_slower_and_no_more(p95_ms: float, passes: bool) -> None:
+    bench = good(latency_p95_ms=p95_ms)
+    champion = rounds.champion().evolve(kpis={"latency_p95_ms": 10.0})
+    round_ = bench.round(champion=champion, old=first(150, 200))
+    round_ = dataclasses.replace(round_, champion_run=dataclasses.replace(round_.champion_run, kpis=champion.kpis))
+    found = verdict(recommend(round_, bench.read), champion, 7, decided_at_ms=0)
+    assert by_name(found)["latency ratio"].passed is passes
+    assert found.accepted is passes
+    assert by_name(found)["latency ratio"].value == pytest.approx(p95_ms / 10.0)
+
+
+def test_bounds_are_settings_and_stand_in_the_verdict() -> None:
+    policies = with_settings({**dataclasses.asdict(GateSettings()), "latency_p95_ms": 2.0, "price_max": 3.0})
+    recommendation = recommend(good().round(), good().read)
+    found = verdict(recommendation, None, 0, decided_at_ms=0, policies=policies)
+    assert [check.name for check in found.checks if not check.passed] == ["latency p95"]
+    assert by_name(found)["price"].why == "nobody said its price"
+    assert (found.bounds["latency p95"], found.bounds["size"]) == (2.0, 8e9)
+    again = verdict(recommendation, None, 0, decided_at_ms=0, policies=with_bounds(found.bounds))
+    assert again == found
+    assert with_bounds({}) == POLICIES
+
+
+def test_a_price_is_judged_where_one_is_known() -> None:
+    bench = good()
+    bench.lines[0] = dataclasses.replace(bench.lines[0], kpis={**bench.lines[0].kpis, "price": 4.0})
+    recommendation = recommend(bench.round(), bench.read)
+    found = verdict(recommendation, None, 0, decided_at_ms=0, policies=with_settings({"price_max": 3.0}))
+    assert not by_name(found)["price"].passed
+
+
+def test_the_settings_are_the_policies_defaults() -> None:
+    assert with_settings(dataclasses.asdict(GateSettings())) == POLICIES
+    with pytest.raises(KeyError, match="nonsense"):
+        with_settings({"nonsense": 1.0})
+
+
+def test_of_several_merges_the_one_that_is_named_is_taken() -> None:
+    bench = Bench()
+    bench.line("merge", first(170, 200))
+    bench.line("merge-soup", first(185, 200))
+    bench.lines[0] = dataclasses.replace(bench.lines[0], flat="model-old")
+    champion = rounds.champion()
+    found = said(bench, champion, old=first(150, 200))
+    assert (found.choice, found.recommendation.taken) == (Choice.MERGE, "merge-soup")
+    assert found.champion == "model-merge-soup"
+    assert found.accepted
+    assert found.recommendation.tree["against"] == "baseline", "the tree's interval is against the flat model"
+    assert found.recommendation.tree["baseline"] == 0.75
 
 
 def test_verdict_ids_follow_from_recommendation_ids() -> None:
