@@ -46,8 +46,8 @@ BET_MAX = 0.5
 """Largest share of the wealth on one cluster: at 1 a single loss could end the test for ever."""
 
 BET_NATS_MAX = 1.0
-"""Gains and losses in nats are clipped to this for the bet, which needs a bound that is known before it is made: what is
-tested is the clipped mean. Smaller differences are bet on in full."""
+"""Gains and losses in nats are clipped to this for the bet, which needs a bound that is known before it is made: what
+is tested is the clipped mean. Smaller differences are bet on in full."""
 
 POWER = 0.80
 

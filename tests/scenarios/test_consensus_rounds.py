@@ -27,7 +27,7 @@ import pytest
 
 from consensus.audits import Looks, looks_of
 from consensus.rounds import Round, Run, Step, next_step
-from mesh.messages.base import Record
+from mesh.messages.base import Facts, Record
 from mesh.messages.commands import Submit
 from mesh.messages.judgement import Audit, Candidate, Champion, Choice, Recommendation, Verdict
 from mesh.messages.results import RecommendationMade
@@ -67,11 +67,11 @@ class Play:
 
     def do_tree(self, _: list[str], options: dict[str, str]) -> None:
         members, flat = int(options.get("members", "2")), options.get("flat", "model-old")
-        facts: dict[str, object] = {}
+        facts: Facts = {}
         if "family" in options:
             models = [f"model-child-{number}" for number in range(members)]
             facts["family"] = {"ancestor": options["family"], "models": models}
-        self.records.append(rounds.tree_plan(flat=flat, members=members, **facts))
+        self.records.append(rounds.tree_plan(facts, flat=flat, members=members))
 
     def do_merged(self, words: list[str], options: dict[str, str]) -> None:
         task, gain = self.task(words[0]), float(options.get("gain", "0.01"))

@@ -36,7 +36,7 @@ def plan(*, priority: int = 5, baseline: bool = True, lines: tuple[Line, ...] = 
     return planned(f"{TOPIC}-plan", tasks, known)
 
 
-def tree_plan(*, priority: int = 5, flat: str = "model-old", members: int = 2, **facts: object) -> Planned:
+def tree_plan(facts: Facts, *, priority: int = 5, flat: str = "model-old", members: int = 2) -> Planned:
     """The plan of t1's second round: a tree of its branches' specialists, which challenges the flat model."""
     inputs = {"router": "router", "flat": flat, "validation": SPLITS["validation"]}
     inputs |= {f"member-{number}": f"model-child-{number}" for number in range(members)}
