@@ -1,6 +1,7 @@
 """Each kind on real data beside a reference from its own library: quality and time, side by side.
 
     classify     builtin:digits and builtin:python-docs     scikit-learn, tuned on the same validation split
+    contrastive  first sentences of docstrings, and the rest  bm25s called directly, the same pool
     index        texts of python-docs as vectors            FAISS called directly, the same parameters
     lora         a sentence encoder, docstrings             a plain loop over peft
     merge        descendants of one classifier, digits      the best of them, and the mean of their tensors
@@ -27,7 +28,7 @@ from mesh.errors import RamifyError
 NAME = "executors"
 WHY = "What each kind of work reaches and costs, beside the library that people would call themselves."
 
-PARTS = ("classify", "index", "lora", "merge", "quantize")
+PARTS = ("classify", "contrastive", "index", "lora", "merge", "quantize")
 
 
 def run(frame: Frame) -> None:
