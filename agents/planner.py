@@ -1,7 +1,8 @@
-"""Planner: turns topics into tasks.
+"""Planner: turns topics into tasks, divides them into branches, and says when they are over.
 
-In:    topics (TOPICS), ended profile and embed tasks (RESULTS)
-Out:   submits and refusals (COMMANDS, put if absent, ids derived from the topic), nodes of the graph (compare-and-set)
+In:    topics (TOPICS); ended profile, embed and branch tasks, verdicts, topics that are over (RESULTS)
+Out:   submits, refusals and settlements (COMMANDS, put if absent, ids derived from the topic), topics of branches
+       (TOPICS, put if absent), nodes of the graph (compare-and-set)
 Keeps: nothing: whatever a decision needs is read again, so any number of planners may run and any of them may die
 Loses: nothing: an input is acknowledged after its command is stored; handled twice, it changes nothing
 Not:   decides nothing itself (planner/), reads no dataset, never sees a worker
@@ -9,34 +10,30 @@ Not:   decides nothing itself (planner/), reads no dataset, never sees a worker
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 from agents.handling import handle
+from agents.planner_books import WRITER, Books
+from agents.planner_trees import Trees
 from agents.runtime import Agent
 from executors import kinds
-from mesh import codec
 from mesh.bus import Stored
-from mesh.errors import Conflict, NotFound, Retry
-from mesh.messages.base import derived_id
-from mesh.messages.commands import Refuse, Submit
-from mesh.messages.graph import Specialization
-from mesh.messages.judgement import Champion
-from mesh.messages.results import TaskEnded
+from mesh.errors import Retry
+from mesh.messages.base import Record, derived_id
+from mesh.messages.commands import Refuse
+from mesh.messages.judgement import Verdict
+from mesh.messages.results import TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 from mesh.messages.topics import Topic
-from planner import encoders, plans
+from planner import branches, encoders, plans, trees
 
-WRITER = "planner"
-"""Commands carry the role's name, not the incarnation's: two planners that plan one topic put the same command."""
+__all__ = ["WRITER", "Planner", "body"]
+
+R = TypeVar("R", bound=Record)
 
 GRAPH_TRIES = 5
 """Lost compare-and-sets on the graph before the input goes back with a delay; more means that something is wrong."""
-
-GRAPH_PAGE = 1_000
-"""Graph records read at once."""
-
-NODES_MAX = 100_000
-"""A graph beyond this is read no further: placing needs it in memory."""
 
 
 class Planner:
@@ -44,12 +41,12 @@ class Planner:
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self._log = agent.broker
-        self._subjects = agent.subjects
+        self._books = Books(agent)
+        self._trees = Trees(agent, self._books)
 
     async def run(self) -> None:
-        """Handle topics and ended profiles until the agent stops."""
-        subjects = self._subjects
+        """Handle topics and what becomes of them until the agent stops."""
+        subjects = self._agent.subjects
         topics = handle(
             self._agent,
             self._agent.stream("TOPICS"),
@@ -59,35 +56,56 @@ class Planner:
             self.on_topic,
         )
         self._agent.spawn(topics, "topics")
+        self._hear(Verdict, "verdicts", self.on_verdict)
+        self._hear(TopicSettled, "settled", self.on_end)
+        self._hear(TopicTurnedDown, "turned-down", self.on_end)
+        await self._handled(TaskEnded, "profiles", self.on_task_ended)
+
+    def _hear(self, kind: type[R], what: str, handler: Callable[[R, Stored], Awaitable[None]]) -> None:
+        self._agent.spawn(self._handled(kind, what, handler), what)
+
+    async def _handled(self, kind: type[R], what: str, handler: Callable[[R, Stored], Awaitable[None]]) -> None:
+        """Hand every result of this kind to the handler until the agent stops."""
+        subjects = self._agent.subjects
+        durable = subjects.durable(f"planner-{what}")
         await handle(
-            self._agent,
-            self._agent.stream("RESULTS"),
-            subjects.results("*", TaskEnded.kind),
-            subjects.durable("planner-profiles"),
-            (TaskEnded,),
-            self.on_task_ended,
+            self._agent, self._agent.stream("RESULTS"), subjects.results("*", kind.kind), durable, (kind,), handler
         )
 
     async def on_topic(self, topic: Topic, _: Stored) -> None:
-        """A topic becomes a profile task, or is refused with a sentence."""
-        nodes, _revisions = await self._graph() if topic.data is None else ({}, {})
+        """A topic becomes a profile task, or is refused with a sentence; a branch of a topic that is over ends, too."""
+        if topic.parent and await self._books.end(topic.parent) is not None:
+            return await self._books.command(trees.orphaned(topic))
+        nodes, _revisions = await self._books.graph() if topic.data is None else ({}, {})
         source = plans.source_of(topic, nodes)
-        await self._command(source if isinstance(source, Refuse) else plans.profile_submit(topic, source))
+        await self._books.command(source if isinstance(source, Refuse) else plans.profile_submit(topic, source))
 
     async def on_task_ended(self, ended: TaskEnded, _: Stored) -> None:
         """A profile becomes the plan of its topic, or, with an encoder, first the vectors of its splits; any other task
         is none of the planner's business."""
         stage = ended.task.executor
+        if stage == branches.KIND and ended.task.id == branches.task_id(ended.topic):
+            return await self._trees.advance(ended.topic)
         if stage not in ("profile", encoders.KIND) or ended.task.id != derived_id(ended.topic, stage):
             return
         if ended.state is TaskState.SUCCEEDED and ended.outcome is not None:
             await self._go_on(ended.topic, ended.task, ended.outcome)
         elif ended.state is TaskState.PARKED:
-            await self._command(plans.refusal_of(ended.topic, ended.reason))
+            await self._books.command(plans.refusal_of(ended.topic, ended.reason))
+        elif ended.state is TaskState.CANCELED:
+            await self._books.command(trees.withdrawn(ended))
+
+    async def on_verdict(self, verdict: Verdict, _: Stored) -> None:
+        """A judged topic is branched, goes on with its tree, or is over."""
+        await self._trees.on_verdict(verdict)
+
+    async def on_end(self, end: TopicSettled | TopicTurnedDown, _: Stored) -> None:
+        """A topic is over: whatever waited for it goes on."""
+        await self._trees.on_end(end)
 
     async def _go_on(self, id_: str, task: TaskSpec, outcome: Outcome) -> None:
         """The next command of a topic after its profile, or after its vectors."""
-        topic = await self._topic(id_)
+        topic = await self._books.topic(id_)
         if task.executor == encoders.KIND:
             profiled, found = encoders.carried(task)
             return await self._plan(topic, profiled, found, outcome.outputs)
@@ -95,78 +113,21 @@ class Planner:
         if profile is None or encoders.why_not(profile):  # without an encoder, or refused by the plan with a sentence
             return await self._plan(topic, task, outcome, {})
         needs = kinds.needs_of(encoders.KIND, {}, encoders.with_encoder(outcome.facts, topic.encoder))
-        await self._command(encoders.submit(topic, task, outcome, needs))
+        await self._books.command(encoders.submit(topic, task, outcome, needs))
 
     async def _plan(self, topic: Topic, task: TaskSpec, outcome: Outcome, vectors: Mapping[str, str]) -> None:
         """Write the graph, then submit: whoever sees the plan finds its node. task: the profile, outcome: its own."""
         for _ in range(GRAPH_TRIES):
-            nodes, revisions = await self._graph()
+            nodes, revisions = await self._books.graph()
             source = plans.profiled_source(topic, task)
-            champion, revision = await self._champion(plans.specialization_id(topic, outcome))
+            champion, revision = await self._books.champion(plans.specialization_id(topic, outcome))
             plan = plans.plan(topic, source, outcome, nodes, champion, revision, kinds.needs_of, vectors)
             if isinstance(plan, Refuse):
-                return await self._command(plan)
-            if await self._write(plan.placement.changed, revisions):
+                return await self._books.command(plan)
+            if await self._books.write(plan.placement.changed, revisions):
                 self._agent.log.info("topic %s: %s", topic.id, plan.placement.why)
-                return await self._command(plan.submit)
+                return await self._books.command(plan.submit)
         raise Retry(f"the graph changed {GRAPH_TRIES} times while {topic.id} was placed")
-
-    async def _topic(self, id_: str) -> Topic:
-        stored = await self._log.last(self._agent.stream("TOPICS"), self._subjects.topic(id_))
-        if stored is None:
-            raise NotFound(f"the topic {id_} is no longer stored, so its profile leads to no plan: publish it again")
-        return codec.decode(stored.data, Topic)
-
-    async def _graph(self) -> tuple[dict[str, Specialization], dict[str, int]]:
-        """All nodes by id, and the sequence of each node's newest record."""
-        nodes: dict[str, Specialization] = {}
-        revisions: dict[str, int] = {}
-        from_seq = 1
-        while len(nodes) < NODES_MAX:
-            page = await self._log.read(
-                self._subjects.bucket("graph"),
-                self._subjects.keys("graph"),
-                from_seq=from_seq,
-                messages_max=GRAPH_PAGE,
-            )
-            for stored in page:
-                id_ = stored.subject.rpartition(".")[2]
-                revisions[id_] = stored.seq
-                nodes.pop(id_, None)
-                if stored.data:  # an erased key has an empty last record
-                    nodes[id_] = codec.decode(stored.data, Specialization)
-            if len(page) < GRAPH_PAGE:
-                break
-            from_seq = page[-1].seq + 1
-        return nodes, revisions
-
-    async def _write(self, nodes: tuple[Specialization, ...], revisions: Mapping[str, int]) -> bool:
-        """Write each node if it is still as it was read; False when somebody else wrote first."""
-        for node in nodes:
-            subject = self._subjects.key("graph", node.id)
-            try:
-                await self._log.append(subject, codec.encode(node), subject_seq=revisions.get(node.id, 0))
-            except Conflict:
-                return False
-        return True
-
-    async def _champion(self, specialization: str) -> tuple[Champion | None, int]:
-        if not specialization:
-            return None, 0
-        subject = self._subjects.key("champions", specialization)
-        stored = await self._log.last(self._subjects.bucket("champions"), subject)
-        return (codec.decode(stored.data, Champion), stored.seq) if stored is not None else (None, 0)
-
-    async def _command(self, command: Submit | Refuse) -> None:
-        """Put a command; that it is there already means that it was handled before."""
-        id_ = command.id if isinstance(command, Submit) else derived_id(command.topic, "refused")
-        subject = self._subjects.command(WRITER, command.kind, id_)
-        try:
-            await self._log.append(subject, codec.encode(command), subject_seq=0)
-        except Conflict:
-            self._agent.log.debug("%s is stored already", subject)
-        else:
-            self._agent.log.info("%s", subject)
 
 
 async def body(agent: Agent) -> None:

@@ -1,0 +1,99 @@
+"""The planner's part after a verdict: branches, their topics, the tree, the end of a topic.
+
+    verdict, ended branch task, a topic that is over ──> read what is known ──> planner/trees.py ──> carry the step out
+
+A step is carried out in one order: nodes of the graph, topics of the branches, the next task, what ends. Whoever dies
+in between leaves the input unacknowledged, and the same step is taken again; what is there already changes nothing.
+"""
+
+from __future__ import annotations
+
+from agents.planner_books import Books
+from agents.runtime import Agent
+from executors import kinds
+from mesh.errors import NotFound, Retry
+from mesh.messages.judgement import Verdict
+from mesh.messages.results import TopicSettled, TopicTurnedDown
+from mesh.messages.topics import Topic
+from planner import branches, branching, trees
+from planner.trees import Known, Step
+
+WRITE_TRIES = 5
+"""Lost compare-and-sets on the graph before the input goes back with a delay; more means that something is wrong."""
+
+
+class Trees:
+    """The handlers of one planner agent for what comes after a verdict."""
+
+    def __init__(self, agent: Agent, books: Books) -> None:
+        self._agent, self._books = agent, books
+
+    async def on_verdict(self, verdict: Verdict) -> None:
+        """The flat model's, or the tree's."""
+        await self.advance(verdict.topic)
+
+    async def on_end(self, end: TopicSettled | TopicTurnedDown) -> None:
+        """A topic is over: the topic of which it is a branch may go on; where a person ended it, its branches end."""
+        if isinstance(end, TopicSettled) and end.facts.get(trees.ENDED):
+            await self.advance(end.topic)
+        try:
+            topic = await self._books.topic(end.topic)
+        except NotFound:
+            return  # a single task's, or older than the stream keeps: nothing waits for it
+        if topic.parent:
+            await self.advance(topic.parent)
+
+    async def advance(self, topic: str) -> None:
+        """Do what the mind says that comes next for this topic."""
+        for _ in range(WRITE_TRIES):
+            known, revisions = await self._known(topic)
+            step = trees.next_step(known, kinds.needs_of)
+            if await self._books.write(step.nodes, revisions):
+                return await self._carry_out(topic, step)
+        raise Retry(f"the graph changed {WRITE_TRIES} times while {topic} was branched")
+
+    async def _carry_out(self, topic: str, step: Step) -> None:
+        for child in step.topics:
+            await self._books.publish(child)
+        if step.submit is not None:
+            await self._books.command(step.submit)
+        for cancel in step.cancels:
+            await self._books.command(cancel)
+        for settle in step.settles:
+            await self._books.command(settle)
+        self._agent.log.info("topic %s: %s", topic, step.why)
+
+    async def _known(self, id_: str) -> tuple[Known, dict[str, int]]:
+        """All that the next step rests on, and the revisions of the graph's nodes."""
+        topic = await self._books.topic(id_)
+        records = await self._books.records(id_)
+        specialization = trees.specialization_of(records)
+        found = trees.branches_of(records, id_)
+        ends, champions = {}, {}
+        for branch in found:
+            child = branches.child_id(id_, branch.index)
+            if (end := await self._books.end(child)) is not None:
+                ends[child] = end
+            node = branches.child_node_id(specialization, branch.name)
+            champion, _ = await self._books.champion(node)
+            if champion is not None:
+                champions[node] = champion
+        nodes, revisions = await self._books.graph() if found else ({}, {})
+        champion, _ = await self._books.champion(specialization)
+        known = Known(
+            topic=topic,
+            depth=await self._depth(topic),
+            records=records,
+            ends=ends,
+            champion=champion,
+            champions=champions,
+            nodes=nodes,
+        )
+        return known, revisions
+
+    async def _depth(self, topic: Topic) -> int:
+        """How many topics stand above this one; no more are counted than matter."""
+        depth = 0
+        while topic.parent and depth < branching.DEPTH_MAX:
+            topic, depth = await self._books.topic(topic.parent), depth + 1
+        return depth
