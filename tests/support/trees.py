@@ -1,53 +1,173 @@
-"""Routers that are written by hand, and small trees: each word of a branch points to its centre."""
+"""Records of a topic that may grow a tree, as ledger and gate would tell them, for the mind that reads them."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
+from typing import Any
 
-import numpy as np
+from mesh.messages.base import Facts, Record, derived_id
+from mesh.messages.commands import Cancel, Settle, Submit
+from mesh.messages.graph import Specialization
+from mesh.messages.judgement import Candidate, Champion, Choice, Recommendation, Verdict
+from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
+from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
+from mesh.messages.topics import DataRef, Topic
+from planner.profile import SPLITS
+from planner.trees import Known, Step, next_step
 
-from executors.routing import Router, card_of
-
-WORDS = (("card", "arrive", "delivery", "track"), ("refund", "return", "money", "cancel"), ("rain", "snow", "wind"))
-"""Of three branches."""
-
-LABELS = (("arrival", "tracking"), ("refund", "cancellation"), ("weather",))
-"""Of three branches: which of its words decides."""
-
-
-def router(branches: int = 3, lead_bytes: int = 0, shares: Sequence[float] = ()) -> Router:
-    """Each branch has a direction of its own, and its words point there and a little elsewhere."""
-    vocabulary = tuple(word for words in WORDS[:branches] for word in words)
-    components = np.full((len(vocabulary), branches), 0.2, np.float32)
-    row = 0
-    for branch, words in enumerate(WORDS[:branches]):
-        for _ in words:
-            components[row, branch] = 1.0
-            row += 1
-    centres = np.eye(branches, dtype=np.float32) * np.float32(0.9)
-    names = ("cards", "money back", "weather")[:branches]
-    card = card_of(vocabulary, centres, names=names, lead_bytes=lead_bytes, shares=tuple(shares))
-    return Router(card, vocabulary, np.ones(len(vocabulary), np.float32), components, centres)
+TOPIC, NODE = "t1", "questions-0a1b2c"
+FACTS: Facts = {
+    "task": "classify", "modality": "text", "rows": 10_000, "examples": 10_000, "labels": 2, "label_names": ["a", "b"],
+    "label_digest": "ab" * 32, "label_column": "intent", "text_columns": ["text"], "dropped": {}, "needs": {},
+    "splits": {"train": 7_000, "validation": 1_500, "holdout": 1_000, "audit": 500},
+}  # fmt: skip
 
 
-def example(draw: random.Random, branch: int) -> tuple[str, str]:
-    """(a text of a branch with a word of another now and then, its label)."""
-    words = draw.choices(WORDS[branch], k=3)
-    if draw.random() < 0.2:
-        words.append(draw.choice(WORDS[(branch + 1) % 3]))
-    half = len(WORDS[branch]) // 2
-    label = LABELS[branch][int(WORDS[branch].index(words[0]) >= half) % len(LABELS[branch])]
-    return " ".join([*words, f"n{draw.randrange(10_000)}"]), label
+def digest(name: str) -> str:
+    """A digest that is always the same for a name."""
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
-def examples(count: int, seed: int, branches: Sequence[int] = (0, 1, 2)) -> list[tuple[str, str]]:
-    """Texts with labels, the branches in turn."""
-    draw = random.Random(seed)
-    return [example(draw, branches[number % len(branches)]) for number in range(count)]
+class Books:
+    """A topic's records, the graph and what its branches came to; what a step asks for is taken in when told so."""
 
+    def __init__(self, **wishes: Any) -> None:
+        self.topic = Topic(
+            id=TOPIC, text="questions", budget_s=90.0, data=DataRef(source=digest("data"), name="q.csv"), **wishes
+        )
+        self.depth = 0
+        self.records: list[Record] = []
+        self.ends: dict[str, TopicSettled | TopicTurnedDown] = {}
+        self.nodes: dict[str, Specialization] = {NODE: Specialization(id=NODE, name="questions", parent="root")}
+        self.champion: Champion | None = None
+        self.champions: dict[str, Champion] = {}
+        self.topics: dict[str, Topic] = {}
+        self.put: dict[str, Submit | Settle | Cancel] = {}
 
-def saved(made: Router, folder: Path) -> Path:
-    """The router as a folder."""
-    return made.save(folder)
+    # -- what has happened --------------------------------------------------------------------------------------------
+
+    def profiled(self, **facts: Any) -> None:
+        """The profile has ended and the plan of the lines is accepted."""
+        profile = TaskSpec(
+            id=f"{TOPIC}-profile", topic=TOPIC, executor="profile", inputs={"data": digest("data")},
+            settings={"name": "q.csv", "salt": "ramify"},
+        )  # fmt: skip
+        outputs = {name: digest(name) for name in SPLITS}
+        self.ended(profile, Outcome(outputs=outputs, facts={**FACTS, **facts}))
+        lines = (Line.EVOLVER, Line.REINVENTOR, Line.BASELINE)
+        tasks = tuple(
+            TaskSpec(id=f"{TOPIC}-{line}", topic=TOPIC, specialization=NODE, executor="classify", line=line)
+            for line in lines
+        )
+        facts = {
+            "stage": "lines", "lines": {"evolver": f"{TOPIC}-evolver", "reinventor": f"{TOPIC}-reinventor"},
+            "baseline": f"{TOPIC}-baseline", "splits": outputs, "needs": {"classify": {"cores": 1.0}}, "kpis": [],
+        }  # fmt: skip
+        self.planned(Submit(id=f"{TOPIC}-plan", topic=TOPIC, specialization=NODE, tasks=tasks, facts=facts))
+
+    def planned(self, submit: Submit) -> None:
+        """The ledger took a submit."""
+        self.records.append(
+            Planned(
+                topic=TOPIC, specialization=submit.specialization, submit=submit.id, tasks=submit.tasks,
+                facts=submit.facts, ledger_seq=1, at_ms=1,
+            )
+        )  # fmt: skip
+
+    def ended(self, task: TaskSpec, outcome: Outcome | None, state: TaskState = TaskState.SUCCEEDED) -> None:
+        """A task has ended."""
+        self.records.append(
+            TaskEnded(
+                topic=TOPIC, specialization=NODE, task=task, state=state, outcome=outcome,
+                reason="" if outcome is not None else "it broke", ledger_seq=2, at_ms=7,
+            )
+        )  # fmt: skip
+
+    def trained(self, stopped_by: str = "early stop", state: TaskState = TaskState.SUCCEEDED, **facts: Any) -> None:
+        """The evolver's training has ended."""
+        task = TaskSpec(id=f"{TOPIC}-evolver", topic=TOPIC, executor="classify", line=Line.EVOLVER)
+        outcome = Outcome(outputs={"model": digest("flat")}, stopped_by=stopped_by, facts=facts)
+        self.ended(task, outcome if state is TaskState.SUCCEEDED else None, state)
+
+    def judged(self, *, accepted: bool = True, champion: str = "flat", choice: Choice = Choice.EVOLVER) -> None:
+        """The gate has spoken about the flat model."""
+        candidate = Candidate(
+            line=Line.EVOLVER, task=f"{TOPIC}-evolver", model=digest("flat"), settings={"hidden": [8]},
+            kpis={"size_bytes": 4_096.0},
+        )  # fmt: skip
+        self.verdict("recommendation", accepted, digest(champion) if champion else "", choice, (candidate,))
+
+    def judged_tree(self, *, accepted: bool, soup: bool = False) -> None:
+        """The gate has spoken about what was put together."""
+        tree = Candidate(line=Line.MERGE, task=f"{TOPIC}-tree", model=digest("tree"), flat=digest("flat"))
+        merged = Candidate(line=Line.MERGE, name="merge-soup", task=f"{TOPIC}-soup", model=digest("soup"))
+        champion = digest("soup" if soup else "tree") if accepted else digest("flat")
+        choice = Choice.MERGE if accepted else Choice.KEEP
+        self.verdict("tree-recommendation", True, champion, choice, (tree, merged))
+
+    def verdict(
+        self, purpose: str, accepted: bool, champion: str, choice: Choice, candidates: tuple[Candidate, ...]
+    ) -> None:
+        """A verdict on a recommendation of this topic."""
+        said = Recommendation(
+            id=derived_id(TOPIC, purpose), topic=TOPIC, specialization=NODE, choice=choice, why="because.", effect=0.02,
+            interval=(0.01, 0.03), candidates=candidates, holdout_examples=1_000, tree={"metric": "accuracy"},
+        )  # fmt: skip
+        self.records.append(
+            Verdict(
+                id=f"{said.id}-verdict", topic=TOPIC, specialization=NODE, accepted=accepted, choice=choice, checks=(),
+                why="so it is.", recommendation=said, champion=champion, decided_at_ms=9,
+            )
+        )  # fmt: skip
+
+    def branched(self, count: int = 3, **facts: Any) -> None:
+        """The search for branches has ended."""
+        names = ["cards", "transfers", "cards", "loans"][:count]
+        outputs = {f"branch-{index}": digest(f"branch-{index}") for index in range(count)} if count > 1 else {}
+        found = {
+            "branches": count, "names": names, "sizes": [5_000, 3_000, 2_000, 1_000][:count],
+            "keywords": [["card", "pin"]] * count, "why": "splitting helps", **facts,
+        }  # fmt: skip
+        task = TaskSpec(id=f"{TOPIC}-branch", topic=TOPIC, executor="branch")
+        self.ended(task, Outcome(outputs={**outputs, "router": digest("router")}, facts=found))
+
+    def child(self, index: int, *, champion: str = "", turned_down: bool = False, **facts: Any) -> None:
+        """A branch's topic is over."""
+        id_ = f"{TOPIC}-b{index}"
+        if turned_down:
+            self.ends[id_] = TopicTurnedDown(topic=id_, reason="too few examples", ledger_seq=1, at_ms=1)
+            return
+        told = {"champion": digest(champion) if champion else "", "size_bytes": 1_000, **facts}
+        self.ends[id_] = TopicSettled(topic=id_, why="over", facts=told, ledger_seq=1, at_ms=1)
+
+    def settled(self, **facts: Any) -> None:
+        """The ledger has the topic's end."""
+        self.records.append(
+            TopicSettled(topic=TOPIC, specialization=NODE, why="enough", facts=facts, ledger_seq=9, at_ms=11)
+        )
+
+    # -- what the mind says -------------------------------------------------------------------------------------------
+
+    def step(self) -> Step:
+        """What is to be done now."""
+        known = Known(
+            topic=self.topic, depth=self.depth, records=self.records, ends=self.ends, champion=self.champion,
+            champions=self.champions, nodes=self.nodes,
+        )  # fmt: skip
+        return next_step(known, lambda kind, settings, facts: None)
+
+    def take(self, step: Step, *, until: int = 100) -> int:
+        """Carry a step out as the agent does, at most `until` writes of it; how many there were."""
+        writes = 0
+        for node in step.nodes[:until]:
+            self.nodes[node.id] = node
+            writes += 1
+        for topic in step.topics[: until - writes]:
+            self.topics.setdefault(topic.id, topic)
+            writes += 1
+        commands = [*([step.submit] if step.submit is not None else []), *step.cancels, *step.settles]
+        for command in commands[: until - writes]:
+            purpose = "settled" if isinstance(command, Settle) else ""
+            self.put.setdefault(derived_id(command.topic, purpose) if purpose else command.id, command)  # type: ignore[union-attr]
+            writes += 1
+        return writes
