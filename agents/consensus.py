@@ -1,8 +1,9 @@
 """Consensus: has every candidate checked and measured, weighs them, recommends; after a promotion, has it audited.
 
 In:    plans and ended tasks, verdicts (RESULTS), the champion's record (KV), per-item outcomes (ARTIFACTS)
-Out:   evaluate and merge tasks and one recommendation per round (COMMANDS, put if absent under ids derived from the
-       topic), one audit per promotion over a champion (RESULTS, put if absent)
+Out:   evaluate, merge and replay tasks and one recommendation per round (COMMANDS, put if absent under ids derived from
+       the topic), trust in workers (KV, by compare-and-set), one audit per promotion over a champion (RESULTS, put if
+       absent)
 Keeps: nothing: each input makes it read the topic's records again, so any number of them may run, and any may die
 Loses: nothing: an input is acknowledged after its commands are stored; handled twice, it changes nothing
 Not:   decides nothing itself (consensus/), promotes nothing (the gate does), never loads a model
@@ -13,11 +14,15 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from agents.consensus_trust import TrustBook
 from agents.handling import handle
 from agents.runtime import Agent
+from consensus import checks
 from consensus.audits import audited, looks_of
 from consensus.candidates import Read
-from consensus.evidence import Items, items_of
+from consensus.checking import Known
+from consensus.evaluations import outcomes_of
+from consensus.evidence import Items, check, items_of
 from consensus.recommendation import recommend
 from consensus.rounds import Round, next_step, specialization_of
 from mesh import codec, limits
@@ -25,7 +30,7 @@ from mesh.bus import Stored
 from mesh.errors import ArtifactCorrupt, ArtifactMissing, Conflict, Malformed, NotFound, Retry
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Missed, Recommend, Submit
-from mesh.messages.judgement import Audit, Champion, Outcomes, Recommendation, Verdict
+from mesh.messages.judgement import Audit, Champion, Outcomes, Verdict
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
 from mesh.packed import split
 
@@ -46,6 +51,9 @@ ASKED_MAX = 120
 ASKED_EACH = 20
 """Attempts after which they are asked for once more: every ten minutes."""
 
+LOOKING_BACK_MAX = 10_000
+"""Ids of such checks that are remembered; then the puts are tried again, and find that they are there."""
+
 _READ: tuple[type[Record], ...] = (Planned, TaskEnded, RecommendationMade, Verdict, Audit)
 """Kinds of results that the mind looks at; leases and checkpoints, the bulk of a topic's records, are never read."""
 
@@ -59,6 +67,9 @@ class Consensus:
         self._subjects = agent.subjects
         self._asked: OrderedDict[str, int] = OrderedDict()
         """Outcomes that are not in the store, and how often that was seen."""
+        self._trust = TrustBook(agent)
+        self._looking_back: set[str] = set()
+        """Checks of earlier results that this process has put."""
 
     async def run(self) -> None:
         """Handle plans and ended tasks until the agent stops."""
@@ -106,6 +117,7 @@ class Consensus:
     async def on_task_ended(self, ended: TaskEnded, _: Stored) -> None:
         """A training or an evaluation brings its round forward; any other task is none of our business."""
         if ended.task.line is not None or ended.task.executor == "evaluate":
+            await self._looked_back(ended)
             await self._advance(ended.topic)
 
     async def on_verdict(self, said: Verdict, _: Stored) -> None:
@@ -116,12 +128,13 @@ class Consensus:
         """Do what the mind says that comes next for this topic."""
         records = await self._records(topic)
         champion, revision = await self._champion(specialization_of(records))
-        step = next_step(records, champion, revision)
+        trust = await self._trust.known()
+        await self._look_back()
+        step = next_step(records, champion, revision, trust)
         for submit in step.submits:
             await self._put(submit.id, submit)
         if step.weigh is not None and not await self._is_put(step.weigh.id):
-            recommendation = await self._weigh(step.weigh)
-            await self._put(recommendation.id, Recommend(recommendation=recommendation))
+            await self._say(step.weigh, trust)
         self._agent.log.debug("topic %s: %s", topic, step.why)
         await self._audit(records, champion)
 
@@ -157,12 +170,48 @@ class Consensus:
 
     # -- weighing -----------------------------------------------------------------------------------------------------
 
-    async def _weigh(self, round_: Round) -> Recommendation:
-        """Fetch the outcomes and weigh them, in a thread: seconds of arithmetic must not stop the loop."""
+    async def _say(self, round_: Round, trust: Known) -> None:
+        """Weigh, in a thread: seconds of arithmetic must not stop the loop. Who is taken is checked before that is
+        said."""
         read = await self._outcomes(round_)
         recommendation = await asyncio.to_thread(recommend, round_, read)
+        if wanted := checks.wanted(round_, recommendation, trust, read):
+            for submit in wanted:
+                await self._put(submit.id, submit)
+            return
         self._agent.log.info("topic %s: %s. %s", round_.topic, recommendation.choice.value, recommendation.why)
-        return recommendation
+        await self._put(recommendation.id, Recommend(recommendation=recommendation))
+
+    # -- looking back -------------------------------------------------------------------------------------------------
+
+    async def _look_back(self) -> None:
+        """Have results checked that were let through before their worker failed."""
+        for result, _ in self._trust.owed():
+            submit = checks.look_back(result)
+            if submit.id not in self._looking_back:
+                await self._put(submit.id, submit)
+                self._looking_back.add(submit.id)
+        if len(self._looking_back) > LOOKING_BACK_MAX:
+            self._looking_back.clear()
+
+    async def _looked_back(self, ended: TaskEnded) -> None:
+        """Such a check has ended: its worker's trust follows from it."""
+        await self._trust.known()
+        for result, row in self._trust.owed():
+            if checks.look_back_id(result) != ended.task.id:
+                continue
+            again, missing = outcomes_of(ended)
+            read = {one: await self._items(one, ended.topic) for one in (result.claims, again) if one}
+            claim, found = read.get(result.claims), read.get(again)
+            if missing or not isinstance(claim, Items) or not isinstance(found, Items):
+                await self._trust.called_back(result, row, None)
+                continue
+            independent = ended.incarnation != result.incarnation
+            evidence, fault = check(
+                claim, found, model=result.model, split=result.split, independent=independent,
+                checked_by=ended.incarnation,
+            )  # fmt: skip
+            await self._trust.called_back(result, row, evidence.evolve(fault=fault))
 
     async def _outcomes(self, round_: Round) -> Read:
         found: dict[str, Items | str] = {}

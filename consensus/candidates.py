@@ -53,9 +53,10 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
     items, holdout_fault = holdout_items(run, round_, read)
     if not run.model:
         return Judged(run.name, None, None, run.missing)
-    found, check_fault = _evidence(run, round_, read)
-    fault = run.missing or holdout_fault or check_fault
-    fault = fault or evidence.sufficient(found, independent_required=round_.independent_required)
+    found, check_fault = (None, "") if run.unchecked else _evidence(run, round_, read)
+    fault = run.fault or run.missing or holdout_fault or check_fault
+    if not run.unchecked:
+        fault = fault or evidence.sufficient(found, independent_required=round_.independent_required)
     candidate = Candidate(
         name=run.name,
         line=line_of(run.name) or Line.EVOLVER,
@@ -70,6 +71,10 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
         changed=run.changed,
         continued=run.continued,
         flat=run.flat,
+        claims=run.claims,
+        executor=run.executor,
+        executor_version=run.executor_version,
+        unchecked=run.unchecked,
     )
     return Judged(run.name, candidate, items, fault)
 
@@ -97,17 +102,17 @@ def _evidence(run: Run, round_: Round, read: Read) -> tuple[Evidence | None, str
     claim, fault = _read(run.claims, read)
     if claim is None:
         return None, f"its claims can not be read: {fault}"
+    independent = bool(run.checked_by) and run.checked_by != run.incarnation
     again, fault = _read(run.check, read)
-    if again is None:
+    if again is None and run.fault:
+        found, fault = evidence.nothing_reproduced(claim, independent=independent, checked_by=run.checked_by), ""
+    elif again is None:
         return None, f"its claims could not be checked: {run.missing or fault}"
-    return evidence.check(
-        claim,
-        again,
-        model=run.model,
-        split=round_.validation,
-        independent=bool(run.checked_by) and run.checked_by != run.incarnation,
-        checked_by=run.checked_by,
-    )
+    else:
+        found, fault = evidence.check(
+            claim, again, model=run.model, split=round_.validation, independent=independent, checked_by=run.checked_by
+        )
+    return found.evolve(fault=run.fault or fault, gain=run.gain, replayed=run.replayed), fault
 
 
 def _kpis(run: Run, items: Items | None, read: Read) -> dict[str, float]:

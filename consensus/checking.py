@@ -53,6 +53,9 @@ SUSPICION_ALPHA = 0.05
 UNCHECKED_MAX = 64
 """Results remembered to be called back: at the floor one in 850 runs of luck is longer."""
 
+COUNTED_MAX = 256
+"""Recommendations of one ledger entry in which a worker has candidates."""
+
 WHY_CHARS_MAX = 300
 
 
@@ -136,21 +139,25 @@ def replay_due(
 def after(trust: Trust | None, worker: str, made: Recommendation, ledger_seq: int) -> Trust:
     """The worker's trust after a recommendation is on record. One that is counted in already changes nothing."""
     trust = trust or Trust(worker=worker)
-    if ledger_seq <= trust.ledger_seq:
+    counted = trust.counted if ledger_seq == trust.ledger_seq else ()
+    if ledger_seq < trust.ledger_seq or made.id in counted:
         return trust
     own = [one for one in made.candidates if worker_of(one.incarnation) == worker and one.executor]
     for candidate in own:
         row = _counted(_row(trust, candidate.executor, candidate.executor_version), candidate, made)
         trust = _with(trust, row)
-    return trust.evolve(ledger_seq=ledger_seq)
+    return trust.evolve(ledger_seq=ledger_seq, counted=(*counted, made.id)[-COUNTED_MAX:])
 
 
-def called_back(trust: Trust, result: Unchecked, executor: str, version: int, found: Evidence) -> Trust:
-    """The worker's trust after a result that was called back has been checked. One that is not owed changes nothing."""
+def called_back(trust: Trust, result: Unchecked, executor: str, version: int, found: Evidence | None) -> Trust:
+    """The worker's trust after a result that was called back has been checked. One that is not owed changes nothing.
+    found: None when it could not be checked, and is let go."""
     row = _row(trust, executor, version)
     if result not in row.owed:
         return trust
     row = row.evolve(owed=tuple(one for one in row.owed if one != result))
+    if found is None:
+        return _with(trust, row)
     return _with(trust, _failed(row, fault) if (fault := fault_of(found)) else _clean(row, found))
 
 

@@ -138,6 +138,13 @@ def check(
     return evidence, fault
 
 
+def nothing_reproduced(claim: Items, *, independent: bool, checked_by: str = "") -> Evidence:
+    """The evidence of a model that no claim was compared of, because it is not what its task asked for."""
+    return Evidence(
+        claims=len(claim), reproduced=0, rate=0.0, lower=0.0, independent=independent, checked_by=checked_by
+    )
+
+
 def wilson_lower(successes: int, trials: int, confidence: float = CONFIDENCE) -> float:
     """Lower end of the two-sided Wilson interval of a share; 0.0 for no trials."""
     if trials < 1:

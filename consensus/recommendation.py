@@ -57,6 +57,7 @@ def recommend(round_: Round, read: Read) -> Recommendation:
         champion_outcomes=round_.champion_run.holdout,
         champion_kpis=dict(round_.champion_run.kpis) if champion is not None else {},
         holdout=round_.holdout,
+        validation=round_.validation,
         holdout_examples=len(reference) if reference is not None else 0,
         holdout_uses=uses_before(round_) + len(challengers(round_, judged, champion)),
         audit=round_.audit,

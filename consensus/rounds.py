@@ -25,7 +25,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from consensus import merging
+from consensus import checking, checks, merging
+from consensus.checking import Known
 from consensus.evaluations import (
     evaluation,
     how_ended,
@@ -71,6 +72,19 @@ class Run:
     """Digest of the flat model that a tree holds."""
     missing: str = ""
     """Why it can not be judged; '' when all that is needed is there."""
+    executor: str = ""
+    executor_version: int = 1
+    unchecked: bool = False
+    """Its claims were let through (checking.py)."""
+    fault: str = ""
+    """What its checks say against it."""
+    gain: float | None = None
+    """How much lower its loss is on its own data than on data that it never saw."""
+    replayed: float | None = None
+    """Distance of a segment that was trained again."""
+    check_in_reserve: Submit | None = None
+    replay_in_reserve: Submit | None = None
+    """What else can be asked for before it is believed."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -159,11 +173,13 @@ def _tag(stage: str, count: int) -> str:
     return f"{stage}-" if count == 1 else f"{stage}-{count}-"
 
 
-def next_step(records: Sequence[Record], champion: Champion | None, champion_revision: int) -> Step:
+def next_step(
+    records: Sequence[Record], champion: Champion | None, champion_revision: int, trust: Known | None = None
+) -> Step:
     """What consensus has to do next.
 
     records: a topic's results in order; champion: the newest record of the plan's specialization, with its revision (0:
-    there is none).
+    there is none); trust: in the workers that trained, none of it by default.
     """
     rounds = rounds_of(records)
     if not rounds:
@@ -171,7 +187,7 @@ def next_step(records: Sequence[Record], champion: Champion | None, champion_rev
     made = {record.recommendation.id for record in records if isinstance(record, RecommendationMade)}
     for tag, plan in rounds:
         if recommendation_id(plan.topic, tag) not in made:
-            return _Fold(tag, plan, records, champion, champion_revision).step()
+            return _Fold(tag, plan, records, champion, champion_revision, trust or {}).step()
     return Step(why="the recommendation is made")
 
 
@@ -182,7 +198,7 @@ def round_of(id_: str, records: Sequence[Record], champion: Champion | None, cha
     """
     for tag, plan in rounds_of(records):
         if recommendation_id(plan.topic, tag) == id_:
-            return _Fold(tag, plan, records, champion, champion_revision).step()
+            return _Fold(tag, plan, records, champion, champion_revision, None).step()
     return Step(why="its plan is no longer among the topic's records")
 
 
@@ -190,12 +206,15 @@ class _Fold:
     """One pass over the records of a round: collects what is there, what to submit, and what is awaited."""
 
     def __init__(
-        self, tag: str, plan: Planned, records: Sequence[Record], champion: Champion | None, revision: int
-    ) -> None:
+        self, tag: str, plan: Planned, records: Sequence[Record], champion: Champion | None, revision: int,
+        trust: Known | None,
+    ) -> None:  # fmt: skip
+        """trust: None when the round is over, so that nothing more is asked for."""
         self._tag = tag
         self._plan = plan
         self._champion = champion
         self._revision = revision
+        self._trust = trust
         self._ended = {record.task.id: record for record in records if isinstance(record, TaskEnded)}
         self._first_models: dict[str, str] = {}
         for record in records:
@@ -208,6 +227,8 @@ class _Fold:
     def step(self) -> Step:
         lines = [self._line(name, task) for name, task in self._lines()]
         lines += self._merged()
+        recorded = {task: ended.ledger_seq for task, ended in self._ended.items()}
+        lines = list(checks.without_copies(lines, self._champion.model if self._champion else "", recorded))
         baseline = self._baseline()
         champion = self._champion_run()
         if self._submits:
@@ -235,14 +256,60 @@ class _Fold:
         if not run.claims:
             return dataclasses.replace(run, missing="its training brought no per-item claims")
         line, name, again = line_of(run.name), run.name, self._again(run)
-        check = self._evaluation(f"check-{name}{again}", f"check {name}", line, run, "validation")
+        trained = self._ended[run.task]
+        run = dataclasses.replace(run, executor=trained.task.executor, executor_version=trained.task.executor_version)
         holdout = self._evaluation(f"holdout-{name}{again}", f"holdout {name}", line, run, "holdout")
-        self._submit(f"evaluate-{name}{again}", name, (check, holdout))
-        run, checked = self._measured(run, holdout), self._ended.get(check.id)
-        digest, fault = self._outcomes(check)
-        return dataclasses.replace(
-            run, check=digest, checked_by=checked.incarnation if checked else "", missing=run.missing or fault
+        check = self._evaluation(f"check-{name}{again}", f"check {name}", line, run, "validation")
+        check = checks.check_of(check, trained)
+        due = self._is_known(check) or self._check_is_due(run, holdout)
+        together = due and not self._is_known(holdout)
+        self._submit(f"evaluate-{name}{again}", name, (check, holdout) if together else (holdout,))
+        run = self._measured(run, holdout)
+        if not due:
+            return dataclasses.replace(
+                run, unchecked=True, check_in_reserve=self._asked(f"check-{name}{again}", name, check)
+            )
+        if not together:
+            self._submit(f"check-{name}{again}", name, (check,))
+        return self._replayed(self._checked(run, check), f"replay-{name}{again}", trained)
+
+    def _check_is_due(self, run: Run, holdout: TaskSpec) -> bool:
+        """Are its claims checked whether or not it would become champion?"""
+        if self._trust is None:
+            return False
+        streak = self._trust.get(
+            (checking.worker_of(run.incarnation), run.executor, run.executor_version), checking.NEW
         )
+        measured, _ = outcomes_of(self._ended.get(holdout.id))
+        return checking.decide(streak, recommendation_id(self._plan.topic, self._tag), run.claims, measured).check
+
+    def _checked(self, run: Run, check: TaskSpec) -> Run:
+        """The run with what its check has found."""
+        ended = self._ended.get(check.id)
+        digest, missing = self._outcomes(check)
+        fault = checks.structure_of(ended)
+        return dataclasses.replace(
+            run,
+            check=digest,
+            checked_by=ended.incarnation if ended else "",
+            missing=run.missing or (missing if not fault else ""),
+            fault=fault,
+            gain=checks.gain_of(ended),
+        )
+
+    def _replayed(self, run: Run, id_: str, trained: TaskEnded) -> Run:
+        """The run with what the replay of its training has found, where one was asked for."""
+        task = derived_id(self._plan.topic, f"{self._tag}{id_}")
+        replay = checks.replay_of(self._plan, task, run.name, line_of(run.name), trained)
+        if replay is None:
+            return run
+        if not self._is_known(replay):
+            return dataclasses.replace(run, replay_in_reserve=self._asked(id_, run.name, replay))
+        if replay.id not in self._ended:
+            self._awaited.append(replay.id)
+        ended = self._ended.get(replay.id)
+        fault = run.fault or checks.replay_fault(ended)
+        return dataclasses.replace(run, fault=fault, replayed=checks.replay_distance(ended))
 
     def _merged(self) -> list[Run]:
         """Merges of the round's models, where there is something to merge: only the best of them challenges."""
@@ -334,19 +401,22 @@ class _Fold:
 
     def _submit(self, id_: str, name: str, tasks: tuple[TaskSpec, ...]) -> None:
         """Unless the ledger has planned them already, or they have ended."""
-        if all(task.id in self._known or task.id in self._ended for task in tasks):
-            return
-        stage = "evaluate" if tasks[0].executor == "evaluate" else tasks[0].executor
-        facts: Facts = {"stage": stage, "line": name}
-        self._submits.append(
-            Submit(
-                id=derived_id(self._plan.topic, f"{self._tag}{id_}"),
-                topic=self._plan.topic,
-                specialization=self._plan.specialization,
-                tasks=tasks,
-                facts=facts,
-            )
+        if not all(self._is_known(task) for task in tasks):
+            self._submits.append(self._asked(id_, name, *tasks))
+
+    def _asked(self, id_: str, name: str, *tasks: TaskSpec) -> Submit:
+        facts: Facts = {"stage": tasks[0].executor, "line": name}
+        return Submit(
+            id=derived_id(self._plan.topic, f"{self._tag}{id_}"),
+            topic=self._plan.topic,
+            specialization=self._plan.specialization,
+            tasks=tasks,
+            facts=facts,
         )
+
+    def _is_known(self, task: TaskSpec) -> bool:
+        """Has the ledger planned it?"""
+        return task.id in self._known or task.id in self._ended
 
     def _evaluation(self, id_: str, purpose: str, line: Line | None, run: Run, split: str) -> TaskSpec:
         """One evaluate task of this round."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import Any, ClassVar, Self
+
+import msgspec
 
 from mesh import limits
 from mesh.messages.base import Facts, Part, Record, check_name
@@ -57,6 +59,10 @@ class Evidence(Part, frozen=True, kw_only=True):
     replayed: float | None = None
     """Distance of a segment of its training, trained again, from the recorded one, as a share of the way that the
     segment went; None when none was trained again."""
+
+    def evolve(self, **changes: Any) -> Self:
+        """The same with other values in these fields."""
+        return msgspec.structs.replace(self, **changes)
 
 
 class Candidate(Part, frozen=True, kw_only=True):
@@ -194,6 +200,8 @@ class Verdict(Record, frozen=True, kw_only=True):
     decided_at_ms: int = 0
     bounds: dict[str, float] = {}
     """Bound of each policy that was in force, by its name: what the verdict is computed again with."""
+    champion_revision: int = 0
+    """Revision of the champion's record that the gate saw."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a verdict's id")

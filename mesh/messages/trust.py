@@ -46,7 +46,7 @@ class Streak(Part, frozen=True, kw_only=True):
     suspicion: float = 0.0
     """Moving average of +1 (its model knows the data that it was given better than data that it never saw) and -1."""
     unchecked: tuple[Unchecked, ...] = ()
-    """Let through since the last clean check, oldest first, a bounded list: what one failure calls back."""
+    """Let through since the last failure, oldest first, a bounded list: what one failure calls back."""
     owed: tuple[Unchecked, ...] = ()
     """Called back by a failure and not checked yet."""
 
@@ -63,7 +63,9 @@ class Trust(Record, frozen=True, kw_only=True):
     worker: str
     streaks: tuple[Streak, ...] = ()
     ledger_seq: int = 0
-    """Of the last recommendation that is counted in; an earlier one is not counted again."""
+    """Of the entry with the last recommendation that is counted in; an earlier one is not counted again."""
+    counted: tuple[str, ...] = ()
+    """Ids of the recommendations of that entry that are counted in: one entry may tell of several."""
 
     def __post_init__(self) -> None:
         check_name(self.worker, "a worker's name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from benchmarks.checking_simulation import simulate
@@ -92,7 +93,12 @@ def test_a_recommendation_counts_once_and_only_for_its_workers() -> None:
     said = _said(_candidate("t1", _evidence()))
     once = checking.after(None, "w1", said, 5)
     assert checking.after(once, "w1", said, 5) == once
+    assert checking.after(once, "w1", said, 4) == once
     assert checking.after(None, "w2", said, 5).streaks == ()
+    beside = checking.after(
+        once, "w1", msgspec.structs.replace(said, id="t2-recommendation"), 5
+    )  # told in the same entry
+    assert _row(beside).streak == 2
 
 
 def test_streaks_are_kept_by_kind_and_version() -> None:
@@ -127,6 +133,8 @@ def test_a_failure_calls_back_what_was_let_through_since_the_last_failure() -> N
     assert [one.task for one, _ in checking.owed([trust])] == ["t3"]
     assert checking.called_back(trust, first, "classify", 1, _evidence()) == trust
     assert _row(trust).streak == 1
+    ((last, _),) = checking.owed([trust])
+    assert checking.owed([checking.called_back(trust, last, "classify", 1, None)]) == []
 
 
 def test_what_is_remembered_is_bounded() -> None:
