@@ -15,6 +15,7 @@ making it again under the same id.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 import hashlib
@@ -193,6 +194,44 @@ def renamed(
     if other == node:
         return Change((), f"{id_} is called so already")
     return Change((_changed(other, NodeEvent.RENAMED, by, _why(why)),), f"{id_} is called {other.name!r} now")
+
+
+def imported(nodes: Nodes, wanted: Sequence[Specialization], *, by: str, why: str) -> Change:
+    """Each of `wanted` stands as it is said there; nodes that are not named stay as they are.
+
+    The result is checked as a whole before anything is written. SettingsInvalid with the first faults of it.
+    """
+    twice = [id_ for id_, count in collections.Counter(node.id for node in wanted).items() if count > 1]
+    if twice:
+        raise SettingsInvalid(f"a node stands once in a graph, and {twice[0]} stands there more often.")
+    different = {node.id: node for node in wanted if not graph.is_same(nodes.get(node.id), node)}
+    result = {**nodes, **different}
+    wrong = graph.faults(result)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise SettingsInvalid(f"with these nodes the graph would be no tree: {wrong[0]}{more}.")
+    deep = [id_ for id_ in different if len(graph.path(result, id_)) > DEPTH_MAX + 1]
+    if deep:
+        raise SettingsInvalid(f"{deep[0]} would lie more than {DEPTH_MAX} levels deep.")
+    made = [_changed(node, NodeEvent.IMPORTED, by, _why(why)) for node in _in_order(nodes, result, different)]
+    new = sum(node.id not in nodes for node in made)
+    if not made:
+        return Change((), "the graph says it all already")
+    return Change(tuple(made), f"{new} nodes are new and {len(made) - new} are changed")
+
+
+def _in_order(nodes: Nodes, result: Nodes, different: Nodes) -> list[Specialization]:
+    """What lives first, parents before their children; then what is over: new records likewise, and what lives until
+    now deepest first, so that nothing lives below what is over at any moment."""
+    alive = sorted((id_ for id_, node in different.items() if not node.is_over), key=lambda id_: _depth(result, id_))
+    over = [id_ for id_, node in different.items() if node.is_over]
+    fresh = sorted((id_ for id_ in over if id_ not in nodes), key=lambda id_: _depth(result, id_))
+    before = sorted((id_ for id_ in over if id_ in nodes), key=lambda id_: _depth(nodes, id_), reverse=True)
+    return [different[id_] for id_ in (*alive, *fresh, *before)]
+
+
+def _depth(nodes: Nodes, id_: str) -> int:
+    return len(graph.path(nodes, id_))
 
 
 # -- by data ----------------------------------------------------------------------------------------------------------

@@ -28,8 +28,10 @@ from planner import placing
 from planner.placing import Near
 from planner.profile import Profile
 
-__all__ = ["ROOT", "Placement", "Source", "data_for", "faults", "identity", "node_id", "normalised", "path", "place",
-           "place_branch", "slug", "with_data"]  # fmt: skip
+__all__ = [
+    "ROOT", "Placement", "Source", "data_for", "faults", "identity", "is_same", "node_id", "normalised", "path",
+    "place", "place_branch", "slug", "with_data",
+]  # fmt: skip
 
 SLUG_CHARS_MAX = 48
 """Readable part of an id: with its digits and a task's suffix it stays far below the limit for names."""
@@ -123,7 +125,7 @@ def place(nodes: Mapping[str, Specialization], topic: Topic, source: Source, pro
     parent, why, near = _parent(nodes, id_, known, topic, profile)
     node = _touched(known, id_, parent, why, topic, source, profile)
     wanted = [*_above(nodes, parent, topic), node, *_taken_up(nodes, topic, node)]
-    changed = tuple(one for one in wanted if not _same(nodes.get(one.id), one))
+    changed = tuple(one for one in wanted if not is_same(nodes.get(one.id), one))
     return Placement(node, changed, why, tuple((one.id, one.score) for one in near))
 
 
@@ -135,7 +137,7 @@ def place_branch(nodes: Mapping[str, Specialization], topic: Topic, source: Sour
     why = f"under {parent}: a branch that the topic {topic.parent} showed"
     node = _touched(known, id_, parent, why, topic, source, profile)
     wanted = [*_above(nodes, parent, topic), node]
-    return Placement(node, tuple(one for one in wanted if not _same(nodes.get(one.id), one)), why)
+    return Placement(node, tuple(one for one in wanted if not is_same(nodes.get(one.id), one)), why)
 
 
 def _parent(
@@ -215,7 +217,7 @@ def _touched(
     )
 
 
-def _same(before: Specialization | None, after: Specialization) -> bool:
+def is_same(before: Specialization | None, after: Specialization) -> bool:
     """Does the graph say it already? What made a value so (event, by, when, why) is no difference."""
     if before is None:
         return False

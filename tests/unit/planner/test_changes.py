@@ -237,11 +237,9 @@ STEPS: list[Callable[[dict[str, Specialization], str, str, str], Change]] = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_a_random_life_of_the_graph_is_a_tree_at_every_moment(seed: int) -> None:
-    drawn = random.Random(seed)
-    nodes = some()
-    done = 0
+def lived(nodes: dict[str, Specialization], seed: int) -> tuple[dict[str, Specialization], int]:
+    """The graph after a random life, and how many of its sixty changes were allowed."""
+    drawn, done = random.Random(seed), 0
     for step in range(60):
         one, other = (drawn.choice(sorted(nodes)) for _ in range(2))
         make = drawn.choice(STEPS)
@@ -250,4 +248,30 @@ def test_a_random_life_of_the_graph_is_a_tree_at_every_moment(seed: int) -> None
             done += 1
         except SettingsInvalid:
             continue
-    assert done > 15
+    return nodes, done
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_random_life_of_the_graph_is_a_tree_at_every_moment(seed: int) -> None:
+    assert lived(some(), seed)[1] > 15
+
+
+def test_an_import_of_any_other_life_is_a_tree_at_every_moment() -> None:
+    """Whatever became of the same graph elsewhere: moved, turned over, given up, revived. Refused is only what would
+    take the ground from under a node that grew here."""
+    refused = 0
+    for seed in range(20):
+        begun, _ = lived(some(), 1_000 + seed)
+        here, _ = lived(begun, seed)
+        wanted = list(lived(begun, 500 + seed)[0].values())
+        random.Random(seed).shuffle(wanted)
+        try:
+            change = changes.imported(here, wanted, **BY)
+        except SettingsInvalid:
+            refused += 1
+            continue
+        after = tree(here, change)
+        for node in wanted:
+            assert graph.is_same(after[node.id], node)
+        assert changes.imported(after, wanted, **BY).nodes == ()
+    assert refused < 10
