@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from agents.handling import handle
 from agents.planner_books import WRITER, Books
+from agents.planner_past import Reader
 from agents.planner_trees import Trees
 from agents.runtime import Agent
 from executors import kinds
@@ -42,6 +43,7 @@ class Planner:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._books = Books(agent)
+        self._past = Reader(agent, self._books)
         self._trees = Trees(agent, self._books)
 
     async def run(self) -> None:
@@ -120,8 +122,10 @@ class Planner:
         for _ in range(GRAPH_TRIES):
             nodes, revisions = await self._books.graph()
             source = plans.profiled_source(topic, task)
-            champion, revision = await self._books.champion(plans.specialization_id(topic, outcome))
-            plan = plans.plan(topic, source, outcome, nodes, champion, revision, kinds.needs_of, vectors)
+            specialization = plans.specialization_id(topic, outcome)
+            champion, revision = await self._books.champion(specialization)
+            past = await self._past.past(specialization, nodes, topic)
+            plan = plans.plan(topic, source, outcome, nodes, champion, revision, kinds.needs_of, vectors, past)
             if isinstance(plan, Refuse):
                 return await self._books.command(plan)
             if await self._books.write(plan.placement.changed, revisions):

@@ -135,7 +135,9 @@ def made(
     job: Job, model: Path, claims: Path, architecture: str, kpis: dict[str, float], facts: dict[str, Any],
     finished: Finished,
 ) -> Made:  # fmt: skip
-    """The result of a training: a model, and its outcomes on validation."""
+    """The result of a training: a model, its outcomes on validation, and what it spent."""
+    cores = job.allotment.threads * job.allotment.processes
+    kpis = {**kpis, "train_core_s": round(finished.state.trained_s * cores, 3)}
     return Made(
         outputs={"model": model, "claims": claims},
         media={"model": "model", "claims": "outcomes"},

@@ -55,6 +55,8 @@ class Space:
     """Setting to what a study may draw, in the form of `search-step`'s `space`."""
     trials: Facts = dataclasses.field(default_factory=dict)
     """Settings of a study's trials alone: what makes them cheaper and does not change who is better."""
+    last: Facts = dataclasses.field(default_factory=dict)
+    """What the training of the best has in their place."""
 
 
 def _log(low: float, high: float) -> Facts:
@@ -100,6 +102,7 @@ _TEXT = Space(
         "label_smoothing": _even(0.0, 0.1),
     },
     trials={"linear_path": False},
+    last={"linear_path": True},
 )
 
 _TABULAR = Space(
@@ -128,6 +131,7 @@ _TABULAR = Space(
         "label_smoothing": _even(0.0, 0.1),
     },
     trials={"linear_path": False},
+    last={"linear_path": True},
 )
 
 _ENCODER = Space(
@@ -156,6 +160,7 @@ _ENCODER = Space(
         "label_smoothing": _even(0.0, 0.1),
     },
     trials={"linear_path": False},
+    last={"linear_path": True},
 )
 
 _CORPUS = Space(

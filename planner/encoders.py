@@ -113,7 +113,11 @@ def evaluating(needs: Needs, encoder: DataRef | None, champion: Champion | None)
 
 def going_on(needs: Needs, champion: Champion | None) -> Needs:
     """What a line that goes on from a champion takes: a large one may hold an encoder."""
-    size = int(champion.kpis.get("size_bytes", 0)) if champion is not None else 0
+    return going_on_from(needs, int(champion.kpis.get("size_bytes", 0)) if champion is not None else 0)
+
+
+def going_on_from(needs: Needs, size: int) -> Needs:
+    """The same for any model of so many bytes."""
     return _and(needs, PROGRAM_BYTES if size >= ENCODER_LEAST else 0, size)
 
 

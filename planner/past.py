@@ -14,12 +14,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
+from mesh import limits
 from mesh.messages.judgement import Candidate, Champion, Choice, Verdict
 from mesh.messages.results import Planned, TaskEnded
 from mesh.messages.tasks import Line
-from planner import accounts, lessons, sizes
+from mesh.messages.topics import Topic
+from planner import accounts, branches, lessons, sizes
 from planner.accounts import Inherited
 from planner.curves import Point
 from planner.lessons import Lesson
@@ -96,11 +98,39 @@ def past_of(
     )
 
 
-def with_parent(past: Past, base: Inherited, branch: int, losses: Sequence[float | None], total_s: float) -> Past:
-    """The same for a branch: what its base model has cost, shared by all branches; and its shape among them."""
-    shapes = sizes.shaped(losses, total_s)
-    shape = shapes[branch] if 0 <= branch < len(shapes) else None
-    return dataclasses.replace(past, base=accounts.from_parent(base, max(1, len(losses))), shape=shape)
+def offering(past: Past, offered: frozenset[str]) -> Past:
+    """The same with the kinds that workers offer now."""
+    return dataclasses.replace(past, offered=offered)
+
+
+def topics_needed(champions: Sequence[Champion], verdicts: Sequence[Verdict]) -> tuple[str, ...]:
+    """Topics whose plans and results `past_of` looks at: the champion's, and that of the newest reinventor."""
+    judged = _newest_reinventor(verdicts)
+    return (*(one.topic for one in champions[-1:]), *((judged[0].topic,) if judged is not None else ()))
+
+
+def with_parent(past: Past, base: Inherited, topic: Topic, branched: TaskEnded | None) -> Past:
+    """The same for a branch: what its base model has cost, shared by all branches; and its shape among them.
+
+    branched: the end of the parent topic's `branch` task."""
+    losses = branch_losses(branched)
+    base = accounts.from_parent(base, max(1, len(losses)))
+    own = [index for index in range(len(losses)) if branches.child_id(topic.parent, index) == topic.id]
+    if not own or all(loss is None for loss in losses):
+        return dataclasses.replace(past, base=base)
+    return dataclasses.replace(past, base=base, shape=sizes.shaped(losses, 1.0)[own[0]])
+
+
+def branch_losses(branched: TaskEnded | None) -> tuple[float | None, ...]:
+    """The flat model's loss on each branch, as the `branch` task tells (`losses`); None where it does not."""
+    if branched is None or branched.outcome is None:
+        return ()
+    facts = branched.outcome.facts
+    count, losses = facts.get("branches"), facts.get("losses")
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= limits.BRANCHES_MAX:
+        return ()
+    rows = losses if isinstance(losses, list | tuple) and len(losses) == count else [None] * count
+    return tuple(float(one) if _finite(one) else None for one in rows)
 
 
 def _candidacy(
@@ -109,13 +139,11 @@ def _candidacy(
     plans: Mapping[str, Planned],
     ended: Mapping[str, TaskEnded],
 ) -> Candidacy | None:
-    """The newest verdict's reinventor, unless it is a champion."""
-    if not verdicts:
+    """The newest reinventor that was judged, unless it is a champion."""
+    judged = _newest_reinventor(verdicts)
+    if judged is None or judged[1].model in {one.model for one in champions}:
         return None
-    newest = verdicts[-1]
-    candidate = next((one for one in newest.recommendation.candidates if one.line is Line.REINVENTOR), None)
-    if candidate is None or candidate.model in {one.model for one in champions}:
-        return None
+    newest, candidate = judged
     done = ended.get(candidate.task)
     if done is None or done.outcome is None or done.outcome.outputs.get("model") != candidate.model:
         return None
@@ -135,6 +163,15 @@ def _candidacy(
         validation=_split(plan, "validation"),
         size_bytes=_size(candidate),
     )
+
+
+def _newest_reinventor(verdicts: Sequence[Verdict]) -> tuple[Verdict, Candidate] | None:
+    """The newest verdict in which a reinventor was judged, and that candidate."""
+    for verdict in reversed(verdicts):
+        for one in verdict.recommendation.candidates:
+            if one.line is Line.REINVENTOR:
+                return verdict, one
+    return None
 
 
 def curve_of(done: TaskEnded) -> tuple[Point, ...]:
@@ -176,7 +213,7 @@ def _continued_curve(plan: Planned | None, before: float) -> tuple[Point, ...]:
 def _before(plan: Planned | None) -> float:
     """Core seconds that were in the reinventor's network before this topic's training: 0 from zero."""
     value = _map(_map(_facts(plan), "account"), Line.REINVENTOR.value).get("inherited")
-    return float(value) if isinstance(value, int | float) and _finite(value) else 0.0
+    return float(value) if _finite(value) else 0.0
 
 
 def _facts(plan: Planned | None) -> Mapping[str, Any]:
@@ -192,7 +229,7 @@ def _map(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _finite(value: object) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -2,7 +2,7 @@
 
     topic ──> profile ──ended──> evolver     (from the topic's base model, else from the champion, one or two dials
                                               turned; without either the defaults)
-                                 reinventor  (from zero, settings drawn from the declared space)
+                                 reinventor  (from zero, its settings found by a short study or drawn; planner/lines.py)
                                  baseline    (a tuned linear model: measured beside them, never a candidate)
 
 With a sentence encoder one task stands between (planner/encoders.py).
@@ -19,6 +19,7 @@ Not here: who runs a task and when (planner/scheduling.py), evaluation (consensu
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,8 +32,10 @@ from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel
 from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
-from planner import bases, encoders, graph, proposals
+from planner import bases, encoders, graph, past, proposals, studies
 from planner.graph import Source
+from planner.lines import Lines, Wanted, lines_of
+from planner.past import Past
 from planner.profile import SPLITS, Profile
 
 SALT = "ramify"
@@ -152,13 +155,14 @@ def plan(
     champion_revision: int,
     estimate: Estimate,
     vectors: Mapping[str, str] | None = None,
+    known: Past = past.UNKNOWN,
 ) -> Plan | Refuse:
     """The training plan of a profiled topic.
 
     outcome: that of its profile task; champion: the record of the topic's specialization as read, with its revision
     (0: none). See `specialization_id` for what to read. estimate: asked for each line with the settings that it gets;
     where it does not know, the profile's own estimate, made for a kind's defaults, stands. vectors: what a topic's
-    encoder made of the splits (planner/encoders.py).
+    encoder made of the splits (planner/encoders.py). known: of the specialization's past (planner/past.py).
     """
     missing = [name for name in SPLITS if not outcome.outputs.get(name)]
     if missing:
@@ -173,10 +177,10 @@ def plan(
         return refusal_of(topic.id, f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}")
     if topic.encoder is not None and (why := encoders.why_not(profile)):
         return encoders.refused(topic, why)
-    placement = (graph.place if not topic.parent else graph.place_branch)(nodes, topic, source, profile)
+    placement = graph.place(nodes, topic, source, profile)
     needs = _needs_with(estimate, encoders.with_encoder(outcome.facts, topic.encoder), profile)
-    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs, vectors or {})
-    tasks = (shaped.evolver(), shaped.reinventor(), shaped.baseline())
+    shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs, vectors or {}, known)
+    tasks = (shaped.evolver(), *shaped.trials(), shaped.reinventor(), shaped.baseline())
     submit = Submit(
         id=derived_id(topic.id, "plan"),
         topic=topic.id,
@@ -189,15 +193,15 @@ def plan(
 
 def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) -> Callable[[str, Facts], Needs]:
     """Executor kind and settings to what such a task takes on the profiled data."""
-    return lambda executor, settings: estimate(executor, settings, facts) or profile.needs_of(executor)
+    return lambda executor, settings: (
+        estimate(executor, settings, facts) or profile.needs_of(profile.task if executor == studies.KIND else executor)
+    )
 
 
 def specialization_id(topic: Topic, outcome: Outcome) -> str:
     """Id of the specialization that a profiled topic belongs to; '' when its profile can not be used."""
     profile = profile_of(outcome)
-    if topic.parent:
-        return topic.node or ""
-    return graph.node_id(topic.text, profile.task, profile.label_digest) if profile is not None else ""
+    return graph.identity(topic, profile) if profile is not None else ""
 
 
 def profile_of(outcome: Outcome) -> Profile | None:
@@ -210,9 +214,9 @@ def profile_of(outcome: Outcome) -> Profile | None:
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class _Shaped:
-    """The three tasks of one topic, built from the same few things."""
+    """The tasks of one topic, built from the same few things."""
 
     topic: Topic
     node: Specialization
@@ -221,6 +225,12 @@ class _Shaped:
     champion: Champion | None
     needs_with: Callable[[str, Facts], Needs]
     vectors: Mapping[str, str]
+    past: Past
+
+    @functools.cached_property
+    def lines(self) -> Lines:
+        """What the two lines try, with how much, and why."""
+        return lines_of(self.wanted(), self.past)
 
     @property
     def base(self) -> BaseModel | None:
@@ -243,15 +253,34 @@ class _Shaped:
             inputs["base"] = self.base.model
         elif self.continued is not None:
             inputs["champion"] = self.continued.flat or self.continued.model
-        task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, self.topic.budget_s)
+        budget_s = self.lines.budget_s(Line.EVOLVER)
+        task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, budget_s)
         if self.base is None and self.topic.encoder is None:
             return task.evolve(needs=encoders.going_on(task.needs, self.continued))
         return task.evolve(needs=bases.needs(self.base, task.needs, "train"))
 
-    def reinventor(self) -> TaskSpec:
-        """Starts from zero with drawn settings."""
+    def trials(self) -> tuple[TaskSpec, ...]:
+        """What the reinventor searches with, where it does."""
+        study = self.lines.study
+        if study is None:
+            return ()
         inputs = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
-        return self._task(Line.REINVENTOR, self.profile.task, self._reinvented().settings, inputs, self.topic.budget_s)
+        one = self._task(Line.REINVENTOR, studies.KIND, study.trial, inputs, study.trial_s)
+        return tuple(one.evolve(id=id_, line=None, purpose="trial") for id_ in study.trials)
+
+    def reinventor(self) -> TaskSpec:
+        """Starts from zero with the settings that its trials found, or with drawn ones; or goes on with its own last
+        candidate, where that may still win."""
+        inputs, lines = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors), self.lines
+        executor, settings, budget_s = self.profile.task, lines.reinventor.settings, lines.budget_s(Line.REINVENTOR)
+        if lines.last is not None:
+            inputs["champion"] = lines.last.model
+            task = self._task(Line.REINVENTOR, executor, settings, inputs, budget_s)
+            return task.evolve(needs=encoders.going_on_from(task.needs, lines.last.size_bytes))
+        if lines.study is None:
+            return self._task(Line.REINVENTOR, executor, settings, inputs, budget_s)
+        task = self._task(Line.REINVENTOR, studies.KIND, lines.study.last(settings), inputs, budget_s)
+        return task.evolve(after=lines.study.trials)
 
     def baseline(self) -> TaskSpec:
         """The yardstick."""
@@ -281,17 +310,33 @@ class _Shaped:
             "budget_s": topic.budget_s,
             "changed": {
                 Line.EVOLVER.value: self._evolved().changed,
-                Line.REINVENTOR.value: self._reinvented().changed,
+                Line.REINVENTOR.value: self.lines.reinventor.changed,
             },
             "profile": short_profile(self.profile),
+            **self.lines.facts,
         }
 
+    def wanted(self) -> Wanted:
+        """What the lines are planned for."""
+        topic, before = self.topic, self.base.settings if self.base is not None else None
+        if self.base is None and self.continued is not None:
+            before = self.continued.settings
+        return Wanted(
+            topic=topic.id,
+            node=self.node.id,
+            executor=self.profile.task,
+            modality="encoder" if topic.encoder is not None else self.profile.modality,
+            budget_s=topic.budget_s,
+            at_ms=topic.published_at_ms,
+            before=before,
+            from_base=self.base is not None,
+            validation=self.splits.get("validation", ""),
+        )
+
     def _evolved(self) -> proposals.Proposal:
+        proposal = self.lines.evolver
         if self.base is not None:
-            found = proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, self.base.settings)
-            return dataclasses.replace(found, changed=f"starts from {bases.words(self.base)}; {found.changed}")
-        settings = self.continued.settings if self.continued is not None else None
-        proposal = proposals.evolver(self.topic.id, self.profile.task, self.profile.modality, settings)
+            return dataclasses.replace(proposal, changed=f"starts from {bases.words(self.base)}; {proposal.changed}")
         if self.champion is None or self.continued is not None:
             return proposal
         changed = (
@@ -299,9 +344,6 @@ class _Shaped:
             f"than this topic's ({self.profile.fits})"
         )
         return dataclasses.replace(proposal, changed=changed)
-
-    def _reinvented(self) -> proposals.Proposal:
-        return proposals.reinventor(self.topic.id, self.profile.task, self.profile.modality)
 
     def _id(self, line: Line) -> str:
         return derived_id(self.topic.id, line.value)

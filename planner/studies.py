@@ -53,11 +53,17 @@ class Study:
     """Ids of the trials' tasks."""
     trial_s: float
     rest_s: float
+    then: Facts
+    """Settings of the kind for the last training alone."""
 
-    def last(self, drawn: Facts, then: Facts) -> Facts:
-        """Settings of the task that trains the best. drawn: what is trained when no trial came to anything; then:
-        settings of this training alone."""
-        return {**self.settings, "best_of": list(self.trials), "otherwise": drawn, "then": then}
+    @property
+    def trial(self) -> Facts:
+        """Settings of a trial. A study that can not be used costs the search, not the line."""
+        return {**self.settings, "required": False}
+
+    def last(self, drawn: Facts) -> Facts:
+        """Settings of the task that trains the best. drawn: what is trained when no trial came to anything."""
+        return {**self.settings, "best_of": list(self.trials), "otherwise": drawn, "then": self.then}
 
     @property
     def facts(self) -> Facts:
@@ -102,7 +108,8 @@ def study_of(
     name = _name(node, shared, at_ms)
     trial_s = round(TRIAL_SHARE * budget_s, 3)
     trials = tuple(derived_id(topic, f"trial-{number}") for number in range(TRIALS))
-    study = Study(name, {"study": name, **shared}, trials, trial_s, round(budget_s - TRIALS * trial_s, 3))
+    rest_s = round(budget_s - TRIALS * trial_s, 3)
+    study = Study(name, {"study": name, **shared}, trials, trial_s, rest_s, dict(space.last))
     return study, (
         f"{TRIALS} trials of {trial_s:g} s in the study {name}, then the best of them for {study.rest_s:g} s"
     )

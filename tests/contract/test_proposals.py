@@ -57,6 +57,5 @@ def test_a_study_of_the_searched_space_is_accepted_in_every_size(kind: str, moda
     study = lines_of(wanted, Past(offered=frozenset({"search-step"}), shape=shape)).study
     assert study is not None
     settings = kinds.load("search-step").Settings
-    msgspec.convert(study.settings, settings)
-    drawn = proposals.reinventor("t", kind, modality).settings
-    msgspec.convert(study.last(drawn, {}), settings)
+    msgspec.convert(study.trial, settings)
+    msgspec.convert(study.last(proposals.reinventor("t", kind, modality).settings), settings)
