@@ -25,7 +25,7 @@ from executors.outcomes import LOSS_MAX
 from executors.port import Made
 from executors.routing import Router
 from mesh.errors import ArtifactCorrupt, ModelRefused, TaskRefused
-from tests.support import trees
+from tests.support import hand_routers
 from tests.support.executing import made_by
 from tests.support.splits import write_table_split, write_text_split
 
@@ -38,8 +38,8 @@ CPU = torch.device("cpu")
 
 
 def split(folder: Path, count: int, seed: int, branches: Sequence[int], **schema: Any) -> Path:
-    found = trees.examples(count, seed, branches)
-    labels = sorted({label for branch in branches for label in trees.LABELS[branch]})
+    found = hand_routers.examples(count, seed, branches)
+    labels = sorted({label for branch in branches for label in hand_routers.LABELS[branch]})
     return write_text_split(
         folder, [text for text, _ in found], [labels.index(one) for _, one in found], labels, **schema
     )
@@ -49,7 +49,7 @@ def split(folder: Path, count: int, seed: int, branches: Sequence[int], **schema
 def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A router of three branches, specialists of the first two, and a model of all."""
     folder = tmp_path_factory.mktemp("grown")
-    found = {"router": trees.router().save(folder / "router")}
+    found = {"router": hand_routers.router().save(folder / "router")}
     for name, branches in (("flat", (0, 1, 2)), ("member-0", (0,)), ("member-1", (1,))):
         lines = {part: split(folder / f"{name}-{part}", size, seed, branches, split=part)
                  for part, size, seed in (("train", 120, 1), ("validation", 40, 2))}  # fmt: skip

@@ -25,7 +25,7 @@ from executors.models.transformer import Shape, Transformer
 from executors.port import Made
 from executors.routing import Router
 from mesh.errors import ModelRefused
-from tests.support import trees
+from tests.support import hand_routers
 from tests.support.executing import made_by
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def network(folder: Path, seed: int, vocabulary: tokens.Vocabulary | None = None
 
 
 def documents(file: Path) -> Path:
-    texts = [text for text, _ in trees.examples(24, 3)]
+    texts = [text for text, _ in hand_routers.examples(24, 3)]
     texts[1], texts[2], texts[4] = "mañana: “card” arrive ☃ " + texts[1], "x", texts[4] + " " + texts[5] * 3
     file.write_text("\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
     return file
@@ -55,7 +55,7 @@ def documents(file: Path) -> Path:
 def grown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("grown")
     found = {name: network(folder / name, seed) for seed, name in enumerate(("flat", "member-0", "member-2"))}
-    router = trees.router(lead_bytes=LEAD, shares=(0.5, 0.2, 0.3))
+    router = hand_routers.router(lead_bytes=LEAD, shares=(0.5, 0.2, 0.3))
     return {**found, "router": router.save(folder / "router"), "validation": documents(folder / "validation.jsonl")}
 
 
@@ -98,7 +98,7 @@ def slow_nats(folder: Path, text: str) -> float:
     own, share = [byte + 1 for byte in text.encode()], config["flat_share"]
     weights = [0.0, 0.0, 0.0]
     past = {branch: math.log(shares) for branch, shares in enumerate((0.5, 0.2, 0.3))}
-    total = 0.0
+    total, mixed = 0.0, np.zeros(257)
     for place, token in enumerate([*own, 0]):
         told = {
             branch: slow_next(models.get(branch, folder / "flat"), own[:place], len(own) + 1) for branch in range(3)
@@ -110,7 +110,7 @@ def slow_nats(folder: Path, text: str) -> float:
                      "flat": math.log(share + (1 - share) * 0.2) + past[1] - math.log(0.2)}  # fmt: skip
             said = {"0": told[0], "2": told[2], "flat": flat}
             shares = {name: math.exp(one - max(joint.values())) for name, one in joint.items()}
-            mixed = sum(shares[name] * said[name] for name in said) / sum(shares.values())
+            mixed = np.sum([shares[name] * said[name] for name in said], axis=0) / sum(shares.values())
             for branch, name in ((0, "0"), (2, "2"), (1, "flat")):
                 past[branch] += math.log(said[name][token])
         else:
@@ -123,7 +123,9 @@ def slow_nats(folder: Path, text: str) -> float:
                     ]
             mixed = flat
             if any(weights):
-                mixed = share * flat + (1 - share) * sum(weight * told[branch] for branch, weight in enumerate(weights))
+                mixed = share * flat + (1 - share) * np.sum(
+                    [weight * told[branch] for branch, weight in enumerate(weights)], axis=0
+                )
         total -= math.log(mixed[token])
     return total
 
@@ -212,7 +214,7 @@ def test_a_tree_is_a_member_like_any_other(made: Made, grown: dict[str, Path], t
 
 
 def test_another_tokenizer_is_refused(grown: dict[str, Path], tmp_path: Path) -> None:
-    pairs = tokens.trained([text for text, _ in trees.examples(200, 1)], 280)
+    pairs = tokens.trained([text for text, _ in hand_routers.examples(200, 1)], 280)
     other = network(tmp_path / "other", 7, pairs)
     with pytest.raises(ModelRefused, match="'2' has another tokenizer"):
         made_by(Tree(), {**grown, "member-2": other}, tmp_path / "made", GRID)

@@ -14,7 +14,7 @@ from executors.corpus import places
 from executors.models import treechoosing, treemixing
 from executors.models.tree import CENTRES, LIKELIHOOD, Mixing
 from executors.outcomes import LOSS_MAX
-from tests.support import trees
+from tests.support import hand_routers
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -98,7 +98,7 @@ def test_before_the_router_has_read_the_flat_model_answers_or_all_alike() -> Non
 
 @pytest.mark.parametrize("texts", [["card money", "snow", "nothing known", "rain wind card"]])
 def test_the_router_weighs_by_distance(texts: list[str]) -> None:
-    router = trees.router(shares=(0.2, 0.5, 0.3))
+    router = hand_routers.router(shares=(0.2, 0.5, 0.3))
     placed = router.embed(texts).astype(float)
     for row, text in enumerate(texts):
         squared = [sum((placed[row] - centre) ** 2) for centre in router.centres.astype(float)]
