@@ -54,6 +54,7 @@ class KindInfo:
 _BUILT_IN = (
     KindInfo("noop", "executors.kinds.noop", "Noop", 1, Runtime.LIGHT),
     KindInfo("profile", "executors.kinds.profile", "Profile", 1, Runtime.SCIENCE, _SCIENCE),
+    KindInfo("branch", "executors.kinds.branch", "Branch", 1, Runtime.SCIENCE, _SCIENCE),
     KindInfo("baseline", "executors.kinds.baseline", "Baseline", 1, Runtime.SCIENCE, _SCIENCE),
     KindInfo("classify", "executors.kinds.classify", "Classify", 1, Runtime.TORCH, _TORCH),
     KindInfo("lora", "executors.kinds.lora", "Lora", 1, Runtime.TORCH, _TRANSFORMERS),
@@ -75,6 +76,7 @@ _BUILT_IN = (
     ),
     KindInfo("merge", "executors.kinds.merge", "Merge", 1, Runtime.TORCH, _TORCH),
     KindInfo("tree", "executors.kinds.tree", "Tree", 1, Runtime.TORCH, _TORCH),
+    KindInfo("answer", "executors.kinds.answer", "Answer", 1, Runtime.TORCH, _TORCH),
     KindInfo("embed", "executors.kinds.embed", "Embed", 1, Runtime.TORCH, _TRANSFORMERS),
     KindInfo("evaluate", "executors.kinds.evaluate", "Evaluate", 1, Runtime.TORCH, _TORCH),
     KindInfo("quantize", "executors.kinds.quantize", "Quantize", 1, Runtime.TORCH, _TORCH),

@@ -1,0 +1,155 @@
+"""What a model says to a few texts: labels with probabilities, or how a text goes on; and who of a tree answered.
+
+A text becomes what the model reads: a split of texts, a row of a table, tokens. Labels come with their probabilities; a
+continuation is drawn token by token from p^(1/temperature), with a generator that knows the seed and the text's number
+alone, so that the same question has the same answer. Of a tree that goes on with a text, the shares told are the means
+over its tokens.
+
+Answers are bounded (ANSWERS_BYTES_MAX): they travel in the record of the task's end.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from executors.data import Schema, Split
+from executors.features import TableFeatures
+from executors.models.classifier import Classifier
+from executors.models.foretelling import Foreteller, Foretells, foreteller_of
+from executors.models.languageanswering import LanguageRespondent
+from executors.models.loading import Labelling, Respondent, SplitRespondent
+from executors.models.probabilities import check_finite
+from executors.models.treelabels import TreeClassifier
+from mesh.errors import TaskRefused
+
+ANSWERS_BYTES_MAX = 96 * 1024
+"""Of all answers as JSON; the record of a task's end has room for more than twice of it."""
+
+NAME_CHARS_MAX = 200
+"""Of a label or a branch's name in an answer."""
+
+THROUGH_MAX = 8
+"""Models told of each answer."""
+
+Tick = Callable[[], None]
+
+
+def answers(model: Respondent, wanted: Any, device: torch.device, tick: Tick) -> dict[str, Any]:
+    """Facts: `form` ('labels', 'text') and `answers`, one per text. wanted: AnswerSettings. TaskRefused when the model
+    answers no texts, or the answers have no room."""
+    if isinstance(model, SplitRespondent):
+        told = {"form": "labels", "answers": labelled(model.model, wanted.texts, wanted.top, device, tick)}
+    elif isinstance(model, LanguageRespondent | Foretells):
+        told = {"form": "text", "answers": continued(foreteller_of(model, "asked"), wanted, device, tick)}
+    else:
+        raise TaskRefused(
+            "the model neither names labels nor goes on with texts token by token: `bin/agent task evaluate` asks "
+            "models of any kind about a whole split"
+        )
+    size = len(json.dumps(told, ensure_ascii=False).encode())
+    if size > ANSWERS_BYTES_MAX:
+        raise TaskRefused(
+            f"the answers have {size:,} bytes and may have {ANSWERS_BYTES_MAX:,}: ask fewer texts at once, or for less "
+            "of each (top, tokens)"
+        )
+    return told
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------
+
+
+def labelled(
+    model: Labelling, texts: Sequence[str], top: int, device: torch.device, tick: Tick
+) -> list[dict[str, Any]]:
+    """Of each text the likeliest labels."""
+    items = split_of(model, texts)
+    found = model.answers(items, device, tick)
+    check_finite(found)
+    through = model.through(items.texts) if isinstance(model, TreeClassifier) else [[] for _ in texts]
+    told = []
+    for row, shares in zip(found.astype(np.float64), through, strict=True):
+        order = np.argsort(-row, kind="stable")[:top]
+        labels = [[model.labels[int(place)][:NAME_CHARS_MAX], math.exp(row[place])] for place in order]
+        told.append({"labels": labels, "through": _through(shares)})
+    return told
+
+
+def split_of(model: Labelling, texts: Sequence[str]) -> Split:
+    """The texts as a split that the model reads. TaskRefused when it reads tables and a text is no row of one."""
+    count = len(texts)
+    columns = _columns(model)
+    schema = Schema(task="classify", modality=model.modality, labels=("", "?"), features=columns, split="asked")
+    common = (np.zeros(count, np.int64), np.arange(count, dtype=np.uint64), np.arange(count, dtype=np.int32))
+    if model.modality == "text":
+        return Split(schema, *common, texts=list(texts))
+    table = np.array([_row(text, columns) for text in texts], np.float32)
+    return Split(schema, *common, table=table)
+
+
+def _columns(model: Labelling) -> tuple[str, ...]:
+    if isinstance(model, Classifier) and isinstance(model.features, TableFeatures):
+        return model.features.columns
+    return ()
+
+
+def _row(text: str, columns: Sequence[str]) -> list[float]:
+    """Numbers in the order of the columns; nothing between two commas is a gap."""
+    bare = text.strip().strip("[]")
+    words = [word.strip() for word in (bare.split(",") if "," in bare else re.split(r"\s+", bare))]
+    try:
+        numbers = [float(word) if word else math.nan for word in words]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(columns):
+        raise TaskRefused(
+            f"the model reads rows of {len(columns)} numbers ({', '.join(columns[:5])} …), and {text[:60]!r} is none: "
+            "give them in this order, with commas"
+        )
+    return numbers
+
+
+# -- texts that go on -------------------------------------------------------------------------------------------------
+
+
+def continued(model: Foreteller, wanted: Any, device: torch.device, tick: Tick) -> list[dict[str, Any]]:
+    """How each text goes on."""
+    told = []
+    for number, text in enumerate(wanted.texts):
+        draw = np.random.Generator(np.random.Philox(key=np.array([wanted.seed, number], np.uint64)))
+        own = model.vocabulary.encode([text], tick).tokens.tolist()
+        stream, found, shares, ended = model.stream(own, device), list[int](), Counter[str](), False
+        while len(found) < wanted.tokens and not ended:
+            token = drawn(stream.following(), wanted.temperature, draw)
+            shares.update(dict(stream.through()))
+            ended = token == model.vocabulary.end
+            if not ended:
+                found.append(token)
+                stream.push(token)
+            tick()
+        steps = len(found) + ended
+        means = sorted(((name, share / steps) for name, share in shares.items()), key=lambda one: (-one[1], one[0]))
+        told.append(
+            {"text": model.vocabulary.decode(found), "tokens": len(found), "ended": ended, "through": _through(means)}
+        )
+    return told
+
+
+def drawn(log_probabilities: NDArray[np.float64], temperature: float, draw: np.random.Generator) -> int:
+    """A token; at temperature 0 the likeliest one."""
+    if temperature == 0:
+        return int(log_probabilities.argmax())
+    sums = np.cumsum(np.exp((log_probabilities - log_probabilities.max()) / temperature))
+    return int(min(np.searchsorted(sums, draw.random() * sums[-1], side="right"), len(sums) - 1))
+
+
+def _through(shares: Sequence[tuple[str, float]]) -> list[list[Any]]:
+    return [[name[:NAME_CHARS_MAX], share] for name, share in shares[:THROUGH_MAX]]
