@@ -1,8 +1,8 @@
 """Text corpora: documents with ids, from files, folders, splits or a built-in set.
 
     .txt .md .rst      one document per file
-    .jsonl .ndjson     one per line, {"text": "…"}; other keys are passed over
-    .parquet .pq       one per row, the column `text`
+    .jsonl .ndjson     one per line, {"text": "…"}; with "source", documents of one source are a cluster
+    .parquet .pq       one per row, the column `text`; and `source`, where there is one
     a folder           all such files below it, in the order of their names; hidden ones are passed over
     a text split       the texts that the kind `profile` wrote
     builtin:NAME       the texts of a built-in data set
@@ -56,13 +56,16 @@ LINES, COLUMNS, TEXTS = (".jsonl", ".ndjson"), (".parquet", ".pq"), (".txt", ".m
 
 Tick = Callable[[], None]
 Found = tuple[str, int]
-"""A document, and the number of the file that it came from."""
+"""A document, and the number of its cluster: of the file that it came from, or of the source that it names."""
+Told = tuple[str, str]
+"""A document, and the source that it names; '' where it names none."""
 
 
 class Line(msgspec.Struct):
     """One line of a JSON lines corpus."""
 
     text: str
+    source: str | int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ def _documents(path: Path, tick: Tick) -> Iterator[Found]:
     size = sum(file.stat().st_size for file in files)
     if size > 2 * CORPUS_BYTES_MAX:
         raise DataRefused(f"{path.name!r} has {size:,} bytes, and a corpus has {CORPUS_BYTES_MAX:,}: take a sample")
+    clusters: dict[tuple[int, str], int] = {}
     for number, file in enumerate(files):
         suffix = file.suffix.lower()
         if suffix in COLUMNS:
@@ -175,7 +179,7 @@ def _documents(path: Path, tick: Tick) -> Iterator[Found]:
             texts = _json_lines(file, tick)
         elif suffix in TEXTS or file is path:
             texts = _plain(file, tick)
-        yield from ((text, number) for text in texts)
+        yield from ((text, clusters.setdefault((number, source), len(clusters))) for text, source in texts)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -187,38 +191,40 @@ def _files(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
-def _plain(file: Path, tick: Tick) -> Iterator[str]:
+def _plain(file: Path, tick: Tick) -> Iterator[Told]:
     if file.stat().st_size == 0:
-        return iter(("",))
-    return iter(("".join(open_text(file, file.name).lines(lambda done: tick())),))
+        return iter((("", ""),))
+    return iter((("".join(open_text(file, file.name).lines(lambda done: tick())), ""),))
 
 
-def _json_lines(file: Path, tick: Tick) -> Iterator[str]:
+def _json_lines(file: Path, tick: Tick) -> Iterator[Told]:
     decoder = msgspec.json.Decoder(Line)
     for number, line in enumerate(open_text(file, file.name).lines(lambda done: tick()), 1):
         stripped = line.strip().lstrip("\ufeff")
         if stripped:
             try:
-                yield _text_of(stripped, decoder)
+                yield _told(stripped, decoder)
             except (msgspec.MsgspecError, RecursionError) as error:
                 raise DataRefused(
                     f'row {number} of {file.name!r} is no {{"text": "…"}} ({str(error)[:120]})', row=number
                 ) from None
 
 
-def _text_of(line: str, decoder: msgspec.json.Decoder[Line]) -> str:
-    """The text of one line. The fast reader takes no halves of characters (\\ud800), which are found in the wild."""
+def _told(line: str, decoder: msgspec.json.Decoder[Line]) -> Told:
+    """Text and source of one line. The fast reader takes no halves of characters (\\ud800), which are found in the
+    wild, and a source may be anything."""
     try:
-        return decoder.decode(line.encode("utf-8", "replace")).text
+        read = decoder.decode(line.encode("utf-8", "replace"))
+        return read.text, "" if read.source is None else str(read.source)
     except msgspec.DecodeError:
         with contextlib.suppress(ValueError):
             found = json.loads(line)
             if isinstance(found, dict) and isinstance(found.get("text"), str):
-                return str(found["text"])
+                return str(found["text"]), str(found.get("source") or "")
         raise
 
 
-def _parquet(file: Path) -> Iterator[str]:
+def _parquet(file: Path) -> Iterator[Told]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -227,10 +233,13 @@ def _parquet(file: Path) -> Iterator[str]:
             if "text" not in opened.schema_arrow.names:
                 names = ", ".join(opened.schema_arrow.names[:8])
                 raise DataRefused(f"{file.name!r} has no column 'text' (it has {names[:200]}): name one so")
-            for batch in opened.iter_batches(batch_size=bounds.BLOCK_ROWS, columns=["text"]):
-                values = batch.column(0).cast(pa.large_string())
+            wanted = [name for name in ("text", "source") if name in opened.schema_arrow.names]
+            for batch in opened.iter_batches(batch_size=bounds.BLOCK_ROWS, columns=wanted):
+                values = batch.column("text").cast(pa.large_string())
                 values.validate(full=True)
-                yield from (text or "" for text in values.to_pylist())
+                named = batch.column("source").to_pylist() if "source" in wanted else [None] * len(values)
+                sources = ("" if source is None else str(source) for source in named)
+                yield from ((text or "", source) for text, source in zip(values.to_pylist(), sources, strict=True))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise DataRefused(f"{file.name!r} is no readable Parquet file ({reason}): write it anew") from None

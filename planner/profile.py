@@ -14,18 +14,21 @@ from mesh.messages.tasks import Needs
 
 SPLITS = ("train", "validation", "holdout", "audit")
 
+CORPUS = "corpus"
+MODALITIES = ("text", "tabular", CORPUS)
+
 
 class Profile(Part, frozen=True, kw_only=True):
     """A profiled dataset.
 
-    Invariants: every split holds examples and together they hold all; two labels or more; a digest of 64 hex digits;
-    names of all labels, or of the first hundred.
+    Invariants: every split holds examples and together they hold all; two labels or more, and none in a corpus; a
+    digest of 64 hex digits; names of all labels, or of the first hundred.
     """
 
     task: str
-    """Executor kind that can learn it: 'classify'."""
+    """Executor kind that can learn it: 'classify', or 'language-model' of a corpus."""
     modality: str
-    """'text' or 'tabular'."""
+    """'text' or 'tabular'; 'corpus' for plain text without labels, whose examples are documents."""
     rows: int
     """Rows of the table, usable or not."""
     examples: int
@@ -42,6 +45,8 @@ class Profile(Part, frozen=True, kw_only=True):
     """SHA-256 (hex) of the names of these inputs in their order, with line feeds between them; '' for texts."""
     splits: dict[str, int]
     """Examples by split."""
+    sources: int = 0
+    """Of a corpus: what its documents come from (files, mostly); none of them stands in two splits."""
     duplicates: int = 0
     """Examples whose input occurred before."""
     conflicting: int = 0
@@ -59,15 +64,19 @@ class Profile(Part, frozen=True, kw_only=True):
     """By executor kind."""
 
     def __post_init__(self) -> None:
-        if self.modality not in ("text", "tabular"):
-            raise ValueError(f"a profile's modality is 'text' or 'tabular', got {self.modality[:40]!r}")
+        if self.modality not in MODALITIES:
+            raise ValueError(f"a profile's modality is one of {', '.join(MODALITIES)}, got {self.modality[:40]!r}")
+        if (self.modality == CORPUS) != (self.task == "language-model"):
+            raise ValueError(f"a corpus is for language models, and nothing else is; got {self.task[:40]!r}")
         if tuple(sorted(self.splits)) != tuple(sorted(SPLITS)) or min(self.splits.values()) < 1:
             raise ValueError(
                 f"a profile has examples in each of {', '.join(SPLITS)}, got {dict(list(self.splits.items())[:8])}"
             )
         if sum(self.splits.values()) != self.examples or self.examples > self.rows:
             raise ValueError("a profile's splits hold all of its examples, and these are no more than its rows")
-        if self.labels < 2 or len(self.label_names) != min(self.labels, 100):
+        if self.modality == CORPUS and (self.labels or self.label_names):
+            raise ValueError(f"a corpus has no labels, got {self.labels}")
+        if (self.labels < 2 and self.modality != CORPUS) or len(self.label_names) != min(self.labels, 100):
             raise ValueError(f"a profile has two labels or more and names the first hundred, got {self.labels}")
         if len(self.label_digest) != 64 or set(self.label_digest) - set("0123456789abcdef"):
             raise ValueError("a profile's label digest is 64 hex digits")
@@ -94,6 +103,6 @@ class Profile(Part, frozen=True, kw_only=True):
 
 def form_of(modality: str, features: int, features_digest: str) -> str:
     """The form of data of this modality with so many inputs (see Profile.fits)."""
-    if modality == "text":
-        return "text"
+    if modality in ("text", CORPUS):
+        return modality
     return f"tabular, {features} inputs, {features_digest[:12] or 'unnamed'}"

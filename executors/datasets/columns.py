@@ -49,7 +49,8 @@ def choose(table: Table, *, text_wanted: str = "", label_wanted: str = "", task:
     """Label and input columns of `table`; DataRefused with a sentence when there is no such column or no label."""
     if task and task not in TASKS:
         raise DataRefused(
-            f"--task {task!r} is not supported: {' and '.join(TASKS)} is (texts or columns, with a label)"
+            f"--task {task!r} is not supported: classify (texts or columns, with a label) and language-model (plain "
+            "text) are"
         )
     columns = [describe(table, index) for index in range(len(table.names))]
     warnings: list[str] = []

@@ -19,6 +19,9 @@ HEAD_BYTES = 64 * 1024
 ENTRIES_MAX = 100_000
 """Names in a folder that are looked at."""
 
+FILES_LOOKED_AT = 20
+"""Files of a folder whose beginnings tell whether it holds plain text."""
+
 SCHEME = "builtin:"
 """Before the name of a data set that every worker can make for itself."""
 
@@ -36,6 +39,8 @@ class Format(enum.StrEnum):
     """Apache Parquet."""
     FOLDER = "folder"
     """A folder of text files, one sub-folder per label."""
+    CORPUS = "corpus"
+    """Plain text without labels: no table, but documents (executors/datasets/documents.py)."""
 
 
 SUFFIXES = {
@@ -49,9 +54,19 @@ SUFFIXES = {
     ".json": Format.JSON_LINES,
     ".parquet": Format.PARQUET,
     ".pq": Format.PARQUET,
+    ".md": Format.CORPUS,
+    ".rst": Format.CORPUS,
 }
 
-FORMATS = "CSV, TSV, JSON lines, Parquet, or a folder of text files with one sub-folder per label"
+FORMATS = "CSV, TSV, JSON lines, Parquet, plain text, or a folder of text files (one sub-folder per label, if any)"
+
+PROSE_SUFFIXES = ("", ".txt")
+"""Names that do not tell a table from plain text: the beginning does."""
+
+SEPARATORS = "\t;|,"
+
+ROWS_LOOKED_AT, SHARE_ALIKE = 50, 0.9
+"""Lines of a beginning, and how many of them have the same number of some separator where the file is a table."""
 
 _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook: save the sheet as CSV, or unpack the archive"),
@@ -82,27 +97,28 @@ _BOMS = (
 _CONTROL = bytes(byte for byte in range(32) if byte not in b"\t\n\r\x0b\x0c\x1b\x1c\x1d\x1e\x1f\x1a")
 
 
-def quick_look(path: Path) -> None:
-    """Raise DataRefused with one sentence when `path` can not be a dataset; return when it may be one."""
-    format_of(path)
+def quick_look(path: Path, *, corpus: bool = False) -> None:
+    """Raise DataRefused with one sentence when `path` can not be a dataset; return when it may be one. corpus: plain
+    text is wanted, so a folder's sub-folders are no labels."""
+    format_of(path, corpus=corpus)
 
 
-def quick_look_at(source: str) -> None:
+def quick_look_at(source: str, *, corpus: bool = False) -> None:
     """The same for what a user wrote behind --data: a path, or `builtin:NAME`."""
     if not source.startswith(SCHEME):
-        quick_look(Path(source))
+        quick_look(Path(source), corpus=corpus)
     elif source.removeprefix(SCHEME) not in BUILTINS:
         known = " and ".join(SCHEME + name for name in BUILTINS)
         raise DataRefused(f"--data {source[:80]!r}: there is no such built-in data set; there are {known}")
 
 
-def format_of(path: Path, name: str = "") -> Format:
-    """The format of the file or folder at `path`; `name` gives the suffix where the path has lost it. DataRefused if
-    none."""
+def format_of(path: Path, name: str = "", *, corpus: bool = False) -> Format:
+    """The format of the file or folder at `path`; `name` gives the suffix where the path has lost it. corpus: plain
+    text is wanted. DataRefused if none."""
     shown = name or str(path)
     try:
         if path.is_dir():
-            return _look_into(path, shown)
+            return _look_into(path, shown, corpus=corpus)
         if not path.exists():
             raise DataRefused(f"--data expects a file or folder, and there is nothing at {shown!r}: check the path")
         if not path.is_file():
@@ -129,10 +145,27 @@ def _format_of_head(head: bytes, shown: str, suffix: str) -> Format:
             raise DataRefused(f"{shown!r} is {what}")
     if binary(head):
         raise DataRefused(f"{shown!r} is not text: expected {FORMATS}")
-    if suffix in SUFFIXES:
+    if suffix in SUFFIXES and suffix not in PROSE_SUFFIXES:
         return SUFFIXES[suffix]
     start = head.decode(encoding_of_head(head) or "utf-8", "replace").lstrip("\ufeff \t\r\n")
-    return Format.JSON_LINES if start.startswith(("{", "[{")) else Format.DELIMITED
+    if suffix not in SUFFIXES and start.startswith(("{", "[{")):
+        return Format.JSON_LINES
+    return Format.DELIMITED if _tabular(start, whole=len(head) < HEAD_BYTES) else Format.CORPUS
+
+
+def _tabular(start: str, *, whole: bool) -> bool:
+    """True when nearly every line of a beginning has as many of some separator as the others. whole: it is all there
+    is, the last line too."""
+    lines = [line for line in start.splitlines() if line.strip()]
+    lines = lines[: len(lines) if whole else -1][:ROWS_LOOKED_AT]
+    if len(lines) < 2:
+        return False
+    for separator in SEPARATORS:
+        counts = [line.count(separator) for line in lines]
+        usual = max(set(counts), key=counts.count)
+        if usual and counts.count(usual) >= SHARE_ALIKE * len(counts):
+            return True
+    return '"' in lines[0] or any(line.count('"') % 2 for line in lines)  # fields with line breaks: for the reader
 
 
 def encoding_of_head(head: bytes) -> str | None:
@@ -159,15 +192,24 @@ def binary(head: bytes) -> bool:
     return sum(head.count(code) for code in _CONTROL) > 0.01 * len(head)
 
 
-def _look_into(folder: Path, shown: str) -> Format:
-    """A folder of texts by label, or a folder that holds just one data file."""
+def is_table(path: Path, name: str = "") -> bool:
+    """True for a file that holds a table, as far as its name and beginning tell."""
+    return not path.is_dir() and format_of(path, name) is not Format.CORPUS
+
+
+def _look_into(folder: Path, shown: str, *, corpus: bool) -> Format:
+    """A folder of texts, by label or not, or a folder that holds just one data file."""
     names = list(_names(folder))
     if not names:
         raise DataRefused(f"the folder {shown!r} is empty: expected one sub-folder per label with text files in it")
     folders = [name for name in names if (folder / name).is_dir()]
+    if corpus:
+        return Format.CORPUS if folders or len(names) > 1 else format_of(folder / names[0])
     if not folders:
         if len(names) == 1:
             return format_of(folder / names[0])
+        if _plain(folder, names):
+            return Format.CORPUS
         raise DataRefused(
             f"the folder {shown!r} holds {len(names)} files and no sub-folders: expected one sub-folder per label with "
             "text files in it, or the path of a single CSV, TSV, JSON lines or Parquet file"
@@ -175,12 +217,26 @@ def _look_into(folder: Path, shown: str) -> Format:
     if len(folders) == 1:
         raise DataRefused(
             f"the folder {shown!r} has one sub-folder only ({folders[0]!r}): its sub-folders are the labels, and at "
-            "least "
-            "two are needed; give the folder one level deeper, or add the other labels"
+            "least two are needed; give the folder one level deeper, add the other labels, or say --task "
+            "language-model for plain text without labels"
         )
     if not any(True for sub in folders for _ in _names(folder / sub)):
         raise DataRefused(f"the sub-folders of {shown!r} are empty: expected text files in them")
     return Format.FOLDER
+
+
+def _plain(folder: Path, names: list[str]) -> bool:
+    """True when the first readable files of a folder are plain text, and none is a table."""
+    looked = 0
+    for name in names[:FILES_LOOKED_AT]:
+        try:
+            found = format_of(folder / name)
+        except DataRefused:  # empty, or no text: the reader counts them
+            continue
+        if found is not Format.CORPUS and Path(name).suffix.lower() in SUFFIXES:
+            return False
+        looked += 1
+    return looked > 0
 
 
 def _names(folder: Path) -> Iterator[str]:

@@ -27,6 +27,8 @@ def read(source: str, name: str, progress: Progress) -> Table:
     path = look.single_file(Path(source))
     shown = name or str(path)
     kind = look.format_of(path, shown)
+    if kind is Format.CORPUS:
+        raise DataRefused(f"{shown!r} is plain text without labels, not a table: say --task language-model to learn it")
     try:
         table = _READERS[kind](path, shown, progress)
     except OSError as error:

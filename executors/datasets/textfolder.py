@@ -26,15 +26,15 @@ def read(path: Path, shown: str, progress: Progress) -> Table:
             f"the sub-folders of {shown!r} ({', '.join(labels)}) look like splits, not labels: give one of them, "
             f"for instance {shown.rstrip('/')}/{labels[-1]}; the splits are made here"
         )
-    files = [(label, file) for label in labels for file in _files(path / label)]
-    if len(files) > bounds.FILES_MAX:
+    found = [(label, file) for label in labels for file in files(path / label)]
+    if len(found) > bounds.FILES_MAX:
         raise DataRefused(f"{shown!r} holds more than {bounds.FILES_MAX:,} files: take a sample")
     columns = Columns(["text", "label"])
     total = cut = 0
     bad: list[Path] = []
     texts: list[str | None] = []
     kinds: list[str | None] = []
-    for number, (label, file) in enumerate(files, 1):
+    for number, (label, file) in enumerate(found, 1):
         head, size = _head(file, shown)
         total += size
         cut += size > _BYTES_MAX
@@ -44,12 +44,12 @@ def read(path: Path, shown: str, progress: Progress) -> Table:
             texts.append(_decoded(head, torn=size > len(head)))
             kinds.append(label)
         if number % 200 == 0:
-            progress(number / len(files))
+            progress(number / len(found))
         if len(texts) >= bounds.BLOCK_ROWS:
             columns.extend([texts, kinds])
             texts, kinds = [], []
     columns.extend([texts, kinds])
-    if len(bad) > 0.5 * len(files) or not columns.rows:
+    if len(bad) > 0.5 * len(found) or not columns.rows:
         example = f" (for instance {bad[0].name!r})" if bad else ""
         raise DataRefused(
             f"most files in {shown!r} are no text{example}: expected one sub-folder per label with text files"
@@ -63,7 +63,7 @@ def read(path: Path, shown: str, progress: Progress) -> Table:
     return table
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files(folder: Path) -> Iterator[Path]:
     """Visible files below `folder`, in the order of their names; symbolic links to folders are not followed."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

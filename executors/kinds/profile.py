@@ -1,8 +1,9 @@
 """Profile: what is this dataset? Reads it, chooses label and input, writes the four splits, and says what the next
-tasks need.
+tasks need. Plain text without labels is a corpus for a language model: documents, split by what they come from.
 
 In:    `data`: a file, a folder, or `builtin:NAME`
-Out:   `train`, `validation`, `holdout`, `audit` (media "split"), and facts for the planner (planner/profile.py)
+Out:   `train`, `validation`, `holdout`, `audit` (media "split" or "corpus"), and facts for the planner
+       (planner/profile.py)
 Loses: nothing: it is short, keeps no checkpoint and starts over; the same data gives the same bytes
 Not:   decides nothing about specializations or branches
 """
@@ -19,7 +20,7 @@ import msgspec
 
 from executors import port, room
 from executors.port import Context, Job, Made, Runtime, Stopped
-from mesh.errors import TaskRefused
+from mesh.errors import DataRefused, TaskRefused
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
 DEFAULT_SALT = "ramify"
 
+CORPUS_TASK = "language-model"
+"""The task of plain text."""
+
 LABEL_NAMES_MAX = 100
 """Label names in the facts; their number and digest tell the rest."""
 
-KINDS_AFTER = ("classify", "baseline", "evaluate")
-"""Kinds whose needs are estimated from the data."""
+KINDS_AFTER = {"classify": ("classify", "baseline", "evaluate"), "language-model": ("language-model", "evaluate")}
+"""By task: kinds whose needs are estimated from the data."""
 
 _READING, _MAKING = 0.6, 0.9
 """Shares of the work that are done after reading and after making examples."""
@@ -72,17 +76,19 @@ class Profile:
 
     def run(self, job: Job, context: Context) -> Made:
         """Read, choose, split, write. DataRefused with one sentence when the data can not be used."""
-        from executors.datasets import columns, examples, reading, splits
+        from executors.datasets import documents, examples, splits
 
         settings: ProfileSettings = job.settings
         if "data" not in job.inputs:
             raise TaskRefused("a profile needs the input 'data': a file, a folder, or builtin:NAME")
         report = _Report(context)
-        table = reading.read(job.inputs["data"], settings.name, report.within("reading", 0.0, _READING))
-        choice = columns.choose(
-            table, text_wanted=settings.text_column, label_wanted=settings.label_column, task=settings.task
-        )
-        columns.check_label(choice.label, table.rows)
+        unsaid = not settings.task and not settings.label_column
+        if settings.task == CORPUS_TASK or (unsaid and documents.fits(job.inputs["data"], settings.name)):
+            return _corpus(job, context, report)
+        chosen = _chosen(job, report)
+        if chosen is None:
+            return _corpus(job, context, report)
+        table, choice = chosen
         made = examples.make(table, choice, settings.salt, report.within("examples", _READING, _MAKING))
         split = splits.assign(made)
         rows = {name: (split == index).nonzero()[0] for index, name in enumerate(splits.SPLITS)}
@@ -109,6 +115,49 @@ class Profile:
             name: {"split": name, "examples": facts["splits"][name], "modality": choice.modality} for name in outputs
         }
         return Made(outputs=outputs, media=media, facts_of=facts_of, kpis={"examples": float(len(made))}, facts=facts)
+
+
+def _chosen(job: Job, report: _Report) -> tuple[Table, Choice] | None:
+    """The table and its columns; None where it is a corpus: texts under a name that says so, and no label among the
+    columns, nor one that was asked for."""
+    from executors.datasets import columns, documents, reading
+
+    settings: ProfileSettings = job.settings
+    table = reading.read(job.inputs["data"], settings.name, report.within("reading", 0.0, _READING))
+    try:
+        choice = columns.choose(
+            table, text_wanted=settings.text_column, label_wanted=settings.label_column, task=settings.task
+        )
+        columns.check_label(choice.label, table.rows)
+    except DataRefused:
+        if settings.task or settings.label_column or not documents.unlabelled(table):
+            raise
+        return None
+    return table, choice
+
+
+def _corpus(job: Job, context: Context, report: _Report) -> Made:
+    """Plain text: cut into documents, split by their sources, written as corpora."""
+    from executors.datasets import corpora, documents
+
+    settings: ProfileSettings = job.settings
+    reading = report.within("reading", 0.0, _MAKING)
+    found = documents.read(job.inputs["data"], settings.name, settings.salt, reading, column=settings.text_column)
+    rows = corpora.rows_of(found)
+    facts = corpora.facts(found, rows)
+    facts["needs"] = needs_of_kinds(facts)
+    outputs, reported = {}, report.within("splits", _MAKING, 1.0)
+    for step, (name, of) in enumerate(rows.items()):
+        reported(step / len(rows))
+        outputs[name] = job.scratch / name
+        if outputs[name].exists():
+            shutil.rmtree(outputs[name])
+        room.written(
+            context, outputs[name], functools.partial(corpora.write, documents=found, rows=of), step=step
+        )  # fmt: skip
+    media = dict.fromkeys(outputs, "corpus")
+    facts_of = {name: {"split": name, "examples": facts["splits"][name], "modality": "corpus"} for name in outputs}
+    return Made(outputs=outputs, media=media, facts_of=facts_of, kpis={"examples": float(len(found))}, facts=facts)
 
 
 class _Report:
@@ -207,5 +256,5 @@ def needs_of_kinds(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     settings. The one place where a profile and the kinds meet; a kind that is not installed here is left out."""
     from executors import kinds
 
-    found = {name: kinds.needs_of(name, {}, facts) for name in KINDS_AFTER}
+    found = {name: kinds.needs_of(name, {}, facts) for name in KINDS_AFTER[facts.get("task", "classify")]}
     return {name: msgspec.to_builtins(needs) for name, needs in found.items() if needs is not None}

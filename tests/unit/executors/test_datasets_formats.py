@@ -153,7 +153,7 @@ def test_a_folder_of_texts_takes_the_labels_from_its_sub_folders(tmp_path: Path)
 def test_folders_that_are_no_texts_by_label(tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     for number in range(3):
-        written(flat / f"{number}.txt", "some words")
+        written(flat / f"{number}.csv", "some,words\n1,2\n")
     assert "one sub-folder per label" in str(refused(flat, tmp_path))
     splits = tmp_path / "imdb"
     for name in ("train", "test"):
