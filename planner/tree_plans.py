@@ -55,6 +55,11 @@ def tree_id(topic: str) -> str:
     return derived_id(topic, KIND)
 
 
+def recommendation_id(topic: str) -> str:
+    """Id of the recommendation of the round that the tree opens."""
+    return derived_id(topic, f"{KIND}-recommendation")
+
+
 def newest(records: Iterable[Record], task: str) -> TaskEnded | None:
     """The newest end of a task: one that was started again has several."""
     found = [one for one in records if isinstance(one, TaskEnded) and one.task.id == task]

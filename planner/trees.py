@@ -115,7 +115,7 @@ class _Fold:
         self._plan = _first_plan(known.records)
         self._branch_plan = _planned(known.records, branches.task_id(known.topic.id))
         self._first = _verdict(known.records, derived_id(known.topic.id, "recommendation"))
-        self._second = _verdict(known.records, derived_id(known.topic.id, f"{tree_plans.KIND}-recommendation"))
+        self._second = _verdict(known.records, tree_plans.recommendation_id(known.topic.id))
 
     def step(self) -> Step:
         settled = next((record for record in self._known.records if isinstance(record, TopicSettled)), None)

@@ -1,6 +1,7 @@
 """`bin/agent cancel`: withdraw a task, or everything that is still open of a topic.
 
-A worker that runs such a task is told to stop with its next beat. Tasks that need a canceled one are parked.
+A worker that runs such a task is told to stop with its next beat. Tasks that need a canceled one are parked. A topic
+that was divided ends as a whole: it is settled, and its planner withdraws what is open of its branches.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from agents.commands import flags, loop, output
 from agents.commands.asking import ask
 from agents.commands.commanding import command, new_id
 from agents.commands.reach import Reach, found, reach
+from agents.commands.stored import records
 from mesh import limits
 from mesh.errors import NotFound
-from mesh.messages.commands import Cancel
+from mesh.messages.commands import Cancel, Settle
+from mesh.messages.results import TopicSettled
 from mesh.setting_tree import Settings
+from planner.branches import child_id
+from planner.trees import ENDED, NOTHING
 
 EXAMPLE = """bin/agent cancel handwritten-digits-3fa1c20b
 bin/agent cancel handwritten-digits-3fa1c20b-reinventor --reason "the data was wrong" """.rstrip()
@@ -35,20 +40,36 @@ def run(given: argparse.Namespace) -> int:
 
 async def _run(given: argparse.Namespace, settings: Settings) -> int:
     async with reach(settings) as there:
+        reason = given.reason.strip() or "canceled by a person"
+        divided = await _is_divided(there, given.name)
         of_topic = await _open(there, topic=given.name)
-        before = of_topic or await _open(there, task=given.name)
-        if not before:
+        before = of_topic or (set() if divided else await _open(there, task=given.name))
+        if not before and not divided:
             raise NotFound(f"no open task or topic is called {given.name!r}; `bin/agent tasks --open` lists them.")
-        id_ = new_id()
-        what = {"topic": given.name} if of_topic else {"task": given.name}
-        await command(there, Cancel(id=id_, reason=given.reason.strip() or "canceled by a person", **what), id_)
+        if divided:
+            await command(there, Settle(topic=given.name, why=reason, facts={**NOTHING, ENDED: True}), new_id())
+        what = {"topic": given.name} if of_topic or divided else {"task": given.name}
+        if before:
+            id_ = new_id()
+            await command(there, Cancel(id=id_, reason=reason, **what), id_)
         after = await _open(there, **what)
     canceled = sorted(before - after)
     if given.json:
         output.write_json(given.json, {"canceled": canceled})
     if given.json != "-":
-        output.say("\n".join(f"canceled {name}" for name in canceled) or "nothing was open any more.")
+        told = [f"canceled {name}" for name in canceled]
+        told += [f"ended {given.name}; its planner withdraws what is open of its branches"] if divided else []
+        output.say("\n".join(told) or "nothing was open any more.")
     return 0
+
+
+async def _is_divided(there: Reach, topic: str) -> bool:
+    """Does a topic have branches, and is it not over?"""
+    if await there.broker.last(there.stream("TOPICS"), there.subjects.topic(child_id(topic, 0))) is None:
+        return False
+    return not await records(
+        there, there.stream("RESULTS"), there.subjects.results(topic, TopicSettled.kind), TopicSettled
+    )
 
 
 async def _open(there: Reach, topic: str = "", task: str = "") -> set[str]:

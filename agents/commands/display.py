@@ -3,7 +3,8 @@
     Lines   one line per event; progress of a task at most every LINE_EVERY_S
     Bars    the same events above one bar per running task: line, share done, loss, throughput
 
-Both write to one stream (stdout, or stderr when stdout carries a JSON document). `rich` is imported by Bars only.
+Both write to one stream (stdout, or stderr when stdout carries a JSON document). What belongs to a branch begins with
+the branch's name in brackets. `rich` is imported by Bars only.
 """
 
 from __future__ import annotations
@@ -15,8 +16,17 @@ from typing import IO, Any, Protocol
 from agents.commands.output import number, plain
 from mesh.messages.base import Record
 from mesh.messages.judgement import Choice, Verdict
-from mesh.messages.results import Planned, Progress, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
-from mesh.messages.tasks import Outcome, TaskSpec, TaskState
+from mesh.messages.results import (
+    Planned,
+    Progress,
+    RecommendationMade,
+    TaskEnded,
+    TaskMoved,
+    TopicSettled,
+    TopicTurnedDown,
+)
+from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
+from planner import branches, tree_plans
 
 LINE_EVERY_S = 5.0
 """Plain progress lines of one task: often enough to see life, seldom enough for a log."""
@@ -26,6 +36,9 @@ TASKS_SHOWN_MAX = 32
 
 LABEL_CHARS_MAX = 24
 """A bar's label."""
+
+BRANCH_CHARS_MAX = 28
+"""What of a branch's name stands before each of its lines."""
 
 SHOWN_METRICS = (("loss", "loss"), ("validation_loss", "validation loss"), ("examples_per_s", "examples/s"))
 
@@ -42,6 +55,9 @@ class Display(Protocol):
 
     def progress(self, progress: Progress) -> None:
         """Where a running task stands."""
+
+    def call(self, topic: str, label: str) -> None:
+        """From now on say `label` before what is about this topic; '' for the topic that is followed itself."""
 
     def note(self, text: str) -> None:
         """A sentence about what the command does."""
@@ -64,6 +80,10 @@ def task_name(task: TaskSpec) -> str:
 def sentence(record: Record) -> str:
     """A record in one line; '' for records that only move a bar."""
     match record:
+        case Planned() if record.submit == branches.task_id(record.topic):
+            return f"looks for branches: {record.facts.get('why', '')}"
+        case Planned() if record.submit == tree_plans.tree_id(record.topic):
+            return f"puts together {record.facts.get('changed', {}).get(Line.MERGE.value, 'a tree')}"
         case Planned() if "lines" in record.facts:
             what = f"{record.facts.get('name') or record.topic} ({record.specialization})"
             changed = record.facts.get("changed", {})
@@ -76,11 +96,13 @@ def sentence(record: Record) -> str:
         case TaskMoved(state=TaskState.READY | TaskState.WAITING) if record.reason:
             return f"{_task(record)} goes back to the queue: {record.reason}"
         case TaskEnded(state=TaskState.SUCCEEDED):
-            return f"{task_name(record.task)} done{_outcome(record)}"
+            return f"{task_name(record.task)} done{_outcome(record)}{_branches(record)}"
         case TaskEnded():
             return f"{task_name(record.task)} {record.state.value}: {record.reason}"
         case TopicTurnedDown():
             return f"turned down: {record.reason}"
+        case TopicSettled():
+            return f"settled: {record.why}"
         case RecommendationMade():
             found = record.recommendation
             return f"consensus recommends {found.choice.value}: {found.why}"
@@ -89,6 +111,36 @@ def sentence(record: Record) -> str:
             choice = "to keep the champion" if record.choice is Choice.KEEP else f"the {record.choice.value}"
             return f"the gate accepts {choice}" if record.accepted else f"the gate rejects {choice}: {failed}"
     return ""
+
+
+def _branches(ended: TaskEnded) -> str:
+    """The branches that a search has found."""
+    if ended.task.id != branches.task_id(ended.topic):
+        return ""
+    found = branches.found_by(ended)
+    named = ", ".join(f"{branch.name} ({branch.examples:,})" for branch in found.branches)
+    return f": {len(found.branches)} branches: {named}" if named else f": no branches, {found.why}"
+
+
+class Labels:
+    """What the topics of branches are called."""
+
+    def __init__(self) -> None:
+        self._labels: dict[str, str] = {}
+
+    def call(self, topic: str, label: str) -> None:
+        """Say `label` before what is about this topic."""
+        self._labels[topic] = plain(label)
+
+    def before(self, record: Record) -> str:
+        """What stands before a line about this record."""
+        label = self._labels.get(str(getattr(record, "topic", "")), "")
+        return f"[{label if len(label) <= BRANCH_CHARS_MAX else label[: BRANCH_CHARS_MAX - 1] + '…'}] " if label else ""
+
+    def short(self, record: Record) -> str:
+        """The same for a bar: the branch's number."""
+        label = self._labels.get(str(getattr(record, "topic", "")), "")
+        return f"{label.partition(' ')[0]} " if label else ""
 
 
 def _task(moved: TaskMoved) -> str:
@@ -148,13 +200,15 @@ class Lines:
         self._stream = stream
         self._clock = clock
         self._shown_at: dict[str, float] = {}
+        self._labels = Labels()
+        self.call = self._labels.call
 
     def record(self, record: Record) -> None:
         """One line, or none."""
         if isinstance(record, TaskEnded):
             self._shown_at.pop(record.task.id, None)
         if text := sentence(record):
-            self.note(text)
+            self.note(self._labels.before(record) + text)
 
     def progress(self, progress: Progress) -> None:
         """One line now and then."""
@@ -162,7 +216,8 @@ class Lines:
         if now - self._shown_at.get(progress.task, float("-inf")) < LINE_EVERY_S:
             return
         self._shown_at[progress.task] = now
-        self.note(f"{_label(progress)} {progress.done:>4.0%}  {progress_text(progress.metrics)}".rstrip())
+        before = self._labels.before(progress)
+        self.note(f"{before}{_label(progress)} {progress.done:>4.0%}  {progress_text(progress.metrics)}".rstrip())
 
     def note(self, text: str) -> None:
         """One line."""
@@ -192,6 +247,8 @@ class Bars:
             refresh_per_second=4,
         )
         self._ids: dict[str, TaskID] = {}
+        self._labels = Labels()
+        self.call = self._labels.call
         self._bars.start()
 
     def record(self, record: Record) -> None:
@@ -202,18 +259,19 @@ class Bars:
         if gone in self._ids:
             self._bars.remove_task(self._ids.pop(gone))
         if text := sentence(record):
-            self.note(text)
+            self.note(self._labels.before(record) + text)
 
     def progress(self, progress: Progress) -> None:
         """Move or make the task's bar."""
         if progress.task not in self._ids:
             if len(self._ids) >= TASKS_SHOWN_MAX:
                 return
-            self._ids[progress.task] = self._bars.add_task(_short_label(progress), total=1.0, metrics="")
+            label = _short_label(progress, self._labels.short(progress))
+            self._ids[progress.task] = self._bars.add_task(label, total=1.0, metrics="")
         self._bars.update(
             self._ids[progress.task],
             completed=progress.done,
-            description=_short_label(progress),
+            description=_short_label(progress, self._labels.short(progress)),
             metrics=short_text(progress.metrics),
         )
 
@@ -226,9 +284,9 @@ class Bars:
         self._bars.stop()
 
 
-def _short_label(progress: Progress) -> str:
+def _short_label(progress: Progress, before: str = "") -> str:
     """A task's name for a bar; what it does besides training in place of its purpose."""
-    words = plain(_label(progress).replace(" train", ""))
+    words = before + plain(_label(progress).replace(" train", ""))
     return words if len(words) <= LABEL_CHARS_MAX else words[: LABEL_CHARS_MAX - 1] + "…"
 
 

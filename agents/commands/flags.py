@@ -176,6 +176,17 @@ def priority(text: str) -> int:
     raise argparse.ArgumentTypeError(f"expected a priority of 0 (last) to 9 (first), got {text!r}")
 
 
+def branches(text: str) -> int | None:
+    """A topic's branches: `auto` is None, `never` is 1, else a number of them."""
+    from mesh import limits
+
+    if text in ("auto", "never"):
+        return None if text == "auto" else 1
+    if text.isascii() and text.isdigit() and len(text) < 4 and 2 <= int(text) <= limits.BRANCHES_MAX:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected auto, never, or 2 to {limits.BRANCHES_MAX} branches, got {text!r}")
+
+
 def whole(low: int, high: int, what: str = "whole number") -> Callable[[str], int]:
     """A reader of whole numbers from `low` to `high`."""
 

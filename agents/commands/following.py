@@ -17,7 +17,7 @@ from agents.commands.reach import Reach
 from agents.commands.story import RECORDS, Ending, Story
 from agents.commands.waiting import Reasons
 from mesh import codec
-from mesh.bus import Message, Stored
+from mesh.bus import Message, Stored, Subscription
 from mesh.errors import BusUnavailable, Conflict, Malformed
 from mesh.messages.base import Record
 from mesh.messages.results import Progress, TopicTurnedDown
@@ -86,16 +86,13 @@ async def _follow(
         except Malformed:
             return  # lossy by its nature: the next one follows
 
-    subscription = await reach.broker.subscribe(reach.subjects.all_progress(story.topic), on_progress)
+    hearing = Hearing(reach, on_progress)
+    await hearing.cover(story)
     try:
-        subject = reach.subjects.results(story.topic)
-        async with (
-            reach.broker.tail(reach.stream("RESULTS"), subject, from_seq=from_seq) as stored,
-            paced(Each(stored), stop, look_every_s) as items,
-        ):
-            async for item in items:
+        async with records(reach, story, from_seq, stop, look_every_s) as items:
+            async for record in items:
                 watch()
-                if item is None:
+                if record is None:
                     if not story.open_tasks() and loop.time() - heard_at > quiet_s:
                         raise BusUnavailable(left_alone(story, quiet_s))
                     if not told and not story.open_tasks() and loop.time() - heard_at > WAITING_S:
@@ -104,16 +101,69 @@ async def _follow(
                     await reasons.look(loop.time())
                     continue
                 heard_at, told = loop.time(), False
-                record = record_of(item)
-                if record is not None:
-                    story.add(record)
-                    if not isinstance(record, TopicTurnedDown):  # the command's own last sentence says it
-                        display.record(record)
+                for one in story.all():
+                    display.call(one.topic, one.label)
+                if not isinstance(record, TopicTurnedDown) or record.topic != story.topic:
+                    display.record(record)  # of a topic that was turned down the command's own last sentence says it
                 if ending := story.ending():
                     return ending
+                await hearing.cover(story)
         return Ending.INTERRUPTED
     finally:
-        await subscription.close()
+        await hearing.close()
+
+
+class Hearing:
+    """Progress of a topic's tasks and of its branches', from when they are known."""
+
+    def __init__(self, reach: Reach, handler: Callable[[Message], Awaitable[None]]) -> None:
+        self._reach, self._handler = reach, handler
+        self._subscriptions: dict[str, Subscription] = {}
+
+    async def cover(self, story: Story) -> None:
+        """Hear every topic of the story."""
+        for one in story.all():
+            if one.topic not in self._subscriptions:
+                subject = self._reach.subjects.all_progress(one.topic)
+                self._subscriptions[one.topic] = await self._reach.broker.subscribe(subject, self._handler)
+
+    async def close(self) -> None:
+        """Hear no more."""
+        while self._subscriptions:
+            await self._subscriptions.popitem()[1].close()
+
+
+def records(
+    reach: Reach, story: Story, from_seq: int, stop: asyncio.Event, every_s: float
+) -> AbstractAsyncContextManager[AsyncIterator[Record | None]]:
+    """The records of a topic and of its branches as they come, added to the story, None after every `every_s` without
+    one; ends when `stop` is set. A context, as `paced` is."""
+    return contextlib.aclosing(_records(reach, story, from_seq, stop, every_s))
+
+
+async def _records(
+    reach: Reach, story: Story, from_seq: int, stop: asyncio.Event, every_s: float
+) -> AsyncGenerator[Record | None, None]:
+    """A topic's own subject is followed until it has branches; then all results, from the next message on, in the
+    stream's order. Others' are passed over."""
+    while True:
+        everything, grown_at = bool(story.children), 0
+        subject = reach.subjects.results("*" if everything else story.topic)
+        async with (
+            reach.broker.tail(reach.stream("RESULTS"), subject, from_seq=from_seq) as stored,
+            paced(Each(stored), stop, every_s) as items,
+        ):
+            async for item in items:
+                if grown_at and (item is None or item.seq > grown_at):
+                    break
+                record = record_of(item) if item is not None else None
+                if item is None or (record is not None and story.add(record)):
+                    yield record
+                if item is not None and story.children and not everything:
+                    grown_at = item.seq
+            else:
+                return
+        from_seq = grown_at + 1
 
 
 def record_of(stored: Stored) -> Record | None:

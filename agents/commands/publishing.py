@@ -59,6 +59,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--priority", metavar="N", type=flags.priority, default=5, help="0 (last) to 9 (first); default 5"
     )
+    parser.add_argument(
+        "--branches", metavar="N", type=flags.branches, default=None,
+        help="branches that become specialists of their own: a number, never, or auto (default): the data decide",
+    )  # fmt: skip
     parser.add_argument("--specialization", metavar="NODE", type=flags.name, help="node of the graph to put it under")
     parser.add_argument(
         "--kpi", metavar="CONDITION", type=flags.kpi, action="append", default=[],
@@ -222,6 +226,7 @@ def topic_of(
         published_at_ms=int(time.time() * 1_000),
         base=base,
         encoder=encoder,
+        branches=given.branches,
     )
 
 

@@ -47,10 +47,7 @@ def verdict_text(story: Story, ending: Ending, following: Next = plainly) -> str
     """The end of a topic in readable form."""
     match ending:
         case Ending.VERDICT:
-            assert story.verdict is not None
-            return "\n".join(
-                ["", *_recommendation(story.verdict.recommendation), "", *_verdict(story.verdict, following)]
-            )
+            return "\n".join(_judged(story, following))
         case Ending.TURNED_DOWN:
             return f"{story.topic} was turned down: {output.plain(story.turned_down)}"
         case Ending.DONE:
@@ -59,6 +56,29 @@ def verdict_text(story: Story, ending: Ending, following: Next = plainly) -> str
             return f"{story.topic} ended without a verdict: {output.plain(story.why_failed())}."
         case Ending.INTERRUPTED:
             return f"{story.topic} goes on; follow it with `{following('watch', story.topic)}`."
+
+
+def _judged(story: Story, following: Next) -> list[str]:
+    """Both verdicts of a topic that was divided, what its branches came to, and how it ended."""
+    assert story.verdict is not None
+    lines = ["", *_recommendation(story.verdict.recommendation), "", *_verdict(story.verdict, following)]
+    if not story.children:
+        return lines
+    lines += ["", "branches:", _branches(story)]
+    if story.tree_verdict is not None:
+        lines += ["", "together, " + _recommendation(story.tree_verdict.recommendation)[0]]
+        lines += [*_recommendation(story.tree_verdict.recommendation)[1:], "", *_verdict(story.tree_verdict, following)]
+    return [*lines, "", output.plain(story.settled.why)] if story.settled is not None else lines
+
+
+def _branches(story: Story) -> str:
+    rows = []
+    for child in list(story.all())[1:]:
+        verdict, facts = child.last_verdict, child.plan.facts if child.plan is not None else {}
+        told = child.turned_down or (_decision(verdict) if verdict is not None else child.why_failed())
+        model = verdict.champion[:12] if verdict is not None and verdict.champion else "-"
+        rows.append((child.label, facts.get("examples"), model, told))
+    return output.table(("branch", "examples", "champion", "verdict"), rows)
 
 
 def _recommendation(found: Recommendation) -> list[str]:

@@ -5,6 +5,7 @@ Every figure comes from a record; what is not known is null, never zero.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from agents.commands.display import differed
@@ -19,6 +20,9 @@ FORMAT = 1
 
 TREE_FIELDS = ("metric", "value", "baseline", "baseline_linear", "interval", "holdout_examples")
 
+NODE_STATES = {True: "merged", False: "active"}
+"""State of a branch's node, by whether the topic's settlement merged it back."""
+
 
 def build(topic: Topic, story: Story, *, seconds: float, ending: Ending) -> dict[str, Any]:
     """The document. seconds: wall time from the command's start to its result."""
@@ -27,9 +31,9 @@ def build(topic: Topic, story: Story, *, seconds: float, ending: Ending) -> dict
         "ending": ending.value,
         "reason": _reason(story, ending),
         "topic": _topic(topic),
-        "specializations": [_specialization(story)] if story.plan is not None else [],
-        "tree": _tree(story.recommendation),
-        "failures": [_failure(ended) for ended in story.failures()],
+        "specializations": [_specialization(one, story) for one in story.all() if one.plan is not None],
+        "tree": _tree(story),
+        "failures": [_failure(ended) for one in story.all() for ended in one.failures()],
         "seconds": round(seconds, 3),
     }
 
@@ -37,6 +41,8 @@ def build(topic: Topic, story: Story, *, seconds: float, ending: Ending) -> dict
 def _reason(story: Story, ending: Ending) -> str:
     match ending:
         case Ending.VERDICT:
+            if story.children and story.settled is not None:
+                return story.settled.why
             return story.verdict.why if story.verdict is not None else ""
         case Ending.TURNED_DOWN:
             return story.turned_down
@@ -57,11 +63,13 @@ def _topic(topic: Topic) -> dict[str, Any]:
         "node": topic.node,
         "budget_s": topic.budget_s,
         "priority": topic.priority,
+        "branches": topic.branches,
         "published_at_ms": topic.published_at_ms,
     }
 
 
-def _specialization(story: Story) -> dict[str, Any]:
+def _specialization(story: Story, whole: Story) -> dict[str, Any]:
+    """A topic's own node, or that of one of its branches. whole: the story of the topic that was published."""
     assert story.plan is not None
     facts = story.plan.facts
     recommendation, verdict = story.recommendation, story.verdict
@@ -70,6 +78,8 @@ def _specialization(story: Story) -> dict[str, Any]:
         "id": story.plan.specialization,
         "name": facts.get("name"),
         "parent": facts.get("parent"),
+        "topic": story.topic,
+        "state": _state(story, whole),
         "examples": facts.get("examples"),
         "splits": facts.get("profile", {}).get("splits"),
         "warnings": facts.get("profile", {}).get("warnings", []),
@@ -77,8 +87,17 @@ def _specialization(story: Story) -> dict[str, Any]:
         "evidence": _evidence(chosen.evidence if chosen is not None else None),
         "recommendation": _recommendation(recommendation),
         "verdict": _verdict(verdict),
-        "champion": _champion(story, verdict),
+        "champion": _champion(story, story.last_verdict),
     }
+
+
+def _state(story: Story, whole: Story) -> str | None:
+    """'active' once the topic is over; of a branch 'hypothesis', 'active' or 'merged', as the topic above it ended."""
+    parent = next((one for one in whole.all() if story.topic in one.children), None)
+    if parent is None:
+        return "active" if story.settled is not None else None
+    tree = parent.settled.facts.get("tree") if parent.settled is not None else None
+    return NODE_STATES[bool(tree.get("merged_back"))] if isinstance(tree, dict) else "hypothesis"
 
 
 def _line(story: Story, line: Line) -> dict[str, Any] | None:
@@ -179,11 +198,41 @@ def _champion(story: Story, verdict: Verdict | None) -> dict[str, Any] | None:
     return {"model": before, "version": None, "promoted": False} if before else None
 
 
-def _tree(recommendation: Recommendation | None) -> dict[str, Any] | None:
-    if recommendation is None:
+def _tree(story: Story) -> dict[str, Any] | None:
+    """The topic as one model: what answers for it now, beside one flat model. Of a topic with branches the figures are
+    those of the second round, where the tree was compared with the flat model."""
+    if story.recommendation is None:
         return None
+    later = story.tree_recommendation
+    measured = _measured(later if later is not None else story.recommendation)
+    if later is not None and measured["baseline_linear"] is None:
+        measured["baseline_linear"] = _measured(story.recommendation)["baseline_linear"]
+    told = story.settled.facts.get("tree") if story.settled is not None else None
+    tree: Mapping[str, Any] = told if isinstance(told, dict) else {}
+    return {
+        **measured,
+        "against": "baseline" if later is not None else "baseline_linear",
+        "branches": len(story.children) or 1,
+        "routed": _routed(later, str(measured["metric"])),
+        "promoted": bool(tree.get("accepted")) if story.settled is not None else None,
+        "merged_back": bool(tree.get("merged_back")) if story.settled is not None else None,
+        "recommendation": _recommendation(later),
+        "verdict": _verdict(story.tree_verdict),
+        "why": story.settled.why if story.settled is not None else None,
+    }
+
+
+def _measured(recommendation: Recommendation) -> dict[str, Any]:
     measured = {"holdout_examples": recommendation.holdout_examples, **recommendation.tree}
     return {name: measured.get(name) for name in TREE_FIELDS}
+
+
+def _routed(recommendation: Recommendation | None, metric: str) -> float | None:
+    """What the tree itself came to on the holdout, whether or not it was taken."""
+    if recommendation is None:
+        return None
+    tree = next((one for one in recommendation.candidates if one.flat), None)
+    return tree.kpis.get(metric) if tree is not None else None
 
 
 def _failure(ended: TaskEnded) -> dict[str, Any]:

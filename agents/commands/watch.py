@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -13,7 +14,7 @@ from typing import IO
 from agents.commands import flags, loop, output
 from agents.commands.asking import ask, ask_if_any
 from agents.commands.display import display_for
-from agents.commands.following import follow, paced, record_of
+from agents.commands.following import Hearing, follow, paced, record_of, records
 from agents.commands.reach import Reach, found, reach, reach_stored
 from agents.commands.report import Next, exit_code, tell
 from agents.commands.stored import read_all
@@ -103,15 +104,7 @@ async def _all(there: Reach, stop: asyncio.Event) -> int:
 
     subscription = await there.broker.subscribe(there.subjects.all_progress(), on_progress)
     try:
-        state = await there.broker.state(there.stream("RESULTS"))
-        async with (
-            there.broker.tail(there.stream("RESULTS"), there.subjects.results(), from_seq=state.last_seq + 1) as stored,
-            paced(Each(stored), stop, LOOK_EVERY_S) as items,
-        ):
-            async for item in items:
-                record = record_of(item) if item is not None else None
-                if record is not None:
-                    display.record(record)
+        await _everything(there, display.record, stop)
     finally:
         await subscription.close()
         display.close()
@@ -135,29 +128,38 @@ async def _lines(there: Reach, topic: str, target: str, stop: asyncio.Event) -> 
         if (progress := _progress(message)) is not None:
             write(progress)
 
-    state = await there.broker.state(there.stream("RESULTS"))
-    subscription = await there.broker.subscribe(there.subjects.all_progress(topic), on_progress)
+    hearing = Hearing(there, on_progress)
+    await hearing.cover(story)
     try:
-        from_seq = 1 if topic != "*" else state.last_seq + 1
-        async with (
-            there.broker.tail(there.stream("RESULTS"), there.subjects.results(topic), from_seq=from_seq) as stored,
-            paced(Each(stored), stop, LOOK_EVERY_S) as items,
-        ):
-            async for item in items:
-                record = record_of(item) if item is not None else None
-                if record is None:
-                    continue
-                write(record)
-                if topic != "*":
-                    story.add(record)
-                    if ending := story.ending():
-                        return exit_code(ending)
+        if topic == "*":
+            await _everything(there, write, stop)
+            return 0
+        async with records(there, story, 1, stop, LOOK_EVERY_S) as items:
+            async for record in items:
+                if record is not None:
+                    write(record)
+                    await hearing.cover(story)
+                if ending := story.ending():
+                    return exit_code(ending)
     finally:
-        await subscription.close()
+        await hearing.close()
         if file is not sys.stdout:
             with contextlib.suppress(OSError):  # what was not written was complained about
                 file.close()
     return 0
+
+
+async def _everything(there: Reach, tell: Callable[[Record], None], stop: asyncio.Event) -> None:
+    """Every record of the mesh from now on."""
+    state = await there.broker.state(there.stream("RESULTS"))
+    async with (
+        there.broker.tail(there.stream("RESULTS"), there.subjects.results(), from_seq=state.last_seq + 1) as stored,
+        paced(Each(stored), stop, LOOK_EVERY_S) as items,
+    ):
+        async for item in items:
+            record = record_of(item) if item is not None else None
+            if record is not None:
+                tell(record)
 
 
 def _opened(target: str) -> IO[str]:

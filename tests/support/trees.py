@@ -165,9 +165,10 @@ class Books:
         for topic in step.topics[: until - writes]:
             self.topics.setdefault(topic.id, topic)
             writes += 1
-        commands = [*([step.submit] if step.submit is not None else []), *step.cancels, *step.settles]
+        commands: list[Submit | Settle | Cancel] = [*([step.submit] if step.submit is not None else [])]
+        commands += [*step.cancels, *step.settles]
         for command in commands[: until - writes]:
-            purpose = "settled" if isinstance(command, Settle) else ""
-            self.put.setdefault(derived_id(command.topic, purpose) if purpose else command.id, command)  # type: ignore[union-attr]
+            id_ = derived_id(command.topic, "settled") if isinstance(command, Settle) else command.id
+            self.put.setdefault(id_, command)
             writes += 1
         return writes

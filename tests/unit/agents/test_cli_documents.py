@@ -21,7 +21,15 @@ from agents.commands.story import ALONE, Ending, Story
 from mesh.errors import EnvironmentUnfit
 from mesh.messages.base import Epoch, Record
 from mesh.messages.judgement import Candidate, Check, Choice, Evidence, Recommendation, Verdict
-from mesh.messages.results import Planned, Progress, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
+from mesh.messages.results import (
+    Planned,
+    Progress,
+    RecommendationMade,
+    TaskEnded,
+    TaskMoved,
+    TopicSettled,
+    TopicTurnedDown,
+)
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
 
@@ -85,20 +93,27 @@ def story(*records: Record) -> Story:
     return told
 
 
+SETTLED = TopicSettled(
+    topic="t-1", specialization="digits-aaaaaa", why="It stays whole: its data is a table of numbers.",
+    facts={"champion": "r" * 64, "branches": 1}, ledger_seq=9, at_ms=4,
+)  # fmt: skip
+
 WHOLE = (
     PLAN, ended(EVOLVER), ended(REINVENTOR), ended(CHECK),
     RecommendationMade(
         topic="t-1", specialization="digits-aaaaaa", recommendation=recommendation(), ledger_seq=8, at_ms=3
     ),
-    verdict(),
+    verdict(), SETTLED,
 )  # fmt: skip
 
 
-def test_a_story_ends_with_the_verdict_and_not_before() -> None:
+def test_a_story_ends_when_it_is_settled_and_not_with_the_verdict_before() -> None:
     told = story(*WHOLE[:-1])
     assert told.ending() is None
-    told.add(verdict())
+    assert told.next_hand()[0] == "planner"
+    assert told.add(SETTLED)
     assert told.ending() is Ending.VERDICT
+    assert not told.add(SETTLED.evolve(topic="t-2"))
 
 
 def test_a_story_in_which_both_lines_fail_ends_without_a_verdict() -> None:
@@ -158,8 +173,10 @@ def test_the_document_has_every_field_with_measured_values() -> None:
     assert found["champion"] == {"model": "r" * 64, "version": 1, "promoted": True}
     assert document["tree"] == {
         "metric": "accuracy", "value": 0.98, "baseline": 0.98, "baseline_linear": 0.96, "interval": [0.0, 0.04],
-        "holdout_examples": 180,
+        "holdout_examples": 180, "against": "baseline_linear", "branches": 1, "routed": None, "promoted": False,
+        "merged_back": False, "recommendation": None, "verdict": None, "why": SETTLED.why,
     }  # fmt: skip
+    assert (found["topic"], found["state"]) == ("t-1", "active")
 
 
 def test_a_training_that_went_on_elsewhere_says_what_differed() -> None:
@@ -238,7 +255,8 @@ def test_every_ending_has_its_exit_code() -> None:
 def test_who_is_missing_is_named() -> None:
     assert "planner" in left_alone(story(), 60)
     assert "consensus" in left_alone(story(PLAN), 60)
-    assert "gate" in left_alone(story(*WHOLE[:-1]), 60)
+    assert "gate" in left_alone(story(*WHOLE[:-2]), 60)
+    assert "no planner has said what becomes of the verdict" in left_alone(story(*WHOLE[:-1]), 60)
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------
