@@ -29,11 +29,14 @@ class Proposal:
     changed: str
 
 
-SPACES: dict[str, dict[str, Space]] = {kind: DECLARED[kind] for kind in ("classify",)}
+SPACES: dict[str, dict[str, Space]] = {kind: DECLARED[kind] for kind in ("classify", "language-model")}
 """Executor kinds that the lines of a topic can train: those whose data a profile understands. More are declared
 (planner/dials.py) than can be asked for by a topic."""
 
-STARTS_FROM: dict[str, frozenset[ModelFormat]] = {"classify": frozenset({ModelFormat.RAMIFY})}
+STARTS_FROM: dict[str, frozenset[ModelFormat]] = {
+    "classify": frozenset({ModelFormat.RAMIFY}),
+    "language-model": frozenset({ModelFormat.RAMIFY}),
+}
 """Executor kind to the forms of base models that it goes on training. A kind that is not named starts from zero or from
 its own champions only."""
 
