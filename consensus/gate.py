@@ -64,6 +64,7 @@ def verdict(
         champion_version=version + 1 if promoted else version,
         decided_at_ms=decided_at_ms,
         bounds=bounds_of(policies),
+        champion_revision=revision,
     )
 
 

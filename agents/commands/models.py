@@ -1,5 +1,6 @@
-"""`bin/agent models`: champions and pushed models; `models pull` takes one out of the mesh, `models push` one in, and
-`models remove` takes a pushed one's name away."""
+"""`bin/agent models`: champions and pushed models; `models pull` takes one out of the mesh, `models push` one in,
+`models remove` takes a pushed one's name away, `models lineage` tells a champion's versions and `models rollback` goes
+back to one."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from agents.commands import flags, known_models, loop, models_pull, models_push, output, take_out
+from agents.commands import flags, known_models, loop, models_back, models_pull, models_push, output, take_out
 from agents.commands.reach import reach_stored
 from mesh.errors import NotFound, SettingsInvalid
 from mesh.messages.judgement import Champion
@@ -17,19 +18,22 @@ from mesh.messages.models import PushedModel
 EXAMPLE = """bin/agent models
 bin/agent models pull handwritten-digits-3fa1c2 ./digits-model
 bin/agent models push ./tiny-bert --name tiny-bert
-bin/agent models remove tiny-bert"""
+bin/agent models remove tiny-bert
+bin/agent models lineage handwritten-digits-3fa1c2
+bin/agent models rollback handwritten-digits-3fa1c2 --to 2 --reason slow"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """`pull NAME DIR`, `push DIR`, `remove NAME`, or nothing."""
+    """`pull NAME DIR`, `push DIR`, `remove NAME`, `lineage NODE`, `rollback NODE`, or nothing."""
     parser.add_argument(
-        "action", metavar="ACTION", nargs="?", choices=["pull", "push", "remove"],
-        help="pull: write a model's files into a folder; push: take a folder's files in; remove: forget a pushed model",
+        "action", metavar="ACTION", nargs="?", choices=["pull", "push", "remove", "lineage", "rollback"],
+        help="pull: write a model's files into a folder; push: take a folder's files in; remove: forget a pushed "
+        "model; lineage: a champion's versions; rollback: make an earlier version champion again",
     )  # fmt: skip
     parser.add_argument(
         "name", metavar="NAME", nargs="?",
         help="pull: a specialization, a pushed model, or the first digits of a model's digest; push: the folder; "
-        "remove: a pushed model",
+        "remove: a pushed model; lineage, rollback: a specialization",
     )  # fmt: skip
     parser.add_argument("folder", metavar="DIR", nargs="?", help="pull: a folder that is empty or not there yet")
     parser.add_argument(
@@ -39,6 +43,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="pull: move a folder that holds files aside, to DIR.before"
     )
+    parser.add_argument(
+        "--to", metavar="VERSION", type=int,
+        help="rollback: the version to go back to (default: the newest one with another model)",
+    )  # fmt: skip
+    parser.add_argument("--reason", metavar="TEXT", help="rollback: why; it stands in the champion's record")
     flags.add_json(parser, "the models, or what was pulled or pushed,")
 
 
@@ -52,7 +61,8 @@ def run(given: argparse.Namespace) -> int:
         return loop.run_simply(models_pull.pull(given))
     if given.action == "push":
         return loop.run_simply(models_push.push(given, models_push.look(Path(given.name))))
-    return loop.run_simply(models_push.remove(given) if given.action == "remove" else _list(given))
+    one = {"remove": models_push.remove, "lineage": models_back.lineage, "rollback": models_back.rollback}
+    return loop.run_simply(one.get(given.action, _list)(given))
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -61,8 +71,10 @@ def _check(given: argparse.Namespace) -> None:
         raise NotFound("models pull expects a NAME and a DIR; `bin/agent models` lists the names.")
     if given.action == "push" and (not given.name or given.folder):
         raise SettingsInvalid("models push expects one DIR: bin/agent models push DIR --name NAME.")
-    if given.action == "remove" and (not given.name or given.folder):
-        raise SettingsInvalid("models remove expects one NAME; `bin/agent models` lists them.")
+    if given.action in ("remove", "lineage", "rollback") and (not given.name or given.folder):
+        raise SettingsInvalid(f"models {given.action} expects one NAME; `bin/agent models` lists them.")
+    if (given.to is not None or given.reason is not None) and given.action != "rollback":
+        raise SettingsInvalid("--to and --reason belong to models rollback.")
     if given.called is not None and given.action != "push":
         raise SettingsInvalid("--name belongs to models push; models pull takes the name as its first word.")
     if given.replace and given.action != "pull":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agents import cli
-from agents.commands import models, models_pull, models_push, take_out
+from agents.commands import models, models_back, models_pull, models_push, take_out
 from agents.commands.reach import Reach
 from tests.support.memory_mesh import MemoryMesh
 
@@ -24,7 +24,7 @@ async def reached(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Memory
     async def reach(*_: object) -> AsyncIterator[Reach]:
         yield there
 
-    for module in (models, models_pull, models_push):
+    for module in (models, models_back, models_pull, models_push):
         monkeypatch.setattr(module, "reach_stored", reach)
     return mesh, there
 
@@ -45,6 +45,8 @@ async def command(*words: str) -> int:
         return await models_push.push(given, models_push.look(Path(given.name)))
     if given.action == "remove":
         return await models_push.remove(given)
+    if given.action in ("lineage", "rollback"):
+        return await (models_back.lineage if given.action == "lineage" else models_back.rollback)(given)
     return await models._list(given)
 
 
