@@ -3,7 +3,8 @@
     topic ──> profile ──ended──> evolver     (from the topic's base model, else from the champion, one or two dials
                                               turned; without either the defaults)
                                  reinventor  (from zero, its settings found by a short study or drawn; planner/lines.py)
-                                 baseline    (a tuned linear model: measured beside them, never a candidate)
+                                 baseline    (a tuned linear model: measured beside them, never a candidate; plain text
+                                              has none)
 
 With a sentence encoder one task stands between (planner/encoders.py).
 
@@ -36,7 +37,7 @@ from planner import bases, encoders, graph, past, proposals, studies
 from planner.graph import Source
 from planner.lines import Lines, Wanted, lines_of
 from planner.past import Past
-from planner.profile import SPLITS, Profile
+from planner.profile import CORPUS, SPLITS, Profile
 
 SALT = "ramify"
 """Fixed salt of the split: the same example falls into the same split in every topic. Part of the protocol."""
@@ -180,7 +181,7 @@ def plan(
     placement = graph.place(nodes, topic, source, profile)
     needs = _needs_with(estimate, encoders.with_encoder(outcome.facts, topic.encoder), profile)
     shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs, vectors or {}, known)
-    tasks = (shaped.evolver(), *shaped.trials(), shaped.reinventor(), shaped.baseline())
+    tasks = (shaped.evolver(), *shaped.trials(), shaped.reinventor(), *shaped.baseline())
     submit = Submit(
         id=derived_id(topic.id, "plan"),
         topic=topic.id,
@@ -282,10 +283,12 @@ class _Shaped:
         task = self._task(Line.REINVENTOR, studies.KIND, lines.study.last(settings), inputs, budget_s)
         return task.evolve(after=lines.study.trials)
 
-    def baseline(self) -> TaskSpec:
-        """The yardstick."""
+    def baseline(self) -> tuple[TaskSpec, ...]:
+        """The yardstick; a corpus has no labels that a linear model could name."""
+        if self.profile.modality == CORPUS:
+            return ()
         budget_s = min(self.topic.budget_s, BASELINE_BUDGET_S_MAX)
-        return self._task(Line.BASELINE, "baseline", {}, self._inputs(), budget_s)
+        return (self._task(Line.BASELINE, "baseline", {}, self._inputs(), budget_s),)
 
     def facts(self, placement: graph.Placement, champion_revision: int) -> Facts:
         """What consensus, gate and subscribers should know about the plan (docs/protocol.md)."""
@@ -295,9 +298,10 @@ class _Shaped:
             "parent": self.node.parent,
             "name": self.node.name,
             "why": placement.why,
+            "placed": [[id_, score] for id_, score in placement.placed],
             "examples": self.profile.examples,
             "lines": {line.value: self._id(line) for line in (Line.EVOLVER, Line.REINVENTOR)},
-            "baseline": self._id(Line.BASELINE),
+            "baseline": self._id(Line.BASELINE) if self.profile.modality != CORPUS else "",
             "splits": {name: self.splits[name] for name in SPLITS},
             "kpis": [[kpi.metric, kpi.minimum, kpi.maximum] for kpi in topic.kpis],
             "champion": self.champion.model if self.champion is not None else "",

@@ -16,7 +16,9 @@ from mesh.messages.models import BaseModel, ModelFormat
 from mesh.messages.tasks import Line, Needs, OnDisconnect, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Independent, Kpi, Topic
 from planner import encoders, plans, profile, proposals
+from planner.accounts import Inherited
 from planner.graph import Source
+from planner.past import Candidacy, Past
 
 SPLITS = {name: name[0] * 64 for name in profile.SPLITS}
 FACTS: Facts = {
@@ -318,3 +320,52 @@ def test_a_line_that_goes_on_from_a_large_champion_gets_room_for_the_encoder_tha
     assert large.disk_bytes == 100 + 184_000_000
     named = encoders.evaluating(needs, DataRef(source="e" * 64, size_bytes=1_000), champion)
     assert named.memory_bytes == 500 + encoders.PROGRAM_BYTES + 2_000
+
+
+# -- searched reinventors, corpora ------------------------------------------------------------------------------------
+
+
+def known(**more: Any) -> Past:
+    return Past(offered=frozenset({"search-step"}), **more)
+
+
+def test_a_searched_reinventor_waits_for_its_trials_and_stays_one_line() -> None:
+    made = plans.plan(TOPIC, SOURCE, PROFILE, {}, None, 0, by_profile, known=known())
+    assert isinstance(made, plans.Plan)
+    trials = [task for task in made.submit.tasks if task.purpose == "trial"]
+    line = by_line(made.submit)[Line.REINVENTOR]
+    assert [task.line for task in trials] == [None] * 3
+    assert line.after == tuple(task.id for task in trials)
+    for task in (*trials, line):
+        assert task.executor == "search-step"
+        assert task.inputs == {"train": SPLITS["train"], "validation": SPLITS["validation"]}
+        assert task.needs.memory_bytes == 900_000_000
+    assert sum(task.budget_s for task in (*trials, line)) == TOPIC.budget_s
+    assert made.submit.facts["study"]["trials"] == [task.id for task in trials]
+    assert line.id == made.submit.facts["lines"]["reinventor"]
+
+
+def test_a_reinventor_that_goes_on_starts_from_its_own_model_with_room_for_it() -> None:
+    curve = tuple((float(t), 0.3 + 2.0 * t**-0.5) for t in range(10, 110, 10))
+    last = Candidacy(
+        topic="t-0", task="t-0-reinventor", model="9" * 64, settings={"hidden": [64]}, curve=curve,
+        cost=Inherited(core_s=100.0), validation=SPLITS["validation"], size_bytes=10**9,
+    )  # fmt: skip
+    past = known(candidacy=last, rival_loss=0.48, rival_validation=SPLITS["validation"])
+    made = plans.plan(TOPIC, SOURCE, PROFILE, {}, champion(), 3, by_profile, known=past)
+    assert isinstance(made, plans.Plan)
+    tasks = by_line(made.submit)
+    assert tasks[Line.REINVENTOR].inputs["champion"] == "9" * 64
+    assert tasks[Line.REINVENTOR].settings["hidden"] == [64]
+    assert tasks[Line.REINVENTOR].needs.memory_bytes > 2 * 10**9
+    assert tasks[Line.EVOLVER].inputs["champion"] == "c" * 64
+    assert len(made.submit.tasks) == 3
+
+
+def test_a_corpus_gets_two_lines_and_no_linear_yardstick() -> None:
+    facts = {**FACTS, "task": "language-model", "modality": "corpus", "labels": 0, "label_names": [], "features": 0}
+    made = plans.plan(TOPIC, SOURCE, Outcome(outputs=SPLITS, facts=facts), {}, None, 0, by_profile)
+    assert isinstance(made, plans.Plan)
+    assert [task.line for task in made.submit.tasks] == [Line.EVOLVER, Line.REINVENTOR]
+    assert {task.executor for task in made.submit.tasks} == {"language-model"}
+    assert made.submit.facts["baseline"] == ""
