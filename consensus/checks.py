@@ -76,7 +76,7 @@ def replay_of(plan: Planned, id_: str, name: str, line: Line | None, trained: Ta
     if not kind or not trained.checkpoints or trained.outcome is None:
         return None
     spec, facts = trained.task, trained.outcome.facts
-    inputs = {f"checkpoint-{place}": one.manifest.hex() for place, one in enumerate(trained.checkpoints[:3], start=1)}
+    inputs = {f"checkpoint-{place}": one.manifest.hex() for place, one in enumerate(trained.checkpoints, start=1)}
     kept = map_of(facts, "continued").get("improved") is False
     if not kept:  # else its weights are those that it started from
         inputs["model"] = trained.outcome.outputs.get("model", "")

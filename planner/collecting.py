@@ -3,7 +3,8 @@
     named     by a record that is kept (topics, results, champions, pushed models, the graph), by an open or parked task
               (inputs, remembered checkpoints), by the ledger (its newest snapshot, the lineage): it lives
     awaited   nobody names it yet: its command may be on its way. It lives until it is `keep_s` old without a name
-    dead      nobody will name it: a checkpoint that the ledger has overtaken, or whose task has ended
+    dead      nobody will name it: a checkpoint that the ledger has overtaken, or whose task has ended; of a training
+              that succeeded the last two wait for its topic's recommendation first
 
 Objects live as long as a stored manifest names them, whatever becomes of that manifest later. So a round goes
 
@@ -23,15 +24,20 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mesh.messages.artifacts import Manifest, ObjectList
-from mesh.messages.base import Epoch
+from mesh.messages.base import Epoch, derived_id
 from mesh.messages.object_names import ObjectName, of_part, whole
-from planner.ledger import Ledger, Task
+from mesh.messages.tasks import TaskState
+from planner.ledger import Ended, Ledger, Task
 
 CHECKPOINT, UPLOAD, SNAPSHOT, OWNER = "checkpoint", "upload", "snapshot", "owner"
 """Media that are judged by more than their names."""
 
 TOPIC_MEDIA = frozenset({"split", "dataset"})
 """Media that stay as long as their topic can be read, although the result that names them is gone."""
+
+KEPT_AFTER = 2
+"""Checkpoints of an ended training that are kept until its topic has a recommendation: between two of them a segment
+can be trained again (executors/replaying.py)."""
 
 FULL_SHARE = 0.8
 """Part of the store's limit beyond which rounds follow each other: a fifth is left for what comes meanwhile."""
@@ -155,12 +161,22 @@ def _judge_checkpoint(manifest: Manifest, ledger: Ledger, rules: Rules) -> Judge
     task = ledger.tasks.get(name)
     if task is None:
         line = ledger.ended.get(name)
+        if line is not None and _may_be_replayed(line, epoch, number, ledger):
+            return Judgement(Standing.AWAITED, "its topic's round may have it replayed", rules.unnamed_keep_s)
         return awaited if line is None else Judgement(Standing.DEAD, f"its task is {line.state}")
     if epoch.generation == task.epoch.generation and epoch < task.epoch:
         return Judgement(Standing.DEAD, f"its lease {epoch} is over, {task.epoch} is later")
     if epoch == task.epoch and task.checkpoint is not None and number <= task.checkpoint.number:
         return Judgement(Standing.DEAD, f"checkpoint {task.checkpoint.number} is recorded")
     return awaited
+
+
+def _may_be_replayed(line: Ended, epoch: Epoch, number: int, ledger: Ledger) -> bool:
+    """Is this one of the last checkpoints of a training that succeeded, whose topic has no recommendation yet?"""
+    if line.state is not TaskState.SUCCEEDED or ledger.said("recommended", derived_id(line.topic, "recommendation")):
+        return False
+    recorded = [(key.epoch, key.number) for key in line.rows() if key.kind == CHECKPOINT]
+    return (epoch, number) in recorded[-KEPT_AFTER:]
 
 
 class Pace:

@@ -29,6 +29,7 @@ from mesh.messages.ledger import (
     TopicSettled,
 )
 from mesh.messages.results import Kept, Planned, Projected, RecommendationMade, TaskEnded, TaskMoved, TopicTurnedDown
+from planner.collecting import KEPT_AFTER
 from planner.ledger import Task
 
 
@@ -126,8 +127,9 @@ def _ended(event: TaskSucceeded | TaskParked | TaskCanceled, task: Task) -> Task
 
 
 def _kept(task: Task) -> tuple[Kept, ...]:
-    """Its recorded checkpoints; one that no artifact can have is left out."""
-    known = [one for one in (task.checkpoint, *task.older) if one is not None and DIGEST.match(one.manifest)]
+    """Its last checkpoints, as many as the collector keeps; one that no artifact can have is left out."""
+    last = (task.checkpoint, *task.older)[:KEPT_AFTER]
+    known = [one for one in last if one is not None and DIGEST.match(one.manifest)]
     return tuple(Kept(number=one.number, step=one.step, manifest=bytes.fromhex(one.manifest)) for one in known)
 
 

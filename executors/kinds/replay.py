@@ -24,7 +24,7 @@ from mesh.messages.tasks import Needs
 MIB = 1024 * 1024
 
 CHECKPOINTS = ("checkpoint-1", "checkpoint-2", "checkpoint-3")
-"""What the ledger knows of an ended training: the newest, the one before it, and the best."""
+"""Recorded states of it. The mesh keeps the last two of an ended training."""
 
 
 class ReplaySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):

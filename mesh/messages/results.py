@@ -97,7 +97,7 @@ class TaskEnded(Record, frozen=True, kw_only=True):
     reason: str = ""
     attempts: int = 0
     checkpoints: tuple[Kept, ...] = ()
-    """Of a training that succeeded, newest first: between them a segment can be trained again."""
+    """The last two of a training that succeeded, newest first: between them a segment can be trained again."""
     ledger_seq: int
     at_ms: int
 

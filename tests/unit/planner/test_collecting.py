@@ -52,6 +52,30 @@ def ledger(*, newest: int = 5, older: tuple[int, ...] = (4,)) -> Ledger:
     return made
 
 
+def trained(state: TaskState = TaskState.SUCCEEDED) -> Ledger:
+    made = Ledger()
+    rows = " 1-1/checkpoint/1 1-1/checkpoint/2 1-2/checkpoint/3 1-2/checkpoint/4 1-2/result/0 "
+    made.ended.put(Ended("t1-evolver", "t1", state, Epoch(1, 2), None, recorded=rows))
+    return made
+
+
+def test_the_last_two_checkpoints_of_a_training_wait_for_the_recommendation_of_its_topic() -> None:
+    found = trained()
+
+    def standings(ledger: Ledger) -> list[Standing]:
+        facts = [("1-1", 2), ("1-2", 3), ("1-2", 4), ("1-1", 4)]
+        every = [manifest("checkpoint", task="t1-evolver", epoch=epoch, number=number) for epoch, number in facts]
+        return [judge(one, Named.NOT, ledger, RULES).standing for one in every]
+
+    dead = [Standing.DEAD] * 4
+    assert standings(found) == [Standing.DEAD, Standing.AWAITED, Standing.AWAITED, Standing.DEAD]
+    assert standings(trained(TaskState.PARKED)) == dead
+    found.said_before(["recommended t2-recommendation"])
+    assert standings(found) != dead
+    found.said_before(["recommended t1-recommendation"])
+    assert standings(found) == dead
+
+
 @given(st.lists(DIGESTS, max_size=6), st.integers(0, 255), st.text(alphabet="0123456789abcdef", max_size=70))
 def test_every_digest_in_a_record_is_found_whatever_stands_beside_it(
     digests: list[str], number: int, text: str
