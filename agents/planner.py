@@ -36,6 +36,9 @@ R = TypeVar("R", bound=Record)
 GRAPH_TRIES = 5
 """Lost compare-and-sets on the graph before the input goes back with a delay; more means that something is wrong."""
 
+SOW_AGAIN_S = 1.0
+"""Pause before the seeds are tried again in an outage."""
+
 
 class Planner:
     """The handlers of one planner agent."""
@@ -48,6 +51,7 @@ class Planner:
 
     async def run(self) -> None:
         """Handle topics and what becomes of them until the agent stops."""
+        await self._sow()
         subjects = self._agent.subjects
         topics = handle(
             self._agent,
@@ -62,6 +66,15 @@ class Planner:
         self._hear(TopicSettled, "settled", self.on_end)
         self._hear(TopicTurnedDown, "turned-down", self.on_end)
         await self._handled(TaskEnded, "profiles", self.on_task_ended)
+
+    async def _sow(self) -> None:
+        """See to the seeds of the graph before the first topic is placed, however long the broker is away meanwhile."""
+        while not self._agent.stopping.is_set():
+            try:
+                return await self._books.sow()
+            except Retry as error:
+                self._agent.log.warning("the graph's seeds are not written yet: %s", error)
+            await self._agent.pause(SOW_AGAIN_S)
 
     def _hear(self, kind: type[R], what: str, handler: Callable[[R, Stored], Awaitable[None]]) -> None:
         self._agent.spawn(self._handled(kind, what, handler), what)
@@ -78,7 +91,7 @@ class Planner:
         """A topic becomes a profile task, or is refused with a sentence; a branch of a topic that is over ends, too."""
         if topic.parent and await self._books.end(topic.parent) is not None:
             return await self._books.command(trees.orphaned(topic))
-        nodes, _revisions = await self._books.graph() if topic.data is None else ({}, {})
+        nodes = (await self._books.graph())[0] if topic.data is None else {}
         source = plans.source_of(topic, nodes)
         await self._books.command(source if isinstance(source, Refuse) else plans.profile_submit(topic, source))
 
@@ -120,7 +133,7 @@ class Planner:
     async def _plan(self, topic: Topic, task: TaskSpec, outcome: Outcome, vectors: Mapping[str, str]) -> None:
         """Write the graph, then submit: whoever sees the plan finds its node. task: the profile, outcome: its own."""
         for _ in range(GRAPH_TRIES):
-            nodes, revisions = await self._books.graph()
+            nodes, graph_revision = await self._books.graph()
             source = plans.profiled_source(topic, task)
             specialization = plans.specialization_id(topic, outcome)
             champion, revision = await self._books.champion(specialization)
@@ -128,7 +141,7 @@ class Planner:
             plan = plans.plan(topic, source, outcome, nodes, champion, revision, kinds.needs_of, vectors, past)
             if isinstance(plan, Refuse):
                 return await self._books.command(plan)
-            if await self._books.write(plan.placement.changed, revisions):
+            if await self._books.write(plan.placement.changed, graph_revision):
                 self._agent.log.info("topic %s: %s", topic.id, plan.placement.why)
                 return await self._books.command(plan.submit)
         raise Retry(f"the graph changed {GRAPH_TRIES} times while {topic.id} was placed")

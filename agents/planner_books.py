@@ -6,12 +6,14 @@ them is repeated by the next one, and two planners do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Sequence
 
 from agents.runtime import Agent
 from mesh import codec
 from mesh.bus import Stored
 from mesh.errors import Conflict, NotFound
+from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Cancel, Refuse, Settle, Submit
 from mesh.messages.graph import Specialization
@@ -19,15 +21,10 @@ from mesh.messages.judgement import Champion, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
 from mesh.packed import split
+from planner import changes
 
 WRITER = "planner"
 """Commands carry the role's name, not the incarnation's: two planners that plan one topic put the same command."""
-
-GRAPH_PAGE = 1_000
-"""Graph records read at once."""
-
-NODES_MAX = 100_000
-"""A graph beyond this is read no further: placing needs it in memory."""
 
 RECORDS_PAGE = 500
 """Records of a topic that are read at once."""
@@ -48,6 +45,7 @@ class Books:
         self._agent = agent
         self._log = agent.broker
         self._subjects = agent.subjects
+        self._bucket = GraphBucket(agent.broker, agent.subjects)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -87,28 +85,10 @@ class Books:
             from_seq = page[-1].seq + 1
         return found
 
-    async def graph(self) -> tuple[dict[str, Specialization], dict[str, int]]:
-        """All nodes by id, and the sequence of each node's newest record."""
-        nodes: dict[str, Specialization] = {}
-        revisions: dict[str, int] = {}
-        from_seq = 1
-        while len(nodes) < NODES_MAX:
-            page = await self._log.read(
-                self._subjects.bucket("graph"),
-                self._subjects.keys("graph"),
-                from_seq=from_seq,
-                messages_max=GRAPH_PAGE,
-            )
-            for stored in page:
-                id_ = stored.subject.rpartition(".")[2]
-                revisions[id_] = stored.seq
-                nodes.pop(id_, None)
-                if stored.data:  # an erased key has an empty last record
-                    nodes[id_] = codec.decode(stored.data, Specialization)
-            if len(page) < GRAPH_PAGE:
-                break
-            from_seq = page[-1].seq + 1
-        return nodes, revisions
+    async def graph(self) -> tuple[dict[str, Specialization], int]:
+        """All nodes by id, and the sequence at which they stood so."""
+        graph = await self._bucket.read()
+        return graph.nodes, graph.last_seq
 
     async def champion(self, specialization: str) -> tuple[Champion | None, int]:
         """The champion's newest record and its revision; None and 0 without one."""
@@ -120,15 +100,15 @@ class Books:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    async def write(self, nodes: Iterable[Specialization], revisions: Mapping[str, int]) -> bool:
-        """Write each node if it is still as it was read; False when somebody else wrote first."""
-        for node in nodes:
-            subject = self._subjects.key("graph", node.id)
-            try:
-                await self._log.append(subject, codec.encode(node), subject_seq=revisions.get(node.id, 0))
-            except Conflict:
-                return False
-        return True
+    async def write(self, nodes: Sequence[Specialization], revision: int) -> bool:
+        """Write the nodes if the graph is still as it was read; False when somebody else wrote first."""
+        return await self._bucket.write(nodes, revision, _now_ms) == len(nodes)
+
+    async def sow(self) -> None:
+        """Write the seeds that were never there."""
+        sown = await self._bucket.change(lambda graph: changes.seeded(graph.nodes, graph.taken), _now_ms)
+        if sown.nodes:
+            self._agent.log.info("graph: %s", sown.sentence)
 
     async def publish(self, topic: Topic) -> None:
         """Put the topic of a branch; that it is there already means that it was put before."""
@@ -148,6 +128,10 @@ class Books:
             self._agent.log.debug("%s is stored already", subject)
         else:
             self._agent.log.info("%s", subject)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _id_of(command: Command) -> str:

@@ -12,10 +12,11 @@ from agents.planner_books import Books
 from agents.runtime import Agent
 from executors import kinds
 from mesh.errors import NotFound, Retry
-from mesh.messages.judgement import Verdict
+from mesh.messages.judgement import Champion, Verdict
 from mesh.messages.results import TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
 from planner import branches, branching, trees
+from planner.tree_plans import newest
 from planner.trees import Known, Step
 
 WRITE_TRIES = 5
@@ -46,9 +47,9 @@ class Trees:
     async def advance(self, topic: str) -> None:
         """Do what the mind says that comes next for this topic."""
         for _ in range(WRITE_TRIES):
-            known, revisions = await self._known(topic)
+            known, revision = await self._known(topic)
             step = trees.next_step(known, kinds.needs_of)
-            if await self._books.write(step.nodes, revisions):
+            if await self._books.write(step.nodes, revision):
                 return await self._carry_out(topic, step)
         raise Retry(f"the graph changed {WRITE_TRIES} times while {topic} was branched")
 
@@ -63,8 +64,8 @@ class Trees:
             await self._books.command(settle)
         self._agent.log.info("topic %s: %s", topic, step.why)
 
-    async def _known(self, id_: str) -> tuple[Known, dict[str, int]]:
-        """All that the next step rests on, and the revisions of the graph's nodes."""
+    async def _known(self, id_: str) -> tuple[Known, int]:
+        """All that the next step rests on, and the revision of the graph."""
         topic = await self._books.topic(id_)
         records = await self._books.records(id_)
         specialization = trees.specialization_of(records)
@@ -78,7 +79,7 @@ class Trees:
             champion, _ = await self._books.champion(node)
             if champion is not None:
                 champions[node] = champion
-        nodes, revisions = await self._books.graph() if found else ({}, {})
+        nodes, revision = await self._books.graph() if found else ({}, 0)
         champion, _ = await self._books.champion(specialization)
         known = Known(
             topic=topic,
@@ -88,8 +89,16 @@ class Trees:
             champion=champion,
             champions=champions,
             nodes=nodes,
+            router=await self._router(champion, id_),
         )
-        return known, revisions
+        return known, revision
+
+    async def _router(self, champion: Champion | None, topic: str) -> str:
+        """The router of the tree that is champion, as long as the records of the topic that grew it are kept."""
+        if champion is None or not champion.flat or champion.topic == topic:
+            return ""
+        ended = newest(await self._books.records(champion.topic), branches.task_id(champion.topic))
+        return branches.found_by(ended).router if ended is not None else ""
 
     async def _depth(self, topic: Topic) -> int:
         """How many topics stand above this one; no more are counted than matter."""

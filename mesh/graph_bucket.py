@@ -118,11 +118,10 @@ class GraphBucket:
             try:
                 graph = await self.read()
                 decided = decide(graph)
-                if await self._write(decided.nodes, graph.last_seq, now_ms):
+                written = await self.write(decided.nodes, graph.last_seq, now_ms)
+                if written == len(decided.nodes):
                     return decided
-                lost = 0
-            except Conflict:
-                lost, away = lost + 1, 0
+                lost, away = (0 if written else lost + 1), 0
             except BusUnavailable:  # it may have been written: the next turn reads it
                 away += 1
                 if away == AWAY_MAX:
@@ -130,17 +129,20 @@ class GraphBucket:
             if lost == TRIES:
                 raise Retry(f"the graph was changed by others {TRIES} times in a row, each time first: try again.")
 
-    async def _write(self, nodes: Sequence[Specialization], last_seq: int, now_ms: Callable[[], int]) -> bool:
-        """Write the nodes in order; False when somebody came between after at least one, Conflict when before."""
+    async def write(self, nodes: Sequence[Specialization], last_seq: int, now_ms: Callable[[], int]) -> int:
+        """Write the nodes in order, as long as nobody else does; how many were written.
+
+        last_seq: of the graph on which they were decided. A node without a time of its own gets that of its writing.
+        """
         for number, node in enumerate(nodes):
-            stamped = codec.encode(node.evolve(changed_at_ms=now_ms()))
+            stamped = node if node.changed_at_ms else node.evolve(changed_at_ms=now_ms())
             try:
-                last_seq = await self._log.append(self._subjects.key("graph", node.id), stamped, stream_seq=last_seq)
+                last_seq = await self._log.append(
+                    self._subjects.key("graph", node.id), codec.encode(stamped), stream_seq=last_seq
+                )
             except Conflict:
-                if not number:
-                    raise
-                return False
-        return True
+                return number
+        return len(nodes)
 
 
 def _decoded(data: bytes) -> Specialization | None:

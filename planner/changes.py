@@ -115,6 +115,7 @@ def expanded(
         by=by,
         reason=why,
         into="",
+        changed_at_ms=0,
     )
     again = "" if known is None else " again"
     return Change((made,), f"{id_} stands below {above.id}{again}")
@@ -377,7 +378,8 @@ def _check_room(nodes: Nodes, parent: str, *, deeper: bool = True) -> None:
 
 
 def _changed(node: Specialization, event: NodeEvent, by: str, reason: str, **fields: object) -> Specialization:
-    return node.evolve(**fields, event=event, by=by, reason=reason[: limits.TEXT_CHARS_MAX])
+    """The next value of a node. Its time is that of its writing: a mind has no clock."""
+    return node.evolve(**fields, event=event, by=by, reason=reason[: limits.TEXT_CHARS_MAX], changed_at_ms=0)
 
 
 # -- what people write ------------------------------------------------------------------------------------------------

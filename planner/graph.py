@@ -125,8 +125,7 @@ def place(nodes: Mapping[str, Specialization], topic: Topic, source: Source, pro
     parent, why, near = _parent(nodes, id_, known, topic, profile)
     node = _touched(known, id_, parent, why, topic, source, profile)
     wanted = [*_above(nodes, parent, topic), node, *_taken_up(nodes, topic, node)]
-    changed = tuple(one for one in wanted if not is_same(nodes.get(one.id), one))
-    return Placement(node, changed, why, tuple((one.id, one.score) for one in near))
+    return Placement(node, _changed(nodes, wanted), why, tuple((one.id, one.score) for one in near))
 
 
 def place_branch(nodes: Mapping[str, Specialization], topic: Topic, source: Source, profile: Profile) -> Placement:
@@ -137,7 +136,7 @@ def place_branch(nodes: Mapping[str, Specialization], topic: Topic, source: Sour
     why = f"under {parent}: a branch that the topic {topic.parent} showed"
     node = _touched(known, id_, parent, why, topic, source, profile)
     wanted = [*_above(nodes, parent, topic), node]
-    return Placement(node, tuple(one for one in wanted if not is_same(nodes.get(one.id), one)), why)
+    return Placement(node, _changed(nodes, wanted), why)
 
 
 def _parent(
@@ -215,6 +214,11 @@ def _touched(
         reason=why,
         into="",
     )
+
+
+def _changed(nodes: Mapping[str, Specialization], wanted: Iterable[Specialization]) -> tuple[Specialization, ...]:
+    """Those that the graph does not say already. Their time is that of their writing: a mind has no clock."""
+    return tuple(one.evolve(changed_at_ms=0) for one in wanted if not is_same(nodes.get(one.id), one))
 
 
 def is_same(before: Specialization | None, after: Specialization) -> bool:

@@ -146,7 +146,9 @@ def check_stored(home: Path, topic: str) -> None:
     found = json.loads(tasks.stdout)
     assert found["open_listed"] is False
     assert [task["executor"] for task in found["tasks"]] == ["profile"]
-    assert agent(home, "graph").stdout.startswith("the graph is empty")
+    drawn = agent(home, "graph").stdout
+    assert drawn.startswith("root  everything\n└─ mathematics")
+    assert "stats-bayesian" in drawn
     models = agent(home, "models").stdout
     assert models.startswith("no champion yet.\n")
     assert "tiny-bert" in models

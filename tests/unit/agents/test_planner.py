@@ -10,13 +10,15 @@ from typing import Any
 from agents.planner import WRITER, body
 from agents.runtime import Agent
 from mesh import codec
+from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Refuse, Submit
-from mesh.messages.graph import Specialization
+from mesh.messages.graph import NodeEvent, NodeState, Specialization
 from mesh.messages.judgement import Champion
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, Outcome, TaskSpec, TaskState
 from mesh.messages.topics import DataRef, Topic
+from planner import changes, seeds
 from planner.profile import SPLITS
 from tests.support.agents import make, running
 from tests.support.memory_mesh import DEADLINE_S, MemoryMesh
@@ -26,6 +28,7 @@ FACTS: dict[str, Any] = {
     "label_digest": "ab" * 32, "label_column": "label", "features": 3, "dropped": {}, "needs": {},
     "splits": {"train": 70, "validation": 15, "holdout": 10, "audit": 5},
 }  # fmt: skip
+SEEDS = {seed.id for seed in seeds.SEEDS}
 PROFILE = Outcome(outputs={name: name[0] * 64 for name in SPLITS}, facts=FACTS)
 
 
@@ -93,7 +96,8 @@ async def test_a_topic_becomes_a_profile_and_the_profile_a_plan(tmp_path: Path) 
         plan = await stage.command(Submit, derived_id(one.id, "plan"))
     assert [task.line for task in plan.tasks] == [Line.EVOLVER, Line.REINVENTOR, Line.BASELINE]
     nodes = await stage.nodes()
-    assert set(nodes) == {"root", plan.specialization}
+    assert set(nodes) - SEEDS == {plan.specialization}
+    assert set(nodes) > SEEDS
     assert nodes[plan.specialization].topics == ("t-1",)
 
 
@@ -223,4 +227,42 @@ async def test_two_planners_at_once_make_one_plan_and_one_graph(tmp_path: Path) 
             await stage.profiled(topic(number), await stage.profile_task(topic(number)))
         plans = [await stage.command(Submit, f"t-{number}-plan") for number in range(1, 9)]
     assert await stage.commands() == 16
-    assert set(await stage.nodes()) == {"root", *(plan.specialization for plan in plans)}
+    assert set(await stage.nodes()) - SEEDS == {plan.specialization for plan in plans}
+
+
+# -- the graph --------------------------------------------------------------------------------------------------------
+
+
+async def test_seeds_are_written_once_and_stay_as_people_left_them(tmp_path: Path) -> None:
+    mesh = await MemoryMesh(tmp_path).start()
+    stage, bucket = Stage(mesh), GraphBucket(mesh.leader, mesh.subjects)
+    async with planner(mesh):
+        await stage.publish(topic(1, data=None))
+        await stage.command(Refuse, "t-1-refused")
+    assert set(await stage.nodes()) == SEEDS
+    await bucket.change(
+        lambda found: changes.retired(found.nodes, "physics", by="ada", why="no need", below=True), lambda: 5
+    )
+    before = (await mesh.leader.state(mesh.subjects.bucket("graph"))).last_seq
+    other = make(mesh.server, "planner", mesh.settings.home / "other", name="planner-2")
+    async with planner(mesh), running(other, body):
+        await stage.publish(topic(2, data=None))
+        await stage.command(Refuse, "t-2-refused")
+    assert (await mesh.leader.state(mesh.subjects.bucket("graph"))).last_seq == before
+    assert (await stage.nodes())["physics"].state is NodeState.RETIRED
+
+
+async def test_the_plan_says_what_is_near_and_the_node_when_it_was_made(tmp_path: Path) -> None:
+    mesh = await MemoryMesh(tmp_path).start()
+    stage, one = Stage(mesh), topic(text="Bayesian inference for coin tosses")
+    async with planner(mesh):
+        await stage.publish(one)
+        await stage.profiled(one, await stage.profile_task(one))
+        plan = await stage.command(Submit, derived_id(one.id, "plan"))
+    assert plan.facts["parent"] == "stats-bayesian"
+    assert plan.facts["placed"][0][0] == "stats-bayesian"
+    assert plan.facts["placed"][0][1] > 0.2
+    assert "stats-bayesian" in plan.facts["why"]
+    node = (await stage.nodes())[plan.specialization]
+    assert (node.parent, node.by, node.event) == ("stats-bayesian", "t-1", NodeEvent.EXPANDED)
+    assert node.changed_at_ms > 1_700_000_000_000
