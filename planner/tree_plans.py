@@ -1,7 +1,7 @@
 """The two tasks that make a tree: the search for branches, and what puts their champions together.
 
     branch_submit   one task, kind `branch`: the topic's own data, as its profile looked at them
-    tree_submit     one task, kind `tree`, line MERGE: router, flat model, the branches' champions, the splits of the
+    tree_submit     one task, kind `tree`, line MERGE: router, flat model, the branches' champions, validation of the
                     first round. Its facts are those of a plan with lines, so consensus opens a second round with it
 
 Pure: the same records make the same commands. Not here: when they are due (planner/trees.py).
@@ -76,10 +76,12 @@ def profiled(records: Iterable[Record], topic: str) -> Profiled | None:
 
 
 def branch_submit(
-    topic: Topic, specialization: str, source: Profiled, flat: Facts, answer: Answer, estimate: plans.Estimate
-) -> Submit:
+    topic: Topic, specialization: str, source: Profiled, flat: Facts, answer: Answer, estimate: plans.Estimate,
+    router: str = "",
+) -> Submit:  # fmt: skip
     """Look for branches in the topic's data. flat: the model that answers for the whole (`model`, `settings`,
-    `size_bytes`): pinned here, whatever becomes champion meanwhile."""
+    `size_bytes`): pinned here, whatever becomes champion meanwhile. router: of the tree that is champion: where it
+    still fits the branches stay what they are."""
     id_, profile = branches.task_id(topic.id), source.profile
     told = source.task.settings
     chosen = {
@@ -98,7 +100,7 @@ def branch_submit(
         executor=branches.KIND,
         purpose=branches.KIND,
         settings=settings,
-        inputs={"data": source.task.inputs["data"]},
+        inputs={"data": source.task.inputs["data"], **({"router": router} if router else {})},
         needs=needs or _needs_of_branch(profile),
         priority=topic.priority,
         budget_s=BUDGET_S,
@@ -124,7 +126,7 @@ def tree_submit(
     id_, splits = tree_id(topic.id), first.facts.get("splits", {})
     inputs = {"router": found.router, "flat": str(flat.get("model") or "")}
     inputs |= {f"member-{index}": member.model for index, member in members.items()}
-    inputs |= {name: str(splits.get(name) or "") for name in ("train", "validation")}
+    inputs["validation"] = str(splits.get("validation") or "")
     sizes = {"flat": _size(flat), **{f"member-{index}": member.size_bytes for index, member in members.items()}}
     needs = estimate(KIND, {}, {**source.outcome.facts, "input_bytes": sizes})
     task = TaskSpec(

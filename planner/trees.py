@@ -64,6 +64,8 @@ class Known:
     """Of the nodes of its branches."""
     nodes: Mapping[str, Specialization]
     """The graph."""
+    router: str = ""
+    """Digest of the router of the tree that is champion."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class _Fold:
         if not answer.may:
             return self._whole(first, answer.why)
         submit = tree_plans.branch_submit(
-            self._topic, self._specialization, source, flat, answer, self._estimate
+            self._topic, self._specialization, source, flat, answer, self._estimate, self._known.router
         )  # fmt: skip
         return Step(answer.why, submit=submit)
 

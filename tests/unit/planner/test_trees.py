@@ -143,7 +143,7 @@ def test_when_every_branch_has_ended_their_champions_are_put_together() -> None:
     assert (task.executor, task.line, submit.id) == ("tree", Line.MERGE, f"{TOPIC}-tree")
     assert task.inputs == {
         "router": digest("router"), "flat": digest("flat"), "member-0": digest("m0"), "member-2": digest("m2"),
-        "train": digest("train"), "validation": digest("validation"),
+        "validation": digest("validation"),
     }  # fmt: skip
     assert submit.facts["lines"] == {"merge": f"{TOPIC}-tree"}
     assert submit.facts["splits"]["holdout"] == digest("holdout")
