@@ -249,7 +249,7 @@ class _Shaped:
     def evolver(self) -> TaskSpec:
         """Goes on from the base model or the champion; starts from zero with the kind's defaults when there is neither,
         or the champion does not fit the data."""
-        inputs = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
+        inputs = self._seen()
         if self.base is not None:
             inputs["base"] = self.base.model
         elif self.continued is not None:
@@ -265,19 +265,20 @@ class _Shaped:
         study = self.lines.study
         if study is None:
             return ()
-        inputs = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
+        inputs = self._from_zero()
         one = self._task(Line.REINVENTOR, studies.KIND, study.trial, inputs, study.trial_s)
         return tuple(one.evolve(id=id_, line=None, purpose="trial") for id_ in study.trials)
 
     def reinventor(self) -> TaskSpec:
         """Starts from zero with the settings that its trials found, or with drawn ones; or goes on with its own last
         candidate, where that may still win."""
-        inputs, lines = self._inputs() | encoders.inputs(self.topic.encoder, self.vectors), self.lines
+        inputs, lines = self._seen(), self.lines
         executor, settings, budget_s = self.profile.task, lines.reinventor.settings, lines.budget_s(Line.REINVENTOR)
         if lines.last is not None:
             inputs["champion"] = lines.last.model
             task = self._task(Line.REINVENTOR, executor, settings, inputs, budget_s)
             return task.evolve(needs=encoders.going_on_from(task.needs, lines.last.size_bytes))
+        inputs = self._from_zero()
         if lines.study is None:
             return self._task(Line.REINVENTOR, executor, settings, inputs, budget_s)
         task = self._task(Line.REINVENTOR, studies.KIND, lines.study.last(settings), inputs, budget_s)
@@ -358,6 +359,19 @@ class _Shaped:
         if kind == "evaluate":
             needs = encoders.evaluating(needs, self.topic.encoder, self.continued)
         return bases.needs(self.base, needs, kind) if kind in bases.PER_BYTE else needs
+
+    def _from_zero(self) -> dict[str, str]:
+        """What a line reads that goes on from nothing. A language model cuts texts as those before it do: models with
+        one tokenizer can answer together."""
+        inputs = self._seen()
+        before = self.base.model if self.base is not None else ""
+        if not before and self.continued is not None:
+            before = self.continued.flat or self.continued.model
+        return inputs | {"tokenizer": before} if before and self.profile.modality == CORPUS else inputs
+
+    def _seen(self) -> dict[str, str]:
+        """What every line reads: two splits, and what an encoder made of them."""
+        return self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
 
     def _inputs(self) -> dict[str, str]:
         return {name: self.splits[name] for name in ("train", "validation")}
