@@ -20,8 +20,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from consensus.candidates import Read
 from consensus.gate import verdict
 from consensus.policies import with_bounds
@@ -78,12 +76,13 @@ def replayed(said: Verdict, round_: Round, read: Read, champion: Champion | None
         decided_at_ms=said.decided_at_ms,
         policies=with_bounds(said.bounds),
     )
-    found = differences("", _plain(said), _plain(again))
+    found = differences("", said, again)
     return tuple(difference for difference, _ in zip(found, range(DIFFERENCES_MAX), strict=False))
 
 
 def differences(path: str, stored: Any, again: Any) -> Iterator[Difference]:
-    """Every leaf of two plain trees that is not the same."""
+    """Every leaf of two records that is not the same."""
+    stored, again = _fields(stored), _fields(again)
     if isinstance(stored, Mapping) and isinstance(again, Mapping):
         for key in sorted({*stored, *again}, key=str):
             yield from differences(f"{path}.{key}" if path else str(key), stored.get(key), again.get(key))
@@ -101,10 +100,10 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _plain(said: Verdict) -> Any:
-    tree = msgspec.to_builtins(said)
-    tree.pop("bounds", None)
-    return tree
+def _fields(value: Any) -> Any:
+    """A record as a map; anything else as it is."""
+    names = getattr(value, "__struct_fields__", None)
+    return value if names is None else {name: getattr(value, name) for name in names if name != "bounds"}
 
 
 def _shown(value: Any) -> str:
