@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from executors import modelcard
+from executors import modelcard, treecard
 from executors.modelcard import block, code, joined, plain, table
 
 LINEAGE_SHOWN_MAX = 20
@@ -34,6 +34,9 @@ MEASURES = (
     ("size_bytes", "size", "bytes"),
 )
 """KPI, its name in the card, its unit."""
+
+TREE = "tree"
+"""Kind of a model that consists of several."""
 
 USE = """With Ramify: `bin/agent models push DIR` takes this folder into a mesh, and
 `bin/agent run TOPIC --data D --base NAME` goes on from it.
@@ -103,6 +106,8 @@ def champion_card(config: Mapping[str, Any] | None, told: Told, stored: str) -> 
         own = ["`from_pretrained` of transformers, or of peft for an adapter, loads this folder as it is."]
         body = _body(stored)
         end = ["## Its card before", body] if body else []
+    elif config["kind"] == TREE:
+        own, end = [treecard.USE], treecard.by_branch(config.get("made") or {})
     else:
         own = [USE, _loader()]
         end = [*modelcard.how_trained(config), "## Files and limits", modelcard.LIMITS]
@@ -112,7 +117,7 @@ def champion_card(config: Mapping[str, Any] | None, told: Told, stored: str) -> 
         f"Champion of the specialization {code(told.specialization)}, version {told.version_number}, of the "
         f"{told.line} line.\nArtifact `{told.digest}`.",
         plain(told.why) + "." if told.why else "",
-        *(modelcard.what_it_is(config) if config is not None else []),
+        *_what_it_is(config),
         "## Measured",
         *_measured(told),
         "## Where it comes from",
@@ -121,6 +126,12 @@ def champion_card(config: Mapping[str, Any] | None, told: Told, stored: str) -> 
         *own,
         *end,
     )
+
+
+def _what_it_is(config: Mapping[str, Any] | None) -> list[str]:
+    if config is None:
+        return []
+    return treecard.what_it_is(config) if config["kind"] == TREE else modelcard.what_it_is(config)
 
 
 # -- metadata ---------------------------------------------------------------------------------------------------------

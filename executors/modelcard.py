@@ -46,7 +46,9 @@ def card(config: Mapping[str, Any], kpis: Mapping[str, float]) -> str:
 
 
 def task_of(config: Mapping[str, Any]) -> str:
-    """The hubs' name for what the model does."""
+    """The hubs' name for what the model does. A tree of language models names no labels."""
+    if not config["labels"]:
+        return "text-generation"
     return "text-classification" if config["modality"] == "text" else "tabular-classification"
 
 

@@ -3,6 +3,7 @@
     config.json with "ramify"         a classifier of this program        + model.safetensors
     config.json                       a transformers model                + model.safetensors, or shards and their index
     adapter_config.json               a peft adapter                      + adapter_model.safetensors
+    config.json with a tree's part    several models under a router       + router/, members/…, flat/, each one whole
 
 Nothing is unpickled and nothing is run. Weights travel as safetensors only, and each file's header is checked against
 its length; configs, tokenizers, cards and licences travel as the text that they are. Pickles are left out, and refused
@@ -45,8 +46,9 @@ TEXT_BYTES_MAX = 256 * 1024 * 1024
 LABEL_NAMES_CHARS_MAX = 16_000
 """Letters of the label names that travel with a topic."""
 
-DEPTH_MAX = 3
-"""Folders inside each other: sentence encoders keep the config of each step in one of its own."""
+DEPTH_MAX = 12
+"""Folders inside each other: sentence encoders keep the config of each step in one of its own, a tree's models may be
+trees."""
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 WEIGHTS, INDEX, ADAPTER_WEIGHTS = "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"
@@ -303,6 +305,8 @@ def _ramify(folder: Path, kept: dict[str, Path], left_out: dict[str, str], confi
     if not isinstance(inner, dict) or inner.get("format") != FORMAT:
         form = inner.get("format") if isinstance(inner, dict) else type(inner).__name__
         raise ModelRefused(f"this program reads Ramify models of format {FORMAT}, got {form}: update the older side.")
+    if inner.get("kind") == "tree":
+        return _tree(folder, kept, left_out, inner)
     if "labels" not in inner and inner.get("kind") not in CONTINUED_BY:  # no classifier: it names no labels
         found, architecture = _weights(folder, kept, left_out), str(config.get("model_type", ""))
         described = _described(folder, kept, left_out, found, ModelFormat.RAMIFY, architecture, ())
@@ -324,6 +328,26 @@ def _ramify(folder: Path, kept: dict[str, Path], left_out: dict[str, str], confi
         labels=tuple(map(str, labels)),
         settings=_settings(str(inner.get("kind")), inner.get("settings")),
     )
+
+
+def _tree(folder: Path, kept: dict[str, Path], left_out: dict[str, str], inner: dict[str, Any]) -> ModelFolder:
+    """A router and whole models: each is there with its own config and weights."""
+    members, labels = inner.get("members"), inner.get("labels")
+    if (
+        not isinstance(members, list)
+        or not all(isinstance(one, int) for one in members)
+        or not isinstance(labels, list)
+    ):
+        raise ModelRefused("a tree's config.json names its members and its labels, and this one does not.")
+    parts = [*(f"members/{one}" for one in members), *(["flat"] if inner.get("flat") else [])]
+    for part in parts:
+        if f"{part}/{CONFIG}" not in kept and f"{part}/{ADAPTER_CONFIG}" not in kept:
+            raise ModelRefused(f"the tree's config.json names {part!r}, whose {CONFIG} is not there: copy it whole.")
+    if "router/router.json" not in kept:
+        raise ModelRefused("the tree has no router/router.json: copy the folder whole.")
+    described = _described(folder, kept, left_out, {}, ModelFormat.RAMIFY, "tree", ())
+    modality = str(inner.get("modality", ""))
+    return dataclasses.replace(described, modality=modality, labels=tuple(map(str, labels)))
 
 
 def _described(

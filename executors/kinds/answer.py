@@ -37,7 +37,8 @@ class AnswerSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fi
     """What is asked."""
 
     texts: tuple[str, ...] = ("",)
-    """For models that read tables each one is a row: its numbers in the order of the columns, with commas or blanks."""
+    """For models that read tables each one is a row: its numbers in the order of the columns, with commas or blanks, or
+    a JSON map from columns to numbers."""
     top: int = 5
     """Labels told of each text, the likeliest first."""
     tokens: int = 64

@@ -102,8 +102,11 @@ def _columns(model: Labelling) -> tuple[str, ...]:
 
 
 def _row(text: str, columns: Sequence[str]) -> list[float]:
-    """Numbers in the order of the columns; nothing between two commas is a gap."""
+    """Numbers in the order of the columns, nothing between two commas being a gap; or a JSON map from columns to
+    numbers, where what is not named is a gap."""
     bare = text.strip().strip("[]")
+    if bare.startswith("{"):
+        return _named(bare, columns)
     words = [word.strip() for word in (bare.split(",") if "," in bare else re.split(r"\s+", bare))]
     try:
         numbers = [float(word) if word else math.nan for word in words]
@@ -112,9 +115,17 @@ def _row(text: str, columns: Sequence[str]) -> list[float]:
     if len(numbers) != len(columns):
         raise TaskRefused(
             f"the model reads rows of {len(columns)} numbers ({', '.join(columns[:5])} …), and {text[:60]!r} is none: "
-            "give them in this order, with commas"
+            'give them in this order with commas, or as {"column": number}'
         )
     return numbers
+
+
+def _named(text: str, columns: Sequence[str]) -> list[float]:
+    try:
+        found = json.loads(text)
+        return [float(found[name]) if found.get(name) is not None else math.nan for name in columns]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise TaskRefused(f"{text[:60]!r} is no JSON map from columns to numbers ({str(error)[:100]})") from None
 
 
 # -- texts that go on -------------------------------------------------------------------------------------------------

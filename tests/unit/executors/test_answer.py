@@ -85,11 +85,16 @@ def test_a_row_of_a_table_is_read_as_numbers(tmp_path: Path) -> None:
     lines = {part: write_table_split(tmp_path / part, draw.random((40, 3)), [row % 2 for row in range(40)], ["a", "b"],
                                      ["x", "y", "z"], split=part) for part in ("train", "validation")}  # fmt: skip
     model = made_by(Classify(), lines, tmp_path / "made", QUICK).outputs["model"]
-    told = asked(model, tmp_path / "asked", texts=["0.5, 0.25, 1", "[0.5 0.25 1]", "0.5,,1"])["answers"]
-    assert told[0] == told[1]
-    assert len(told[2]["labels"]) == 2
-    for number, wrong in enumerate(("0.5 1", "many words here")):
-        with pytest.raises(TaskRefused, match=r"rows of 3 numbers \(x, y, z …\)"):
+    told = asked(
+        model,
+        tmp_path / "asked",
+        texts=["0.5, 0.25, 1", "[0.5 0.25 1]", '{"z": 1, "x": 0.5, "y": 0.25, "w": 3}', "0.5,,1"],
+    )
+    told = told["answers"]
+    assert told[0] == told[1] == told[2]
+    assert len(told[3]["labels"]) == 2
+    for number, wrong in enumerate(("0.5 1", "many words here", '{"x"')):
+        with pytest.raises(TaskRefused, match=r"rows of 3 numbers \(x, y, z …\)|no JSON map"):
             asked(model, tmp_path / str(number), texts=[wrong])
 
 
