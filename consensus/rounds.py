@@ -331,6 +331,7 @@ class _Fold:
             return run
         again = self._again(run)
         holdout = self._evaluation(f"holdout-baseline{again}", "holdout baseline", Line.BASELINE, run, "holdout")
+        holdout = self._measured_before(holdout)
         self._submit(f"evaluate-baseline{again}", Line.BASELINE.value, (holdout,))
         return self._measured(dataclasses.replace(run, claims=""), holdout)
 
@@ -348,6 +349,18 @@ class _Fold:
         holdout = self._evaluation(f"holdout-{suffix}", "holdout champion", None, run, "holdout")
         self._submit(f"evaluate-{suffix}", "champion", (holdout,))
         return self._measured(run, holdout)
+
+    def _measured_before(self, evaluation_: TaskSpec) -> TaskSpec:
+        """An evaluation of the same model on the same split that an earlier round of the topic has had done, or this
+        one."""
+        alike = (
+            ended.task
+            for ended in self._ended.values()
+            if ended.task.executor == evaluation_.executor
+            and ended.task.inputs == evaluation_.inputs
+            and ended.state is TaskState.SUCCEEDED
+        )
+        return next(alike, evaluation_)
 
     def _again(self, run: Run) -> str:
         """What is added to the ids of evaluations when the training was done once more, because its first model was

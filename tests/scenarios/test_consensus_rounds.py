@@ -3,7 +3,8 @@
 Commands:
 
     plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no] [fits=FORM]
-    tree [flat=MODEL] [members=N] [family=MODEL]          the planner submitted the tree; its members go on from MODEL
+    tree [flat=MODEL] [members=N] [family=MODEL] [baseline=yes]
+                                                          the planner submitted the tree; its members go on from MODEL
     champion MODEL [holdout=…] [outcomes=…] [fits=FORM]   the champion's newest record
     ended TASK [by=INCARNATION] [model=...] [claims=...]  a task succeeded; an empty value leaves the output out
     parked TASK REASON                                    a task was set aside (canceled likewise)
@@ -67,7 +68,7 @@ class Play:
 
     def do_tree(self, _: list[str], options: dict[str, str]) -> None:
         members, flat = int(options.get("members", "2")), options.get("flat", "model-old")
-        facts: Facts = {}
+        facts: Facts = {"baseline": f"{rounds.TOPIC}-baseline"} if "baseline" in options else {}
         if "family" in options:
             models = [f"model-child-{number}" for number in range(members)]
             facts["family"] = {"ancestor": options["family"], "models": models}
@@ -192,6 +193,30 @@ def told_run(run: Run) -> str:
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_transcript(path: Path) -> None:
     transcripts.play(path, Play().do, REWRITE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+def test_whoever_comes_late_or_again_puts_the_same_commands(path: Path) -> None:
+    """A crash at every step, and two of us: one reads the records of some moment, and the champion of any later one."""
+    play = Play()
+    moments: list[tuple[tuple[Record, ...], Champion | None, int]] = [((), None, 0)]
+    for line in commands_in(path):
+        play.do(line)
+        moments.append((tuple(play.records), play.champion, play.revision))
+    put: dict[str, Submit] = {}
+    for number, (records, _, _) in enumerate(moments):
+        for _, champion, revision in moments[number:]:
+            step, looks = next_step(records, champion, revision), looks_of(records)
+            for submit in (*step.submits, *looks.submits):
+                assert put.setdefault(submit.id, submit) == submit
+            assert step == next_step(records, champion, revision)
+    assert play.put.keys() <= put.keys()
+
+
+def commands_in(path: Path) -> list[str]:
+    """The commands of a transcript, without what was answered."""
+    blocks = path.read_text().split("\n\n")
+    return [line for block in blocks for line in block.split("\n----")[0].splitlines() if not line.startswith("#")]
 
 
 def test_there_are_transcripts() -> None:
