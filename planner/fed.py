@@ -7,7 +7,8 @@ A topic is one round of its specialization, however many verdicts it led to: the
 A first champion has nothing to be compared with, so its gain counts as the imagined one.
 
 Pure; records may come twice and in any order. A topic of which nobody says within STALE_S that it is over no longer
-keeps its specialization from being fed. Not covered: rounds that the streams have forgotten (results: a week).
+keeps its specialization from being fed. Not covered: rounds that the streams have forgotten (results: a week), and that the branches of a fed topic, whose
+lines cost about as much as its own, are counted only when they are published.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class Known:
         ]
 
     def spent_s(self, now_ms: int) -> float:
-        """Training seconds of the topics that were fed within the last day."""
+        """Training seconds of the topics that were fed within the last day, and of their branches."""
         since = now_ms - feeding.DAY_S * 1_000
-        fed = (topic for topic in self.topics.values() if topic.publisher == PUBLISHER)
-        return sum(LINES * topic.budget_s for topic in fed if topic.published_at_ms >= since)
+        lately = (topic for topic in self.topics.values() if topic.published_at_ms >= since)
+        return sum(LINES * topic.budget_s for topic in lately if self._is_fed(topic))
 
     def unplanned(self, planned: set[str]) -> int:
         """Topics that were fed, are not over, and have no tasks yet. planned: topics that have some."""
@@ -106,6 +107,14 @@ class Known:
         )
 
     # -- how ----------------------------------------------------------------------------------------------------------
+
+    def _is_fed(self, topic: Topic) -> bool:
+        """Was it, or the topic that it is a branch of, fed?"""
+        seen = {topic.id}
+        while topic.parent in self.topics and topic.parent not in seen:
+            topic = self.topics[topic.parent]
+            seen.add(topic.id)
+        return topic.publisher == PUBLISHER
 
     def _of(self, node: Specialization) -> list[str]:
         """Topics of a specialization, newest last, with those that were fed and are not planned yet."""

@@ -103,6 +103,9 @@ def test_the_days_spending_is_that_of_what_was_fed() -> None:
     assert known.spent_s(NOW_MS) == LINES * 50.0
     assert known.unplanned(set()) == 2
     assert known.unplanned({"f1", "f2"}) == 0
+    branch = topic("f1-b0", parent="f1", node="digits-b0", budget_s=20.0)
+    known.topics |= {"f1-b0": branch, "t1-b0": topic("t1-b0", parent="t1", node="digits-b0")}
+    assert known.spent_s(NOW_MS) == LINES * 70.0
 
 
 def test_the_next_topic_is_as_the_newest_was_and_is_named_alike_by_all_feeders() -> None:
