@@ -7,8 +7,8 @@ A topic is one round of its specialization, however many verdicts it led to: the
 A first champion has nothing to be compared with, so its gain counts as the imagined one.
 
 Pure; records may come twice and in any order. A topic of which nobody says within STALE_S that it is over no longer
-keeps its specialization from being fed. Not covered: rounds that the streams have forgotten (results: a week), and that the branches of a fed topic, whose
-lines cost about as much as its own, are counted only when they are published.
+keeps its specialization from being fed. Not covered: rounds that the streams have forgotten (results: a week), and that
+the branches of a fed topic, whose lines cost about as much as its own, are counted only when they are published.
 """
 
 from __future__ import annotations
