@@ -23,8 +23,10 @@ from mesh.memory import MemoryBroker, MemoryServer
 from mesh.messages.base import Key, Record
 from mesh.messages.commands import CheckpointMade, FailureClass, FailureFound, ResultFound, Submit
 from mesh.messages.leases import Answer, Beat, Held, Lease, Offer, OrderKind, Receipt
+from mesh.messages.results import TopicSettled
 from mesh.messages.services import Ask, Problem, SaveAnswer, SaveQuestion, Status
 from mesh.messages.tasks import Outcome, TaskSpec
+from mesh.messages.topics import Topic
 from mesh.outbox import Outbox
 from mesh.setting_tree import Settings
 from mesh.subjects import Subjects
@@ -185,6 +187,23 @@ def test_a_topic_or_a_task_is_withdrawn(play: Play, capsys: pytest.CaptureFixtur
         assert await mesh.door(cancel, capsys, "t1") == {"canceled": ["a", "c"]}
         with pytest.raises(NotFound, match="no open task or topic is called 't1'"):
             await mesh.door(cancel, capsys, "t1")
+
+    play(scene)
+
+
+def test_a_divided_topic_is_ended_as_a_whole_though_nothing_of_its_own_is_open(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def scene(mesh: Mesh) -> None:
+        branch = Topic(id="t9-b0", text="cards", parent="t9", node="cards-1")
+        await mesh.put(SUBJECTS.topic(branch.id), branch)
+        assert await mesh.door(cancel, capsys, "t9", "--reason", "enough") == {"canceled": []}
+        await mesh.settled()
+        (stored,) = await mesh.broker.read(SUBJECTS.stream("RESULTS"), SUBJECTS.results("t9", TopicSettled.kind))
+        settled = codec.decode(stored.data, TopicSettled)
+        assert (settled.why, settled.facts["canceled"]) == ("enough", True)
+        with pytest.raises(NotFound, match="no open task or topic is called 't9'"):
+            await mesh.door(cancel, capsys, "t9")
 
     play(scene)
 
