@@ -30,7 +30,7 @@ from mesh import limits
 from mesh.messages.base import Facts, Record, derived_id
 from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeState, Specialization
-from mesh.messages.judgement import Candidate, Champion, Verdict
+from mesh.messages.judgement import Audit, Candidate, Champion, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import TaskState
 from mesh.messages.topics import Topic
@@ -55,7 +55,7 @@ class Known:
     depth: int
     """Topics above this one."""
     records: Sequence[Record]
-    """Plans, ended tasks, verdicts and the settlement of this topic, in order."""
+    """Plans, ended tasks, verdicts, audits and the settlement of this topic, in order."""
     ends: Mapping[str, End]
     """How children have ended, by the ids of their topics; who goes on is not in it."""
     champion: Champion | None
@@ -123,6 +123,17 @@ class _Fold:
         settled = next((record for record in self._known.records if isinstance(record, TopicSettled)), None)
         if settled is not None:
             return self._after(settled)
+        step, open_ = self._going_on(), self._audits_awaited()
+        return Step(f"awaits {open_}") if step.settles and open_ else step
+
+    def _audits_awaited(self) -> str:
+        """The look at the audit split that a promotion is still followed by: a topic is not over before; '' else."""
+        seen = {record.verdict for record in self._known.records if isinstance(record, Audit)}
+        said = (verdict for verdict in (self._first, self._second) if verdict is not None)
+        return next((f"the audit of {one.id}" for one in said if one.looked_at and one.id not in seen), "")
+
+    def _going_on(self) -> Step:
+        """What comes next for a topic that is not over."""
         if self._plan is None or self._first is None:
             return Step("awaits the verdict")
         source = tree_plans.profiled(self._known.records, self._topic.id)
@@ -241,7 +252,8 @@ class _Fold:
         elif promoted:
             why = f"Its {count} branches are merged back: their weights put together are its champion ({figures})."
         else:
-            why = f"Its {count} branches are merged back: the tree is not better ({figures}). {verdict.why}"
+            more = "" if verdict.accepted else f" {verdict.why}"
+            why = f"Its {count} branches are merged back: the tree is not better ({figures}).{more}"
         state = NodeState.ACTIVE if accepted else NodeState.MERGED
         return self._end(found, verdict, state, why, tree, verdict.decided_at_ms)
 

@@ -87,7 +87,7 @@ def _specialization(story: Story, whole: Story) -> dict[str, Any]:
         "evidence": _evidence(chosen.evidence if chosen is not None else None),
         "recommendation": _recommendation(recommendation),
         "verdict": _verdict(verdict),
-        "champion": _champion(story, story.last_verdict),
+        "champion": _champion(story),
     }
 
 
@@ -189,10 +189,12 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
     }
 
 
-def _champion(story: Story, verdict: Verdict | None) -> dict[str, Any] | None:
+def _champion(story: Story) -> dict[str, Any] | None:
     """The model that is champion after this topic; None when there is none."""
+    verdict = story.last_verdict
     if verdict is not None and verdict.champion:
-        promoted = verdict.accepted and verdict.choice is not Choice.KEEP
+        said = (one for one in (story.verdict, story.tree_verdict) if one is not None)
+        promoted = any(one.accepted and one.choice is not Choice.KEEP for one in said)
         return {"model": verdict.champion, "version": verdict.champion_version, "promoted": promoted}
     before = story.plan.facts.get("champion") if story.plan is not None else ""
     return {"model": before, "version": None, "promoted": False} if before else None

@@ -153,6 +153,7 @@ def test_branches_that_were_merged_back_say_so() -> None:
     document = build(TOPIC, story, seconds=1.0, ending=Ending.VERDICT)
     assert [one["state"] for one in document["specializations"]] == ["active", "merged"]
     assert (document["tree"]["promoted"], document["tree"]["merged_back"]) == (False, True)
+    assert document["specializations"][0]["champion"] == {"model": digest("flat"), "version": 1, "promoted": True}
     waiting = build(TOPIC, told(*LIFE[:5]), seconds=1.0, ending=Ending.INTERRUPTED)
     assert [one["state"] for one in waiting["specializations"]] == [None, "hypothesis"]
 

@@ -228,7 +228,7 @@ async def lived(folder: Path, writes: int) -> dict[str, object]:
     for name, kinds in (("TOPICS", (Topic,)), ("COMMANDS", (Submit, Settle, Cancel))):
         every = mesh.subjects.topics() if name == "TOPICS" else mesh.subjects.commands()
         for stored in await mesh.all(mesh.subjects.stream(name), every):
-            found[stored.subject.rpartition(".")[2]] = codec.decode(stored.data, *kinds)  # type: ignore[arg-type]
+            found[stored.subject.rpartition(".")[2]] = codec.decode(stored.data, *kinds)
     assert derived_id(TOPIC, "settled") in found
     await agent.broker.close()
     return found
