@@ -1,6 +1,7 @@
 """Planner: turns topics into tasks, divides them into branches, and says when they are over.
 
-In:    topics (TOPICS); ended profile, embed and branch tasks, verdicts, topics that are over (RESULTS)
+In:    topics (TOPICS); ended profile, embed and branch tasks, verdicts, topics that are over (RESULTS); questions
+       (`think`, agents/planner_thinking.py)
 Out:   submits, refusals and settlements (COMMANDS, put if absent, ids derived from the topic), topics of branches
        (TOPICS, put if absent), nodes of the graph (compare-and-set)
 Keeps: nothing: whatever a decision needs is read again, so any number of planners may run and any of them may die
@@ -14,8 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from agents.handling import handle
+from agents.planner_advice import Adviser
 from agents.planner_books import WRITER, Books
 from agents.planner_past import Reader
+from agents.planner_thinking import Thinker
 from agents.planner_trees import Trees
 from agents.runtime import Agent
 from executors import kinds
@@ -23,7 +26,7 @@ from mesh.bus import Stored
 from mesh.errors import Retry
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Refuse
-from mesh.messages.judgement import Verdict
+from mesh.messages.judgement import Audit, Verdict
 from mesh.messages.results import TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 from mesh.messages.topics import Topic
@@ -46,13 +49,16 @@ class Planner:
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
         self._books = Books(agent)
+        self._adviser = Adviser(agent.settings.planner_llm, agent.log)
         self._past = Reader(agent, self._books)
+        self._thinker = Thinker(agent, self._books, self._past)
         self._trees = Trees(agent, self._books)
 
     async def run(self) -> None:
         """Handle topics and what becomes of them until the agent stops."""
         await self._sow()
         subjects = self._agent.subjects
+        await self._thinker.serve()
         topics = handle(
             self._agent,
             self._agent.stream("TOPICS"),
@@ -63,6 +69,7 @@ class Planner:
         )
         self._agent.spawn(topics, "topics")
         self._hear(Verdict, "verdicts", self.on_verdict)
+        self._hear(Audit, "audits", self.on_verdict)
         self._hear(TopicSettled, "settled", self.on_end)
         self._hear(TopicTurnedDown, "turned-down", self.on_end)
         await self._handled(TaskEnded, "profiles", self.on_task_ended)
@@ -91,9 +98,23 @@ class Planner:
         """A topic becomes a profile task, or is refused with a sentence; a branch of a topic that is over ends, too."""
         if topic.parent and await self._books.end(topic.parent) is not None:
             return await self._books.command(trees.orphaned(topic))
-        nodes = (await self._books.graph())[0] if topic.data is None else {}
-        source = plans.source_of(topic, nodes)
+        source = await self._without_data(topic) if topic.data is None else plans.source_of(topic, {})
         await self._books.command(source if isinstance(source, Refuse) else plans.profile_submit(topic, source))
+
+    async def _without_data(self, topic: Topic) -> Source | Refuse:
+        """The data of another node, or a refusal; then what the topic would need stands in the graph, as a proposal."""
+        advised: tuple[Advised, ...] | None = None
+        for _ in range(GRAPH_TRIES):
+            nodes, revision = await self._books.graph()
+            found = decomposing.decompose(nodes, topic, advised or ())
+            if found.uses is None and advised is None and self._adviser.enabled and found.parent in nodes:
+                below = changes.children(nodes, found.parent)
+                advised = await self._adviser.branches(topic.text, nodes[found.parent], below, nodes)
+                found = decomposing.decompose(nodes, topic, advised)
+            if await self._books.write(found.proposed, revision):
+                self._agent.log.info("topic %s has no data: %s", topic.id, found.why)
+                return plans.source_from(topic, nodes, found)
+        raise Retry(f"the graph changed {GRAPH_TRIES} times while {topic.id} was decomposed")
 
     async def on_task_ended(self, ended: TaskEnded, _: Stored) -> None:
         """A profile becomes the plan of its topic, or, with an encoder, first the vectors of its splits; any other task
@@ -110,7 +131,7 @@ class Planner:
         elif ended.state is TaskState.CANCELED:
             await self._books.command(trees.withdrawn(ended))
 
-    async def on_verdict(self, verdict: Verdict, _: Stored) -> None:
+    async def on_verdict(self, verdict: Verdict | Audit, _: Stored) -> None:
         """A judged topic is branched, goes on with its tree, or is over."""
         await self._trees.on_verdict(verdict)
 

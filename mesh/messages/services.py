@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from mesh import limits
-from mesh.messages.base import Epoch, Facts, Key, Part, Record, check_name
+from mesh.messages.base import Epoch, Facts, Key, Part, Record, check_name, check_text
 from mesh.messages.leases import Receipt
 from mesh.messages.tasks import Line, Needs, TaskState
 
@@ -97,6 +97,82 @@ class SaveAnswer(Record, frozen=True, kw_only=True):
     """Of the newest checkpoint that it has handed over so far: the one that was asked for has a higher one."""
     reason: str = ""
     """Why it was not asked, or what may keep the checkpoint from coming soon."""
+
+
+class Think(Record, frozen=True, kw_only=True):
+    """What would the two lines try, and why? Asked of any planner."""
+
+    kind: ClassVar[str] = "think"
+
+    about: str
+    """A topic's id, a node's id, or the text of a topic that nobody has published yet."""
+    budget_s: float = 180.0
+    """Per line, for what is not published yet."""
+    task: str = ""
+    """Executor kind, for a text of which nothing is known."""
+    modality: str = ""
+    """'text', 'tabular', 'corpus' or 'encoder', likewise."""
+
+    def __post_init__(self) -> None:
+        check_text(self.about, "what is asked about")
+        if not 1 <= self.budget_s <= 30 * 86_400:
+            raise ValueError(f"a budget is 1 second to 30 days per line, got {self.budget_s} s")
+
+
+class Proposed(Part, frozen=True, kw_only=True):
+    """What one line tries."""
+
+    line: Line
+    executor: str
+    """Kind of its task: 'search-step' where it searches."""
+    settings: Facts = {}
+    """Of the kind that is trained; of a line that searches, those that it falls back on."""
+    base: str = ""
+    """Digest of the model that it goes on from; '' from zero."""
+    budget_s: float = 0.0
+    """Training seconds of the line, trials included."""
+    charged: Facts = {}
+    """Its account: `own`, `inherited`, `charged` (docs/lines.md)."""
+    why: str = ""
+    """What is different about it, in words."""
+
+
+class Standing(Part, frozen=True, kw_only=True):
+    """A branch that stands below a specialization."""
+
+    id: str
+    name: str = ""
+    state: str = ""
+    examples: int = 0
+    champion: str = ""
+    """Digest of its champion's model."""
+    why: str = ""
+
+
+class Thought(Record, frozen=True, kw_only=True):
+    """Both lines' proposals for a topic."""
+
+    kind: ClassVar[str] = "thought"
+
+    about: str
+    topic: str = ""
+    """Id of the topic; '' when none is published: its id will decide the draws, and these are examples."""
+    planned: bool = False
+    """True: this is what was planned; else what would be now."""
+    specialization: str = ""
+    """Its node; '' when it would be a new one."""
+    name: str = ""
+    parent: str = ""
+    why: str = ""
+    """Why this node, and what had to be assumed."""
+    task: str = ""
+    modality: str = ""
+    champion: str = ""
+    """Digest of the model that both challenge; '' when there is none."""
+    proposals: tuple[Proposed, ...] = ()
+    facts: Facts = {}
+    """`account`, `shares`, `study`, `lineage` …: as in the facts of a plan."""
+    branches: tuple[Standing, ...] = ()
 
 
 class TaskRow(Part, frozen=True, kw_only=True):
