@@ -17,7 +17,7 @@ from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Cancel, Refuse, Settle, Submit
 from mesh.messages.graph import Specialization
-from mesh.messages.judgement import Champion, Verdict
+from mesh.messages.judgement import Audit, Champion, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
 from mesh.packed import split
@@ -32,7 +32,7 @@ RECORDS_PAGE = 500
 RECORDS_MAX = 20_000
 """Records of one kind of one topic that are considered: a topic is some ten tasks, a large one some thousand."""
 
-_READ: tuple[type[Record], ...] = (Planned, TaskEnded, Verdict, TopicSettled, TopicTurnedDown)
+_READ: tuple[type[Record], ...] = (Planned, TaskEnded, Verdict, Audit, TopicSettled, TopicTurnedDown)
 """Kinds of results that the mind looks at; leases and checkpoints, the bulk of a topic's records, are never read."""
 
 Command = Submit | Refuse | Settle | Cancel

@@ -12,7 +12,7 @@ from agents.planner_books import Books
 from agents.runtime import Agent
 from executors import kinds
 from mesh.errors import NotFound, Retry
-from mesh.messages.judgement import Champion, Verdict
+from mesh.messages.judgement import Audit, Champion, Verdict
 from mesh.messages.results import TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
 from planner import branches, branching, trees
@@ -29,8 +29,8 @@ class Trees:
     def __init__(self, agent: Agent, books: Books) -> None:
         self._agent, self._books = agent, books
 
-    async def on_verdict(self, verdict: Verdict) -> None:
-        """The flat model's, or the tree's."""
+    async def on_verdict(self, verdict: Verdict | Audit) -> None:
+        """The flat model's, or the tree's; or what the audit split said after it, without which no topic is over."""
         await self.advance(verdict.topic)
 
     async def on_end(self, end: TopicSettled | TopicTurnedDown) -> None:

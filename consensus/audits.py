@@ -19,7 +19,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from consensus import evidence
-from consensus.champions import looks_at_audit
 from consensus.comparison import ACCURACY, LOSS, compare
 from consensus.evaluations import evaluation, outcomes_of
 from consensus.evidence import Items
@@ -30,7 +29,7 @@ from consensus.weighing import SEED
 from consensus.wording import interval_told, signed
 from mesh.messages.base import Facts, Record, derived_id
 from mesh.messages.commands import Submit
-from mesh.messages.judgement import Audit, Choice, Comparison, Verdict
+from mesh.messages.judgement import Audit, Comparison, Verdict
 from mesh.messages.results import Planned, TaskEnded
 from mesh.messages.tasks import TaskSpec
 
@@ -87,7 +86,7 @@ def looks_of(records: Sequence[Record]) -> Looks:
     submits, due, awaited = [], [], []
     for tag, plan in rounds_of(records):
         verdict = said.get(recommendation_id(plan.topic, tag))
-        if verdict is None or not is_due(verdict) or audit_id(plan.topic, tag) in published:
+        if verdict is None or not verdict.looked_at or audit_id(plan.topic, tag) in published:
             continue
         tasks = {which: _task(plan, tag, which, verdict) for which in (AFTER, BEFORE)}
         if any(task.id not in ended and task.id not in known for task in tasks.values()):
@@ -98,12 +97,6 @@ def looks_of(records: Sequence[Record]) -> Looks:
             due.append(_due(verdict, tag, {which: ended[task.id] for which, task in tasks.items()}))
     why = f"the audit awaits {', '.join(awaited)}" if awaited else ""
     return Looks(tuple(submits), tuple(due), why)
-
-
-def is_due(verdict: Verdict) -> bool:
-    """Does this verdict cost a look at the audit split?"""
-    promoted = verdict.accepted and verdict.choice is not Choice.KEEP
-    return promoted and looks_at_audit(verdict.recommendation)
 
 
 def audited(due: Due, read: Mapping[str, Items | str], looks: int) -> Audit:

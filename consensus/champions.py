@@ -52,15 +52,9 @@ def next_champion(verdict: Verdict, current: Champion | None, *, name: str = "")
     )
 
 
-def looks_at_audit(recommendation: Recommendation) -> bool:
-    """Does a promotion of this recommendation cost a look at the audit split? The first champion has nobody to be
-    compared with."""
-    return bool(recommendation.audit and recommendation.champion_before)
-
-
 def _promoted(verdict: Verdict, current: Champion | None, name: str) -> Champion:
     recommendation, candidate = verdict.recommendation, chosen(verdict.recommendation)
-    looked = looks_at_audit(recommendation)
+    looked = verdict.looked_at
     uses = _left(current, recommendation.holdout) if current is not None else {}
     return Champion(
         specialization=verdict.specialization,

@@ -56,6 +56,8 @@ class Evidence(Part, frozen=True, kw_only=True):
     """What speaks against the candidate whatever was reproduced: its structure, or the replay of its training."""
     gain: float | None = None
     """How much lower, in nats, its loss is on a sample of the data that it was given than on validation."""
+    gain_error: float = 0.0
+    """Standard error of `gain`."""
     replayed: float | None = None
     """Distance of a segment of its training, trained again, from the recorded one, as a share of the way that the
     segment went; None when none was trained again."""
@@ -205,6 +207,12 @@ class Verdict(Record, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_name(self.id, "a verdict's id")
+
+    @property
+    def looked_at(self) -> bool:
+        """Is it followed by a look at the audit split? After a promotion over a champion: one `audit` names it."""
+        promoted = self.accepted and self.choice is not Choice.KEEP
+        return promoted and bool(self.recommendation.audit and self.recommendation.champion_before)
 
 
 class Version(Part, frozen=True, kw_only=True):

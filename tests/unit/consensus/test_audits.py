@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consensus.audits import Due, audited, is_due
+from consensus.audits import Due, audited
 from consensus.candidates import Read
 from consensus.champions import next_champion
 from consensus.gate import verdict
@@ -27,10 +27,10 @@ def due(champion: Champion | None = None) -> Due:
 
 
 def test_only_a_promotion_over_a_champion_is_looked_at() -> None:
-    assert is_due(promotion(rounds.champion()))
-    assert not is_due(promotion(None)), "nobody to be compared with"
-    assert not is_due(promotion(rounds.champion(), 150)), "the champion was kept"
-    assert not is_due(promotion(rounds.champion(), size_bytes=9e9)), "rejected"
+    assert promotion(rounds.champion()).looked_at
+    assert not promotion(None).looked_at, "nobody to be compared with"
+    assert not promotion(rounds.champion(), 150).looked_at, "the champion was kept"
+    assert not promotion(rounds.champion(), size_bytes=9e9).looked_at, "rejected"
 
 
 def test_a_look_compares_the_promoted_model_with_the_one_before() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeEvent, NodeState
-from mesh.messages.judgement import Champion, Choice
+from mesh.messages.judgement import Audit, Champion, Choice, Verdict
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, TaskSpec, TaskState
 from mesh.messages.topics import Topic
@@ -307,3 +308,16 @@ def test_a_crash_after_any_write_and_a_second_planner_lead_to_the_same_commands(
             assert again.topics == undisturbed.topics
             assert again.nodes == undisturbed.nodes
     assert not any(isinstance(command, Cancel) for command in undisturbed.put.values())
+
+
+def test_a_topic_is_not_over_before_its_promotion_was_looked_at() -> None:
+    books = whole_tree()
+    books.judged_tree(accepted=True)
+    said = books.records[-1]
+    assert isinstance(said, Verdict)
+    over = msgspec.structs.replace(said.recommendation, audit=digest("audit"), champion_before=digest("flat"))
+    books.records[-1] = said = msgspec.structs.replace(said, recommendation=over)
+    step = books.step()
+    assert (step.settles, step.why) == ((), f"awaits the audit of {said.id}")
+    books.records.append(Audit(id="a", topic=TOPIC, specialization=NODE, verdict=said.id, audit=digest("audit")))
+    assert settlement(books).facts["tree"]["accepted"]
