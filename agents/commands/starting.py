@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 
 from agents.commands.asking import ask_if_any
 from agents.commands.reach import Reach, environment, reach, with_nats
@@ -58,8 +58,11 @@ class Started:
 
 
 @contextlib.asynccontextmanager
-async def started(settings: Settings, stop: asyncio.Event, say: Callable[[str], None]) -> AsyncIterator[Started]:
-    """A complete mesh for as long as the context lasts. BusUnavailable when the named broker is away."""
+async def started(
+    settings: Settings, stop: asyncio.Event, say: Callable[[str], None], roles: Collection[str] = ROLES
+) -> AsyncIterator[Started]:
+    """A mesh with these roles, by default a complete one, for as long as the context lasts. BusUnavailable when the
+    named broker is away."""
     async with _broker(settings) as (found, lease), reach(found, name="run") as there:
         together = Together(
             found.home,
@@ -69,12 +72,12 @@ async def started(settings: Settings, stop: asyncio.Event, say: Callable[[str], 
             needed=lambda role, code: _needed(there, role, code),
         )
         try:
-            missing = missing_roles(await ask_if_any(there, "status"))
+            missing = [role for role in missing_roles(await ask_if_any(there, "status")) if role in roles]
             if missing:
                 say(f"starting {', '.join(missing)}")
                 await together.start(missing)
             await _ready(there, together, stop)
-            gaps = asyncio.create_task(_fill_gaps(there, together, say), name="missing roles")
+            gaps = asyncio.create_task(_fill_gaps(there, together, say, roles), name="missing roles")
             try:
                 yield Started(there, together, lease)
             finally:
@@ -134,7 +137,7 @@ async def _needed(there: Reach, role: str, code: int) -> bool:
     return role == "worker" and all(worker.state == "lost" for worker in status.workers)
 
 
-async def _fill_gaps(there: Reach, together: Together, say: Callable[[str], None]) -> None:
+async def _fill_gaps(there: Reach, together: Together, say: Callable[[str], None], roles: Collection[str]) -> None:
     """Start roles that nobody fills any more. A leader that is silent twice in a row counts as gone."""
     silent = 0
     while True:
@@ -146,6 +149,7 @@ async def _fill_gaps(there: Reach, together: Together, say: Callable[[str], None
         if status is None and (silent < 2 or "scheduler" in together.roles):
             continue
         missing = ["scheduler"] if status is None else missing_roles(status, together.roles)
+        missing = [role for role in missing if role in roles]
         if missing:
             say(f"{', '.join(missing)} went away; starting anew")
             await together.start(missing)
