@@ -26,7 +26,7 @@ from mesh.messages.models import LABEL_NAMES_MAX, BaseModel, ModelFormat
 from mesh.messages.results import Planned, TaskEnded
 from mesh.messages.tasks import TaskState
 from mesh.messages.topics import DataRef, Topic
-from planner import branching, graph
+from planner import branching, graph, sizes
 from planner.profile import Profile
 
 KIND = "branch"
@@ -46,6 +46,8 @@ class Branch:
     data: str
     """Digest of its dataset."""
     data_name: str
+    loss: float | None = None
+    """The flat model's on it: how hard it is. None where the task does not tell."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,7 +116,13 @@ def _branch(index: int, facts: Mapping[str, Any], data: str) -> Branch:
         examples=int(size) if isinstance(size, int) and size > 0 else 1,
         data=data,
         data_name=file if isinstance(file, str) and file else f"{KIND}-{index}.parquet",
+        loss=_loss(_at(facts, "losses", index)),
     )
+
+
+def _loss(value: object) -> float | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known else None  # type: ignore[arg-type]
 
 
 def _at(facts: Mapping[str, Any], name: str, index: int) -> Any:
@@ -220,6 +228,7 @@ def topics(
     """The topics of the branches. flat: the model that answers for the whole, from which a child's evolver goes on
     where its node has no champion yet (champions: by node)."""
     budgets = branching.shared_budget(topic.budget_s, [branch.examples for branch in found.branches])
+    budgets = sizes.stretched(budgets, [branch.loss for branch in found.branches])
     made = []
     for branch, budget_s in zip(found.branches, budgets, strict=True):
         node = child_node_id(parent, branch.name)

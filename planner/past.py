@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from mesh import limits
 from mesh.messages.judgement import Candidate, Champion, Choice, Verdict
 from mesh.messages.results import Planned, TaskEnded
 from mesh.messages.tasks import Line
@@ -123,14 +122,7 @@ def with_parent(past: Past, base: Inherited, topic: Topic, branched: TaskEnded |
 
 def branch_losses(branched: TaskEnded | None) -> tuple[float | None, ...]:
     """The flat model's loss on each branch, as the `branch` task tells (`losses`); None where it does not."""
-    if branched is None or branched.outcome is None:
-        return ()
-    facts = branched.outcome.facts
-    count, losses = facts.get("branches"), facts.get("losses")
-    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= limits.BRANCHES_MAX:
-        return ()
-    rows = losses if isinstance(losses, list | tuple) and len(losses) == count else [None] * count
-    return tuple(float(one) if _finite(one) else None for one in rows)
+    return tuple(one.loss for one in branches.found_by(branched).branches) if branched is not None else ()
 
 
 def _candidacy(

@@ -51,6 +51,13 @@ def shaped(losses: Sequence[float | None], total_s: float) -> tuple[Shape, ...]:
     )
 
 
+def stretched(budgets: Sequence[float], losses: Sequence[float | None]) -> tuple[float, ...]:
+    """The same total, with more of it for branches that are hard and less for those that are easy."""
+    longer = [budget * size for budget, size in zip(budgets, _sizes(losses)[0], strict=True)]
+    whole = sum(longer)
+    return tuple(budget * sum(budgets) / whole for budget in longer) if whole else tuple(budgets)
+
+
 def _sizes(losses: Sequence[float | None]) -> tuple[list[float], list[str]]:
     known = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     if len(known) < len(losses) or len(losses) < BRANCHES_LEAST:

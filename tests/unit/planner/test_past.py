@@ -123,7 +123,9 @@ def test_a_verdict_about_a_tree_does_not_hide_the_reinventor_before_it() -> None
 
 
 def branched(**facts: Any) -> TaskEnded:
-    return ended("p-branch", facts=dict(facts))
+    outputs = {"router": "0" * 64, **{f"branch-{index}": str(index) * 64 for index in range(3)}}
+    done = ended("p-branch", facts=dict(facts))
+    return done.evolve(outcome=Outcome(outputs=outputs, facts=dict(facts)))
 
 
 def test_a_branch_shares_what_its_seed_has_cost_and_is_shaped_by_its_loss() -> None:
@@ -133,8 +135,11 @@ def test_a_branch_shares_what_its_seed_has_cost_and_is_shaped_by_its_loss() -> N
     assert (found.base.shared_core_s, found.base.shared_by) == (90.0, 3)
     assert found.shape is not None
     assert found.shape.size == 1.2
-    for facts in ({"branches": 3}, {"branches": 3, "losses": [1.0]}, {"branches": 3, "losses": ["a", None, "b"]}):
+    partly = past.with_parent(past.UNKNOWN, cost, topic, branched(losses=[1.0, 2.0]))
+    assert partly.shape is not None
+    assert partly.shape.size == 1.0
+    for facts in ({}, {"losses": ["a", None, math.inf]}):
         unshaped = past.with_parent(past.UNKNOWN, cost, topic, branched(**facts))
         assert (unshaped.base.shared_by, unshaped.shape) == (3, None)
     assert past.with_parent(past.UNKNOWN, cost, topic, None).base.shared_by == 1
-    assert past.branch_losses(branched(branches=10**9, losses=[])) == ()
+    assert past.branch_losses(None) == ()

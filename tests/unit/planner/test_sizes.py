@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from planner.sizes import LARGE, SMALL, USUAL, scaled, shaped
+from planner.sizes import LARGE, SMALL, USUAL, scaled, shaped, stretched
 
 
 def sizes(losses: list[float | None]) -> list[float]:
@@ -38,6 +38,15 @@ def test_ties_unknown_losses_and_two_branches_get_the_usual_size() -> None:
     assert sizes([1.0, 2.0]) == [USUAL] * 2
     assert sizes([]) == []
     assert shaped([1.0, 2.0], 100.0)[0].budget_s == 50.0
+
+
+def test_budgets_are_stretched_and_their_total_stays() -> None:
+    assert stretched((10.0, 20.0, 30.0), [1.0, 2.0, None]) == (10.0, 20.0, 30.0)
+    easy, middle, hard = stretched((10.0, 20.0, 30.0), [1.0, 2.0, 3.0])
+    assert easy + middle + hard == pytest.approx(60.0)
+    assert easy < 10.0 < middle < hard
+    assert hard / easy == pytest.approx(3.0 * 1.5)
+    assert stretched((), []) == ()
 
 
 def test_a_shape_says_why() -> None:
