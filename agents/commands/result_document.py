@@ -211,9 +211,9 @@ def _tree(story: Story) -> dict[str, Any] | None:
         measured["baseline_linear"] = _measured(story.recommendation)["baseline_linear"]
     told = story.settled.facts.get("tree") if story.settled is not None else None
     tree: Mapping[str, Any] = told if isinstance(told, dict) else {}
+    measured["against"] = (later or story.recommendation).tree.get("against") or "baseline_linear"
     return {
         **measured,
-        "against": "baseline" if later is not None else "baseline_linear",
         "branches": len(story.children) or 1,
         "routed": _routed(later, str(measured["metric"])),
         "promoted": bool(tree.get("accepted")) if story.settled is not None else None,

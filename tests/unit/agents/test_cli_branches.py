@@ -61,7 +61,7 @@ def verdict(topic: str, purpose: str, choice: Choice, model: str) -> Verdict:
     said = Recommendation(
         id=f"{topic}-{purpose}", topic=topic, specialization="n", choice=choice, why="better.", effect=0.02,
         interval=(0.01, 0.03), candidates=(candidate,), holdout_examples=400,
-        tree={"metric": "accuracy", "value": 0.91, "baseline": 0.89, "interval": [0.01, 0.03]},
+        tree={"metric": "accuracy", "value": 0.91, "baseline": 0.89, "interval": [0.01, 0.03], "against": "baseline"},
     )  # fmt: skip
     return Verdict(
         id=f"{topic}-{purpose}-verdict", topic=topic, specialization="n", accepted=True, choice=choice, checks=(),
