@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin:"
 
+CORPUS_TASK = "language-model"
+"""The task of plain text: its folders are not labels."""
+
 BUDGET_S_DEFAULT = 180.0
 WAIT_S_DEFAULT = 600.0
 
@@ -112,7 +115,7 @@ def look(given: argparse.Namespace) -> None:
             known = ", ".join(BUILTIN + one for one in looking.BUILTINS)
             raise DataRefused(f"there is no built-in dataset {given.data!r}; the built-ins are {known}.")
         return
-    looking.quick_look(Path(given.data).expanduser())
+    looking.quick_look(Path(given.data).expanduser(), corpus=given.task == CORPUS_TASK)
 
 
 async def check_streams(reach: Reach) -> None:

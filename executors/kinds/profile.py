@@ -157,7 +157,8 @@ def _corpus(job: Job, context: Context, report: _Report) -> Made:
         )  # fmt: skip
     media = dict.fromkeys(outputs, "corpus")
     facts_of = {name: {"split": name, "examples": facts["splits"][name], "modality": "corpus"} for name in outputs}
-    return Made(outputs=outputs, media=media, facts_of=facts_of, kpis={"examples": float(len(found))}, facts=facts)
+    kpis = {"examples": float(facts["examples"])}
+    return Made(outputs=outputs, media=media, facts_of=facts_of, kpis=kpis, facts=facts)
 
 
 class _Report:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from executors.corpus import read_corpus
-from executors.datasets import documents, look
+from executors.datasets import corpora, documents, look
 from executors.datasets.documents import DOCUMENT_BYTES, SOURCES_LEAST
 from executors.datasets.splits import SPLITS
 from executors.port import Made
@@ -78,6 +78,21 @@ def test_what_is_written_anew_falls_on_the_same_sides(tmp_path: Path) -> None:
     assert {line["source"] for line in again["holdout"]} <= {
         whole.sources[row] for row in np.flatnonzero(whole.split == SPLITS.index("holdout")).tolist()
     }
+
+
+def test_what_is_asked_about_is_bounded_and_comes_from_every_source(tmp_path: Path) -> None:
+    for number in range(60):
+        written(tmp_path / "notes" / f"{number}.txt", page(number, 3_000))
+    made = profile(tmp_path / "notes", tmp_path)
+    lines = kept(made)
+    found = documents.read(str(tmp_path / "notes"), "", "ramify", lambda share: None)
+    for side, name in enumerate(SPLITS):
+        sources = {found.sources[row] for row in np.flatnonzero(found.split == side).tolist()}
+        assert {line["source"] for line in lines[name]} == sources
+        size = sum(len(line["text"].encode()) for line in lines[name])
+        assert name == "train" or size <= corpora.ASKED_BYTES_MAX
+    assert made.facts["dropped"]["more than is asked about"] > 100
+    PlannersProfile.of(made.facts)
 
 
 def test_equal_texts_count_once(tmp_path: Path) -> None:
