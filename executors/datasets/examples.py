@@ -54,6 +54,8 @@ class Examples:
     input."""
     clusters: Array
     """int32: rows of one cluster are not independent."""
+    rows: Array
+    """int64: the table's row of each."""
     texts: pa.ChunkedArray | None = None
     numbers: Array | None = None
     """float32 [n, columns], NaN where missing."""
@@ -176,7 +178,7 @@ def _examples(modality: str, rows: Array, table: Table, codes: Array, ids: bytea
         clusters = table.clusters[rows].astype(np.int32)
     else:
         clusters = np.unique(identity, return_inverse=True)[1].astype(np.int32)
-    return Examples(modality, [], codes[rows], identity, places, clusters)
+    return Examples(modality, [], codes[rows], identity, places, clusters, rows)
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------

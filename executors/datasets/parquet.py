@@ -1,11 +1,16 @@
 """Apache Parquet, read in batches. Numbers stay numbers; dates, decimals and the like become texts; columns of lists,
 maps or raw bytes are set aside with the reason. Whatever the library says about a damaged file becomes one sentence.
+
+A file that was written here may say in its metadata (CLUSTERS) which of its columns of whole numbers holds the rows'
+clusters: it is no column of the table then.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -14,6 +19,9 @@ from executors.datasets import bounds
 from executors.datasets.names import unique_names
 from executors.datasets.table import Progress, Table
 from mesh.errors import DataRefused, RamifyError
+
+CLUSTERS = b"ramify.clusters"
+"""Key of the metadata; its value is the column's name."""
 
 
 def read(path: Path, shown: str, progress: Progress) -> Table:
@@ -41,7 +49,8 @@ def _read(path: Path, shown: str, progress: Progress) -> Table:
                 f"{bounds.COLUMNS_MAX:,} columns can be read: take a sample"
             )
         set_aside = {field.name: reason for field in schema if (reason := _unusable(field.type))}
-        wanted = [index for index, field in enumerate(schema) if field.name not in set_aside]
+        grouped = (schema.metadata or {}).get(CLUSTERS, b"").decode("utf-8", "replace")
+        wanted = [index for index, field in enumerate(schema) if field.name not in (*set_aside, grouped)]
         if not wanted:
             raise DataRefused(f"{shown!r} holds lists, maps or raw bytes only: expected columns of text and numbers")
         chunks: list[list[pa.Array]] = [[] for _ in wanted]
@@ -51,9 +60,19 @@ def _read(path: Path, shown: str, progress: Progress) -> Table:
                 column.append(_plain(values))
             done += batch.num_rows
             progress(min(1.0, done / rows))
+        clusters = _clusters(file, grouped) if grouped in schema.names else None
     names = unique_names([schema.field(index).name for index in wanted])
     columns = [pa.chunked_array(parts) for parts in chunks]
-    return Table(names=names, columns=columns, set_aside=set_aside, bytes_read=size)
+    return Table(names=names, columns=columns, set_aside=set_aside, bytes_read=size, clusters=clusters)
+
+
+def _clusters(file: pq.ParquetFile, column: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+    values = file.read(columns=[column]).column(0)
+    if values.null_count or not pa.types.is_int32(values.type):
+        raise ValueError(
+            f"its clusters are {values.type} with {values.null_count} gaps, expected whole numbers (int32)"
+        )
+    return np.asarray(values.to_numpy(), np.int32)
 
 
 def _unusable(kind: pa.DataType) -> str:
