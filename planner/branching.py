@@ -35,7 +35,7 @@ EXAMPLES_PER_BRANCH = 1_500
 EXAMPLES_ASKED = 100
 """The same where a person asks for a number of branches: below that the splits of a branch may be empty."""
 
-FLAT_SHARE = 0.15
+FLAT_SHARE = 0.2
 """Share of a training's whole gain on validation that its last half may have brought. Byte-level language models had
 0.4 at 500 steps and under 0.1 at 3,000; with much less than 0.1 no budget would ever be enough."""
 
@@ -101,7 +101,7 @@ def readiness(verdict: Verdict, trained: TaskEnded | None) -> tuple[bool, str]:
     share = last_half_share(curve_of(trained.outcome.facts))
     if share is None:
         return False, "nothing is known of the flat model's curve on validation"
-    words = f"the last half of the flat model's training brought {share:.0%} of its gain on validation"
+    words = f"the last half of the flat model's training brought {share:.1%} of its gain on validation"
     if share <= FLAT_SHARE:
         return True, f"{words}, at most {FLAT_SHARE:.0%}"
     return False, f"{words}, more than {FLAT_SHARE:.0%}; a larger budget first"

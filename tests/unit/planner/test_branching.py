@@ -64,7 +64,7 @@ FLAT: Facts = {"history": [[100, 3.2], [1_500, 1.7], [3_000, 1.6]]}
         ({}, DEPTH_MAX, False, flat(**FLAT), "branch of a branch"),
         ({}, 0, False, flat(examples=2 * EXAMPLES_PER_BRANCH - 1, **FLAT), "too few for two branches"),
         ({"branches": 3}, 0, False, flat(examples=3 * EXAMPLES_ASKED - 1, **FLAT), "too few for 3 branches"),
-        ({}, 0, False, flat(**FAST), "44% of its gain"),
+        ({}, 0, False, flat(**FAST), "44.4% of its gain"),
         ({}, 0, False, flat(), "nothing is known of the flat model's curve"),
     ],
 )
@@ -75,7 +75,7 @@ def test_whatever_speaks_against_it_is_said(wishes: Facts, depth: int, canceled:
 
 
 def test_a_flattened_curve_an_early_stop_and_a_champion_that_stays_are_ready() -> None:
-    assert "6% of its gain" in may_branch(TOPIC, 0, verdict(), flat(**FLAT), False).why
+    assert "6.2% of its gain" in may_branch(TOPIC, 0, verdict(), flat(**FLAT), False).why
     assert may_branch(TOPIC, DEPTH_MAX - 1, verdict(), flat(**FLAT), False).may
     assert may_branch(TOPIC, 0, verdict(), flat(stopped_by="early stop"), False).may
     assert may_branch(TOPIC, 0, verdict(Choice.KEEP), Flat("c" * 64, "text", 10_000, None), False).may
