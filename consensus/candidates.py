@@ -112,7 +112,8 @@ def _evidence(run: Run, round_: Round, read: Read) -> tuple[Evidence | None, str
         found, fault = evidence.check(
             claim, again, model=run.model, split=round_.validation, independent=independent, checked_by=run.checked_by
         )
-    return found.evolve(fault=run.fault or fault, gain=run.gain, replayed=run.replayed), fault
+    told = found.evolve(fault=run.fault or fault, gain=run.gain, gain_error=run.gain_error, replayed=run.replayed)
+    return told, fault
 
 
 def _kpis(run: Run, items: Items | None, read: Read) -> dict[str, float]:

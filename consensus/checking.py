@@ -14,9 +14,10 @@ The draw: SHA-256 of the recommendation's id, the digest of the claims and that 
 holdout. Any number of consensus agents draw alike. Who trained can choose his claims until a hash suits him, but the
 outcomes on the holdout, made later and by others from a split that he was never given, he can not know.
 
-A model whose losses on its own training data are not lower than on data that it never saw is *suspicious*: a model
-that learned little looks like that, too, so it is no fault by itself. It takes a check by another worker and the replay
-of a segment of its training (`replay_due`).
+A model whose losses on its own training data are clearly higher than on data that it never saw is *suspicious*, and so
+is a worker whose models are no better there, again and again (Gauntlet: a moving average of the sign). A model that
+learned little looks like that, too, so it is no fault by itself: it takes a check, and the replay of a segment of its
+training (`replay_due`).
 
 Promises: pure functions; the same records lead to the same trust. Not covered: who checks is believed. A worker that
 spoils the claims of others by false checks costs them their streaks, and is not found here.
@@ -46,6 +47,9 @@ REPLAY_SHARE = 0.05
 REPLAY_STREAK = 3
 """Below it, a topic that requires independent checks has a segment of every would-be champion trained again: whoever
 asks for strangers to be checked does not want a stranger's first model on its own word. Later checks speak for it."""
+
+GAIN_ERRORS = 2.0
+"""Standard errors beyond which one model's loss on its own data counts as clearly higher."""
 
 SUSPICION_ALPHA = 0.05
 """Weight of the newest look in the moving average: one model that learned little does not count, twenty do."""
@@ -127,6 +131,8 @@ def replay_due(
     required: the topic requires independent checks; share: of would-be champions, without any reason."""
     if suspicion:
         return suspicion
+    if is_suspicious(streak):
+        return "its worker's models often know their training data no better than other data"
     if required and streak.streak < REPLAY_STREAK:
         return f"its worker has {streak.streak} of {REPLAY_STREAK} clean checks, and the topic requires another's word"
     number = drawn("replay", recommendation, holdout)
@@ -171,12 +177,12 @@ def owed(trusts: Iterable[Trust]) -> list[tuple[Unchecked, Streak]]:
     return [(one, row) for trust in trusts for row in trust.streaks for one in row.owed]
 
 
-def suspicion_of(gain: float | None) -> str:
-    """Why a candidate is suspicious: `gain` is how much lower, in nats, its loss is on a sample of its own training
-    data than on the validation split. None: that was not measured."""
-    if gain is None or gain > 0.0:
+def suspicion_of(found: Evidence) -> str:
+    """Why one candidate is suspicious: its loss on a sample of its own training data is clearly higher than on the
+    validation split. A model that learned little knows both alike, so less than that is left to its worker's mean."""
+    if found.gain is None or found.gain >= -GAIN_ERRORS * found.gain_error:
         return ""
-    return f"its loss on the data that it was given is not lower than on data that it never saw ({-gain:+.4f} nats)"
+    return f"its loss is higher on the data that it was given than on data that it never saw ({-found.gain:+.4f} nats)"
 
 
 def told(trust: Trust) -> str:
@@ -204,7 +210,7 @@ def _clean(row: Streak, found: Evidence) -> Streak:
 def _looked(row: Streak, found: Evidence) -> Streak:
     if found.gain is None:
         return row
-    sign = -1.0 if suspicion_of(found.gain) else 1.0
+    sign = 1.0 if found.gain > 0.0 else -1.0
     return row.evolve(suspicion=(1.0 - SUSPICION_ALPHA) * row.suspicion + SUSPICION_ALPHA * sign)
 
 

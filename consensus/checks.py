@@ -113,9 +113,10 @@ def structure_of(check: TaskEnded | None) -> str:
     return f"structure: {found}"[:300] if isinstance(found, str) and found else ""
 
 
-def gain_of(check: TaskEnded | None) -> float | None:
-    """How much lower its loss is on its own data; None where that was not measured."""
-    return check.outcome.kpis.get("own_gain") if check is not None and check.outcome is not None else None
+def gain_of(check: TaskEnded | None) -> tuple[float | None, float]:
+    """How much lower its loss is on its own data, and the standard error of that; None where it was not measured."""
+    kpis = check.outcome.kpis if check is not None and check.outcome is not None else {}
+    return kpis.get("own_gain"), kpis.get("own_gain_error", 0.0)
 
 
 def replay_fault(replay: TaskEnded | None) -> str:
@@ -151,7 +152,7 @@ def without_copies(runs: Sequence[Run], champion: str, recorded: Mapping[str, in
             return f"structure: its model is that of {first[run.model].task}, byte for byte"
         return ""
 
-    return tuple(dataclasses.replace(run, fault=run.fault or told(run)) for run in runs)
+    return tuple(dataclasses.replace(run, fault=told(run) or run.fault) for run in runs)
 
 
 def wanted(round_: Round, made: Recommendation, trust: Known, read: Mapping[str, Items | str]) -> tuple[Submit, ...]:
@@ -206,7 +207,7 @@ def copied(one: Items, other: Items) -> float:
 
 def _suspicion(candidate: Candidate, run: Run, round_: Round, read: Mapping[str, Items | str]) -> str:
     found = candidate.evidence
-    if found is not None and (why := checking.suspicion_of(found.gain)):
+    if found is not None and (why := checking.suspicion_of(found)):
         return why
     own = read.get(run.holdout)
     for other in round_.lines:

@@ -80,6 +80,7 @@ class Run:
     """What its checks say against it."""
     gain: float | None = None
     """How much lower its loss is on its own data than on data that it never saw."""
+    gain_error: float = 0.0
     replayed: float | None = None
     """Distance of a segment that was trained again."""
     check_in_reserve: Submit | None = None
@@ -287,14 +288,15 @@ class _Fold:
         """The run with what its check has found."""
         ended = self._ended.get(check.id)
         digest, missing = self._outcomes(check)
-        fault = checks.structure_of(ended)
+        fault, (gain, error) = checks.structure_of(ended), checks.gain_of(ended)
         return dataclasses.replace(
             run,
             check=digest,
             checked_by=ended.incarnation if ended else "",
             missing=run.missing or (missing if not fault else ""),
             fault=fault,
-            gain=checks.gain_of(ended),
+            gain=gain,
+            gain_error=error,
         )
 
     def _replayed(self, run: Run, id_: str, trained: TaskEnded) -> Run:

@@ -12,11 +12,13 @@ store vouches for the bytes of the model, so that a damaged one is its maker's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from executors import outcomes, structure
 from executors.data import read_split
@@ -61,8 +63,15 @@ def own_data(job: Job, model: Respondent, found: Outcomes, place: Device, tick: 
     if job.settings.trained is None or "train" not in job.inputs or not isinstance(model, SplitRespondent):
         return {}
     own = structure.sample(read_split(Path(job.inputs["train"])), trained_of(job).task)
-    loss = outcomes.mean_loss(model.outcomes(own, place.torch, tick))
-    return {"own_loss": loss, "own_gain": outcomes.mean_loss(found) - loss}
+    asked = model.outcomes(own, place.torch, tick)
+    loss, error = outcomes.mean_loss(asked), math.hypot(_error(asked), _error(found))
+    return {"own_loss": loss, "own_gain": outcomes.mean_loss(found) - loss, "own_gain_error": error}
+
+
+def _error(found: Outcomes) -> float:
+    """Standard error of the mean loss."""
+    losses = np.frombuffer(found.loss, "<f4").astype(np.float64)
+    return float(losses.std() / math.sqrt(len(losses)))
 
 
 def _held_against(trained: Trained, job: Job) -> str:

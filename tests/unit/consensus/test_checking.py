@@ -144,9 +144,11 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_one_model_that_learned_little_is_suspicious_but_a_worker_only_when_it_happens_again() -> None:
-    assert checking.suspicion_of(None) == ""
-    assert checking.suspicion_of(0.2) == ""
-    assert "not lower than on data that it never saw (+0.0100 nats)" in checking.suspicion_of(-0.01)
+    assert checking.suspicion_of(_evidence()) == ""
+    assert checking.suspicion_of(_evidence(gain=0.2, gain_error=0.01)) == ""
+    assert checking.suspicion_of(_evidence(gain=-0.01, gain_error=0.02)) == ""
+    told = checking.suspicion_of(_evidence(gain=-0.05, gain_error=0.02))
+    assert told == "its loss is higher on the data that it was given than on data that it never saw (+0.0500 nats)"
     usual = _row(_after(*[_evidence(gain=0.3)] * 12, _evidence(gain=-0.01)))
     assert not checking.is_suspicious(usual)
     odd = _row(_after(*[_evidence(gain=0.0)] * 12))
@@ -154,6 +156,7 @@ def test_one_model_that_learned_little_is_suspicious_but_a_worker_only_when_it_h
     decision = checking.decide(odd, "t1-recommendation", "claims", "holdout")
     assert decision.check
     assert "training data no better" in decision.why
+    assert "training data no better" in checking.replay_due(odd, "t1", "h", share=0.0)
 
 
 def test_a_segment_is_trained_again_on_suspicion_for_strangers_where_asked_and_for_a_sample() -> None:
