@@ -4,7 +4,8 @@
             ── its comparison with that champion: effect, interval ──────────────> the chance that it was a gain
 
 A lesson's chance is what the interval says under a normal error: 0.5 where nothing was seen, near 1 where the gain is
-sure, and 1 where the gate accepted it. Lessons are evidence about a dial and a direction, or about a line.
+sure, and 1 where the gate took it for a champion's place. Lessons are evidence about a dial and a direction, or about a
+line.
 
 Promises: a pure function of the records; the order of records is the order of lessons. Not covered: which of two dials
 turned at once it was (both get the lesson); comparisons on another holdout are taken at face value.
@@ -90,6 +91,7 @@ def _lesson(verdict: Verdict, candidate: Candidate, settings_of: Mapping[str, Fa
         return None
     comparison, sign = compared
     accepted = verdict.accepted and verdict.choice.value == candidate.line.value
+    better = accepted and bool(verdict.recommendation.champion_before)  # a first champion has beaten nobody
     before = settings_of.get(verdict.recommendation.champion_before)
     low, high = sorted((sign * comparison.low, sign * comparison.high))
     return Lesson(
@@ -100,7 +102,7 @@ def _lesson(verdict: Verdict, candidate: Candidate, settings_of: Mapping[str, Fa
         low=low,
         high=high,
         metric=comparison.metric,
-        chance=1.0 if accepted else chance_of(sign * comparison.effect, low, high, comparison.alpha),
+        chance=1.0 if better else chance_of(sign * comparison.effect, low, high, comparison.alpha),
         accepted=accepted,
         changed=candidate.changed,
     )

@@ -75,6 +75,9 @@ def test_the_first_champion_is_compared_line_against_line() -> None:
     assert evolver.chance == pytest.approx(1.0 - reinventor.chance)
     assert (evolver.effect, reinventor.effect) == (0.02, -0.02)
     assert reinventor.low <= reinventor.effect <= reinventor.high
+    tie = (comparison("evolver", 0.0, 0.02, b="reinventor", metric="accuracy"),)
+    first, other = lessons.lessons_of([verdict(pair, tie, Choice.EVOLVER, before="")], {})
+    assert (first.accepted, first.chance, other.chance) == (True, 0.5, 0.5)
 
 
 def test_who_was_not_compared_and_the_baseline_teach_nothing() -> None:
