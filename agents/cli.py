@@ -43,7 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "status": "Say how the mesh is: its leader, its agents, its tasks by state.",
         "workers": "List the workers and what they hold.",
         "tasks": "List the tasks and where they stand.",
-        "graph": "Show the specializations as a tree with their champions; expand, merge, retire, export and import them.",
+        "graph": "Show the specializations as a tree with their champions; expand, merge, retire, export, import them.",
         "models": "List champions and pushed models, pull one into a folder, push a folder, or remove one.",
         "think": "Say what the two lines of a topic would try, with how much, and why.",
         "verdicts": "List what the gate decided, and why.",

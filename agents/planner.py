@@ -30,7 +30,9 @@ from mesh.messages.judgement import Audit, Verdict
 from mesh.messages.results import TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import Outcome, TaskSpec, TaskState
 from mesh.messages.topics import Topic
-from planner import branches, encoders, plans, trees
+from planner import branches, changes, decomposing, encoders, plans, trees
+from planner.advice import Advised
+from planner.graph import Source
 
 __all__ = ["WRITER", "Planner", "body"]
 

@@ -163,6 +163,21 @@ class WorkerSettings(Section):
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class LlmSettings(Section):
+    """An OpenAI-compatible endpoint that may propose branches of topics without data; never needed."""
+
+    url: str = setting("", "Its address up to and without /chat/completions; empty: none is asked")
+    model: str = setting("", "Name of the model that is asked")
+    api_key: str = setting("", "Key that is sent with each question", secret=True)
+    timeout_s: float = setting(10.0, "Patience with an answer; then the plan goes on without", least=0.1, most=30)
+
+    @property
+    def enabled(self) -> bool:
+        """Is an endpoint asked?"""
+        return bool(self.url)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class FeederSettings(Section):
     """What a feeder keeps the mesh busy with."""
 
@@ -249,6 +264,7 @@ class Settings(Section):
     keeper: KeeperSettings = KeeperSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     worker: WorkerSettings = WorkerSettings()
+    planner_llm: LlmSettings = LlmSettings()
     feeder: FeederSettings = FeederSettings()
     gate: GateSettings = GateSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
@@ -257,13 +273,13 @@ class Settings(Section):
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
-        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in SECTIONS)
+        parts = ", ".join(f"{attribute(name)}={getattr(self, attribute(name))!r}" for name in SECTIONS)
         return f"Settings(home={str(self.home)!r}, prefix={self.prefix!r}, {parts})"
 
     def value(self, name: str) -> Any:
         """The value of a setting by its dotted name."""
         section, _, field = name.rpartition(".")
-        return getattr(getattr(self, section) if section else self, field)
+        return getattr(getattr(self, attribute(section)) if section else self, field)
 
     def origin(self, name: str) -> str:
         """Where a setting came from: 'default', a file, a context, a variable or a flag."""
@@ -279,9 +295,14 @@ class Settings(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "nats": NatsSettings, "broker": BrokerSettings, "keeper": KeeperSettings, "scheduler": SchedulerSettings,
-    "worker": WorkerSettings, "feeder": FeederSettings, "gate": GateSettings,
+    "worker": WorkerSettings, "planner.llm": LlmSettings, "feeder": FeederSettings, "gate": GateSettings,
     "artifacts": ArtifactSettings, "http": HttpSettings, "log": LogSettings,
 }  # fmt: skip
+
+
+def attribute(section: str) -> str:
+    """Where a section stands in the tree: that of [planner.llm] is `planner_llm`."""
+    return section.replace(".", "_")
 
 
 def known() -> dict[str, tuple[str, Declared]]:

@@ -41,6 +41,7 @@ from mesh.setting_tree import (
     SchedulerSettings,
     Settings,
     WorkerSettings,
+    attribute,
     known,
 )
 from mesh.setting_values import invalid, unknown
@@ -66,6 +67,7 @@ CLOUDS = ("aws", "gcp", "azure")
 CHECKOUT = Path(__file__).resolve().parents[1]
 FILE_NAME = "ramify.toml"
 SCHEMES = ("nats", "tls", "ws", "wss")
+WEB = ("http://", "https://")
 FILE_BYTES_MAX = 256 * 1024
 """A file of settings is a page; anything larger is another file."""
 
@@ -213,7 +215,7 @@ class _Merged:
             by_section[section][field] = value
         top = by_section.pop("")
         top["home"] = Path(os.path.normpath(self.home().absolute()))
-        sections = {name: SECTIONS[name](**values) for name, values in by_section.items()}
+        sections = {attribute(name): SECTIONS[name](**values) for name, values in by_section.items()}
         settings = Settings(**top, **sections, origins=self.origins)  # type: ignore[arg-type]
         check(settings)
         return derive(settings)
@@ -224,16 +226,19 @@ def default_home() -> Path:
     return (CHECKOUT if (CHECKOUT / "pyproject.toml").is_file() else Path.home()) / ".ramify"
 
 
-def _flat(tree: Mapping[str, Any], origin: str) -> Iterator[tuple[str, object]]:
+def _flat(tree: Mapping[str, Any], origin: str, above: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted name, value) of every setting; a table may hold settings, or tables as [planner.llm] does."""
     for key, value in tree.items():
-        if key in SECTIONS and not isinstance(value, dict):
-            raise invalid(key, "a table ([section] in TOML)", value, origin)
-        if isinstance(value, dict):
-            if key not in SECTIONS:
-                raise unknown("The section", key, SECTIONS, origin)
-            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        name = f"{above}{key}"
+        is_section, holds_sections = name in SECTIONS, any(one.startswith(f"{name}.") for one in SECTIONS)
+        if (is_section or holds_sections) and not isinstance(value, dict):
+            raise invalid(name, "a table ([section] in TOML)", value, origin)
+        if not isinstance(value, dict):
+            yield name, value
+        elif is_section or holds_sections:
+            yield from _flat(value, origin, f"{name}.")
         else:
-            yield key, value
+            raise unknown("The section", name, SECTIONS, origin)
 
 
 # -- rules ------------------------------------------------------------------------------------------------------------
@@ -280,6 +285,13 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         ),
     )
     yield from _artifact_rules(settings.artifacts)
+    asked = settings.planner_llm
+    yield (
+        "planner.llm.url",
+        not asked.url or asked.url.startswith(WEB),
+        "an address that begins with http:// or https://",
+    )
+    yield "planner.llm.model", bool(asked.model) or not asked.url, "given together with planner.llm.url"
     suspect_s = scheduler.suspect_beats * scheduler.beat_s
     yield "scheduler.lost_s", scheduler.lost_s > suspect_s, f"more than suspect_beats times beat_s ({suspect_s:g} s)"
     least = 2 * scheduler.leader_beat_s

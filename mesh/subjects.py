@@ -3,13 +3,13 @@
 <prefix>.topics.<topic>                        TOPICS     a topic, once
 <prefix>.cmd.<writer>.<kind>.<id>              COMMANDS   what is asked of the ledger; put if absent
 <prefix>.ledger                                LEDGER     the leader only, by compare-and-set
-<prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader and the gate; put if absent
+<prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader, the gate, consensus (audits); put if absent
 <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
 <prefix>.art.d.<digest>.<base>                 ARTIFACTS  chunks as deltas against a base; put if absent
 <prefix>.condemned                             CONDEMNED  the leader: what the collector of garbage may remove soon
 <prefix>.study.<study>.<task>.<epoch>.<entry>  STUDIES    the worker that holds the task's lease; put if absent
-$KV.<prefix>_graph.<id>                        graph      the planner, by compare-and-set
-$KV.<prefix>_champions.<specialization>        champions  the gate, by compare-and-set
+$KV.<prefix>_graph.<id>                        graph      the planner and people, by compare-and-set
+$KV.<prefix>_champions.<specialization>        champions  the gate and who goes back, by compare-and-set
 $KV.<prefix>_models.<name>                     models     who pushes a model, by compare-and-set
 $KV.<prefix>_trust.<worker>                    trust      consensus, by compare-and-set
 <prefix>.beat.<worker>  .gone.<worker>         core       beats; a supervisor's report

@@ -31,7 +31,7 @@ import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mesh.messages.graph import ROOT, Specialization
 
@@ -260,6 +260,6 @@ def _is_arabic(term: str) -> bool:
     return _ARABIC.match(term) is not None
 
 
-def words_of(nodes: Iterable[Specialization]) -> Collection[str]:
+def words_of(nodes: Iterable[Specialization]) -> set[str]:
     """All stems of some nodes' names and keywords."""
     return {stem for node in nodes for text in (*names_of(node), *node.keywords) for stem in words(text)}

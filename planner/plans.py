@@ -33,7 +33,8 @@ from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel
 from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
-from planner import bases, encoders, graph, past, proposals, studies
+from planner import bases, decomposing, encoders, graph, past, proposals, studies
+from planner.decomposing import Decomposed
 from planner.graph import Source
 from planner.lines import Lines, Wanted, lines_of
 from planner.past import Past
@@ -73,9 +74,15 @@ def source_of(topic: Topic, nodes: Mapping[str, Specialization]) -> Source | Ref
     """The topic's own data, or that of the node it names; a refusal in one sentence when there is none."""
     if topic.data is not None:
         return Source(topic.data, topic.text_column, topic.label_column)
-    node = graph.data_for(nodes, topic)
+    return source_from(topic, nodes, decomposing.decompose(nodes, topic))
+
+
+def source_from(topic: Topic, nodes: Mapping[str, Specialization], found: Decomposed) -> Source | Refuse:
+    """The data that a topic without its own uses, as the graph says; a refusal that names what is near."""
+    node = found.uses
     if node is None:
-        return Refuse(topic=topic.id, reason=_no_data(topic, nodes))
+        reason = decomposing.refusal(topic, found, graph.with_data(nodes.values()))
+        return Refuse(topic=topic.id, reason=reason[: limits.TEXT_CHARS_MAX])
     return Source(
         DataRef(source=node.data, name=node.data_name),
         topic.text_column if topic.text_column is not None else node.text_column,
@@ -91,16 +98,6 @@ def profiled_source(topic: Topic, task: TaskSpec) -> Source:
         size_bytes=topic.data.size_bytes if topic.data is not None else 0,
     )
     return Source(data, task.settings.get("text_column"), task.settings.get("label_column"))
-
-
-def _no_data(topic: Topic, nodes: Mapping[str, Specialization]) -> str:
-    have = graph.with_data(nodes.values())
-    known = f" (these have: {', '.join(have[:5])}{' …' if len(have) > 5 else ''})" if have else ""
-    where = f"the node {topic.node!r} has none" if topic.node else "no node of the same text has some"
-    return (
-        f"The topic {topic.id} was published without data, and {where}: publish it with --data FILE, "
-        f"or under a node that has data with --specialization NODE{known}."
-    )
 
 
 def profile_submit(topic: Topic, source: Source) -> Submit | Refuse:

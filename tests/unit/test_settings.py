@@ -208,6 +208,26 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     assert "hunter" not in repr(chosen) + "".join(map(str, chosen.printable()))
 
 
+def test_a_table_in_a_table_is_a_section(tmp_path: Path) -> None:
+    path = tmp_path / "ramify.toml"
+    path.write_text(
+        '[planner.llm]\nurl = "http://localhost:8000/v1"\nmodel = "m"\napi_key = "hunter6"\ntimeout_s = "3s"\n'
+    )
+    found = load(tmp_path, {"config": str(path)})
+    assert found.planner_llm.enabled
+    assert (found.planner_llm.model, found.planner_llm.timeout_s) == ("m", 3.0)
+    assert found.value("planner.llm.api_key") == "hunter6"
+    assert "hunter6" not in repr(found) + "".join(map(str, found.printable()))
+    assert not load(tmp_path).planner_llm.enabled
+    for toml, named in (
+        ("[planner]\nurl = 1", "planner.url"), ("[planner.lm]\nurl = 'x'", "planner.lm"), ("planner = 1", "planner"),
+        ("[planner]\nllm = 1", "planner.llm"), ("[planner.llm]\nurl = 'localhost'", "planner.llm.url"),
+        ("[planner.llm]\nurl = 'http://x'", "planner.llm.model"), ("[worker.more]\nx = 1", "worker.more"),
+    ):  # fmt: skip
+        path.write_text(toml)
+        assert named in refused(tmp_path, flags={"config": str(path)})
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
