@@ -13,9 +13,9 @@ source file stands on both sides. What is compared is nats per byte, document by
 own (consensus/comparison.py): cluster-robust and by resampling source files, the wider of both. Every training seed has
 its own seed model, order and branches; two of them run side by side, a core each.
 
-What the counter-example shows: from a seed model that has hardly learnt, specialists lose. So the planner asks first
-whether a seed's curve is flat enough to be branched; what it says of each seed is a row, and so is what a pilot says: a
-tenth of the steps spent on trial.
+The counter-example: from a seed model that has hardly learnt, dividing brings nothing that training on would not bring,
+or less. So the planner asks first whether a seed's curve is flat enough to be branched (planner/branching.py); what it
+says of each seed is a row, and so is what a pilot says: a tenth of the steps spent on trial.
 """
 
 from __future__ import annotations
