@@ -136,12 +136,13 @@ def _number(value: object) -> bool:
 
 
 def chance_of(effect: float, low: float, high: float, alpha: float) -> float:
-    """The chance that the true effect is above zero, from an interval at 1 - alpha under a normal error."""
+    """The chance that the true effect is above zero, from an interval at 1 - alpha under a normal error. No difference
+    on any item is no gain: a line that could not beat what it came from gives that back."""
     if not all(math.isfinite(value) for value in (effect, low, high)):
         return 0.5
     half = (high - low) / 2.0
     if half <= 0.0:
-        return 0.5 if effect == 0.0 else float(effect > 0.0)
+        return float(effect > 0.0)
     width = statistics.NormalDist().inv_cdf(1.0 - min(0.999, max(1e-9, alpha)) / 2.0)
     return statistics.NormalDist().cdf(effect / (half / width))
 

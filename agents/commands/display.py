@@ -88,6 +88,8 @@ def sentence(record: Record) -> str:
             what = f"{record.facts.get('name') or record.topic} ({record.specialization})"
             changed = record.facts.get("changed", {})
             more = f"; evolver: {changed['evolver']}" if changed.get("evolver") else ""
+            shares = record.facts.get("shares", {})
+            more += f"; budgets: {shares.get('why')}" if shares.get(Line.EVOLVER.value, 0.5) != 0.5 else ""
             return f"planned {what}: {record.facts.get('examples')} examples, {record.facts.get('why', '')}{more}"
         case TaskMoved(state=TaskState.LEASED, checkpoint_step=None):
             return f"{_task(record)} runs on {record.incarnation}"

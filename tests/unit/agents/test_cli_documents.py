@@ -286,6 +286,9 @@ def test_every_record_has_its_sentence_or_none() -> None:
     )  # fmt: skip
     assert sentence(moved) == "evolver train runs on w.1"
     assert "1797 examples" in sentence(PLAN)
+    assert "budgets" not in sentence(PLAN)
+    shifted = {**PLAN.facts, "shares": {"evolver": 0.6, "why": "evolver 60%, for it won"}}
+    assert sentence(PLAN.evolve(facts=shifted)).endswith("; budgets: evolver 60%, for it won")
     assert sentence(ended(EVOLVER)).startswith(
         "evolver train done in 9.5 s, stopped by early stop (validation accuracy"
     )

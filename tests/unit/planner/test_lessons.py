@@ -100,7 +100,7 @@ def test_a_chance_is_what_the_interval_says() -> None:
     assert lessons.chance_of(1.0, 0.0, 2.0, 0.05) == pytest.approx(0.975)
     assert lessons.chance_of(1.0, 0.0, 2.0, 0.01) == pytest.approx(0.995)
     assert lessons.chance_of(0.1, 0.1, 0.1, 0.05) == 1.0
-    assert lessons.chance_of(0.0, 0.0, 0.0, 0.05) == 0.5
+    assert lessons.chance_of(0.0, 0.0, 0.0, 0.05) == 0.0
     assert lessons.chance_of(float("nan"), 0.0, 0.0, 0.05) == 0.5
 
 
