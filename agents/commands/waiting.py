@@ -17,7 +17,7 @@ from agents.commands.reach import Reach
 from agents.commands.story import Story
 from mesh.errors import BusUnavailable, Reject
 from mesh.messages.services import TaskRow
-from mesh.messages.tasks import TaskState
+from mesh.messages.tasks import TaskSpec, TaskState
 
 LINES_MAX = 10
 """Reasons below a table; `--json` has them all."""
@@ -31,6 +31,9 @@ a task waits up to five for a worker that it prefers."""
 
 NOTES_MAX = 3
 """Reasons told at a time; the next look tells the others."""
+
+TOPICS_MAX = 4
+"""Topics of a tree that are asked about in one look; the next look asks about those that still wait."""
 
 ASK_S = 1.0
 """Patience with the leader: the follower shows nothing else meanwhile."""
@@ -55,7 +58,7 @@ def _names(names: list[str]) -> str:
 
 
 class Reasons:
-    """Why the tasks of one topic wait, told once each."""
+    """Why the tasks of one topic and of its branches wait, told once each."""
 
     def __init__(self, reach: Reach, story: Story, note: Callable[[str], None]) -> None:
         self._reach = reach
@@ -72,17 +75,21 @@ class Reasons:
         if now < self._next_at:
             return
         self._next_at = now + LOOK_EVERY_S
-        if not any(self._without_worker(task.id) for task in self._story.open_tasks()):
+        topics = dict.fromkeys(task.topic for task in self._story.open_tasks() if self._without_worker(task))
+        if not topics:
             return
+        rows: list[TaskRow] = []
         try:
-            status = await ask(self._reach, "tasks", topic=self._story.topic, open_only=True, timeout_s=ASK_S)
+            for topic in list(topics)[:TOPICS_MAX]:
+                status = await ask(self._reach, "tasks", topic=topic, open_only=True, timeout_s=ASK_S)
+                rows += status.tasks
         except (BusUnavailable, Reject) as error:
             self._unanswered += 1
             if self._unanswered == 2:  # once may be a take-over
                 self._note(f"{self._story.topic} waits: {error}")
             return
         self._unanswered = 0
-        self.hear(status.tasks, now)
+        self.hear(rows, now)
 
     def hear(self, rows: Iterable[TaskRow], now: float) -> None:
         """The leader's rows of the topic's open tasks."""
@@ -99,13 +106,17 @@ class Reasons:
             self._told |= {row.id: reason for row in waiting}
             self._note(f"{_names([self._name(row) for row in waiting])} waits: {waiting[0].reason}")
 
-    def _without_worker(self, task: str) -> bool:
-        moved = self._story.moved.get(task)
+    def _without_worker(self, task: TaskSpec) -> bool:
+        story = self._story.of(task.topic)
+        moved = story.moved.get(task.id) if story is not None else None
         return moved is None or moved.state is not TaskState.LEASED
 
     def _name(self, row: TaskRow) -> str:
-        task = self._story.tasks.get(row.id)
-        return task_name(task) if task is not None else row.purpose or row.id
+        """What people call the task, and the branch that it belongs to."""
+        found = ((story, story.tasks[row.id]) for story in self._story.all() if row.id in story.tasks)
+        story, task = next(found, (self._story, None))
+        name = task_name(task) if task is not None else row.purpose or row.id
+        return f"[{story.label.partition(' ')[0]}] {name}" if story.label else name
 
 
 def _lasting(reason: str) -> str:
