@@ -15,7 +15,7 @@ from mesh.messages.base import Facts, Record
 from mesh.messages.services import Problem, Proposed, Think, Thought
 
 EXAMPLE = """bin/agent think handwritten-digits-3fa1c2
-bin/agent think "handwritten digits" --budget 5m --json"""
+bin/agent think "handwritten digits" --budget 5m --json -"""
 
 ANSWER_S = 10.0
 """Patience with a planner: it reads the graph and the verdicts of some topics."""
