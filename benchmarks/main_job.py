@@ -90,7 +90,7 @@ def one_job(frame: Frame, home: Path, topic: str, data: str, *, who: str) -> Job
     result = home / "result.json"
     result.unlink(missing_ok=True)
     patience_s = frame.timeout_s(RUN_S_MAX)
-    with frame.started(home, "run", topic, "--data", data, "--json", str(result)) as program:
+    with frame.started(home, "run", topic, "--data", data, "--branches", "never", "--json", str(result)) as program:
         ended = program.wait(patience_s) is not None
         program.tally.look()
         done = program.stop()
