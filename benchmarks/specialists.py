@@ -84,6 +84,8 @@ OTHERS = {
 ARMS = {**OURS, **AGAINST, **OTHERS}
 """Arm (benchmarks/specialists_training.py), and what it is called in rows and aims."""
 
+BOUND = branching.flat_share("corpus")
+
 UNIT = "nats/byte"
 
 
@@ -196,8 +198,8 @@ def _ready(frame: Frame, ran: Sequence[Ran], where: str) -> None:
         frame.row(f"seed model {one.seed}", f"loss at its end{where}", curve[-1][1], UNIT, f"by step, {shown}")
         share = branching.last_half_share(curve)
         if share is not None:
-            says = "may be branched" if share <= branching.FLAT_SHARE else "not yet"
-            remark = f"the planner: {says} (its bound is {branching.FLAT_SHARE})"
+            says = "may be branched" if share <= BOUND else "not yet"
+            remark = f"the planner: {says} (its bound is {BOUND:g})"
             frame.row(f"seed model {one.seed}", f"share of its gain in its last half{where}", share, SHARE, remark)
 
 

@@ -110,3 +110,11 @@ def test_a_result_tells_a_curve_in_few_points_with_both_ends(count: int) -> None
     assert [row[0] for row in told] == sorted({row[0] for row in told})
     if count:
         assert (told[0][0], told[-1][0]) == (0.0, count - 1.0)
+
+
+def test_a_language_model_is_ready_later_than_a_classifier() -> None:
+    """Of its whole gain, most comes with the first steps: the bound is what bench specialists measured."""
+    weak = [[0, 5.47], [125, 3.07], [250, 2.68], [375, 2.50], [500, 2.37]]
+    strong = [[0, 5.47], [750, 2.22], [1_500, 2.00], [2_250, 1.90], [3_000, 1.85]]
+    for history, ready in ((weak, False), (strong, True)):
+        assert may_branch(TOPIC, 0, verdict(), flat(modality="corpus", history=history), False).may is ready
