@@ -41,6 +41,11 @@ HELD_OUT_BYTES_MAX = 1_000_000
 and a million says enough (minutes of a core, with the usual model). A validation corpus that is given is read whole."""
 
 
+VALIDATION_BYTES_PER_S = 1_000.0
+"""Of the training's time: a validation that reads more would cost a core a tenth of a short budget, twice at least.
+From 200 s on the setting `validation_bytes_max` is what counts."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Data:
     """What is read: of the training corpus only the tokens are kept."""
@@ -180,10 +185,11 @@ def _saved(folder: Path) -> bytes:
 
 
 def _held_out(job: Job, data: Data, tick: Callable[[], None]) -> HeldOut:
-    """The documents that are read in each validation: the first by their ids, as many as the settings allow."""
+    """The documents that are read in each validation: the first by their ids, as many as settings and time allow."""
     order = np.argsort(corpus.places(data.validation.ids, "validation"), kind="stable")
     sizes = np.cumsum(data.validation.sizes[order])
-    rows = order[: max(1, int(np.searchsorted(sizes, job.settings.validation_bytes_max, side="right")))]
+    most = min(job.settings.validation_bytes_max, job.budget_s * VALIDATION_BYTES_PER_S)
+    rows = order[: max(1, int(np.searchsorted(sizes, most, side="right")))]
     part = data.validation.take(rows)
     return HeldOut(data.vocabulary.encode(part.texts, tick), part.sizes)
 
