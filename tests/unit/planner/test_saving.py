@@ -6,7 +6,7 @@ import pytest
 
 from mesh import codec
 from mesh.messages.judgement import Recommendation
-from mesh.messages.ledger import Recommended, SnapshotPart, TopicRefused
+from mesh.messages.ledger import Recommended, SnapshotPart, TopicRefused, TopicSettled
 from planner.ledger import Ledger
 from planner.saving import head_of, ledger_of, saved
 from tests.support.samples import sample
@@ -34,6 +34,7 @@ def test_what_is_read_is_what_was_folded(seed: int) -> None:
         stage.run(command)
     ledger = stage.mind.ledger
     ledger.apply(TopicRefused(topic="t9", reason="no"))
+    ledger.apply(TopicSettled(topic="t8", why="over"))
     ledger.apply(Recommended(recommendation=sample(Recommendation, full=True)))
     again = read_back(ledger)
     for name in ("tasks", "dead_letters", "counts", "by_topic", "by_incarnation", "dependents", "drained", "all_said"):

@@ -8,7 +8,7 @@ import pytest
 
 from mesh import limits
 from mesh.messages.base import Epoch
-from mesh.messages.commands import Cancel
+from mesh.messages.commands import Cancel, Settle
 from mesh.messages.ledger import (
     CheckpointRecorded,
     LeaseEnded,
@@ -18,6 +18,7 @@ from mesh.messages.ledger import (
     TaskReopened,
     TaskSucceeded,
 )
+from mesh.messages.results import TopicSettled
 from mesh.messages.tasks import TaskState
 from planner.ledger import Ledger
 from planner.scheduling import Policy, Scheduler
@@ -209,3 +210,16 @@ def test_reasons_are_cut_to_what_a_person_reads() -> None:
     reasons = [item.reason for item in stage.events if isinstance(item, LeaseEnded)]
     reasons += [item.event.reason for item in stage.mind.take() if isinstance(item.event, TaskCanceled)]
     assert [len(reason) for reason in reasons] == [limits.TEXT_CHARS_MAX] * 2
+
+
+def test_a_topic_is_settled_once_whoever_says_it_and_stays_so_after_a_take_over() -> None:
+    mind = Scheduler(Ledger(), Policy(), 0.0)
+    mind.command(1, "planner", Settle(topic="t1", specialization="s", why="over", facts={"champion": "c"}), 0.0)
+    mind.command(2, "cli", Settle(topic="t1", why="enough", facts={"canceled": True}), 0.0)
+    (decided,) = mind.take()
+    assert isinstance(decided.record, TopicSettled)
+    assert (decided.record.why, decided.record.specialization, decided.record.facts) == ("over", "s", {"champion": "c"})
+    again = Scheduler(mind.ledger, Policy(), 1.0)
+    again.command(3, "planner", Settle(topic="t1", why="over"), 1.0)
+    again.command(4, "planner", Settle(topic="t2", why="over"), 1.0)
+    assert [one.record.topic for one in again.take() if one.record is not None] == ["t2"]
