@@ -155,8 +155,12 @@ def without_copies(runs: Sequence[Run], champion: str, recorded: Mapping[str, in
     return tuple(dataclasses.replace(run, fault=told(run) or run.fault) for run in runs)
 
 
-def wanted(round_: Round, made: Recommendation, trust: Known, read: Mapping[str, Items | str]) -> tuple[Submit, ...]:
-    """What has to be asked for before this recommendation may be said; nothing when it may."""
+def wanted(
+    round_: Round, made: Recommendation, trust: Known, read: Mapping[str, Items | str],
+    share: float = checking.REPLAY_SHARE,
+) -> tuple[Submit, ...]:  # fmt: skip
+    """What has to be asked for before this recommendation may be said; nothing when it may. share: of would-be
+    champions that are replayed without any reason."""
     run = next((one for one in round_.lines if one.name == made.taken), None)
     candidate = next((one for one in made.candidates if one.name == made.taken), None)
     if not made.taken or run is None or candidate is None:
@@ -166,12 +170,14 @@ def wanted(round_: Round, made: Recommendation, trust: Known, read: Mapping[str,
     if run.replay_in_reserve is None:
         return ()
     key = (checking.worker_of(run.incarnation), run.executor, run.executor_version)
+    alone = candidate.evidence is not None and not candidate.evidence.independent
     why = checking.replay_due(
         trust.get(key, checking.NEW),
         made.id,
         run.holdout,
         suspicion=_suspicion(candidate, run, round_, read),
         required=round_.independent_required,
+        share=0.0 if alone else share,  # who is alone would replay himself: that proves nothing
     )
     return (run.replay_in_reserve,) if why else ()
 
