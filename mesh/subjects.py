@@ -1,6 +1,6 @@
 """Every subject name of the mesh, and who may use it. No other file spells a subject.
 
-<prefix>.topics.<topic>                        TOPICS     a topic, once
+<prefix>.topics.<topic>                        TOPICS     a topic, once; the planner's: branches
 <prefix>.cmd.<writer>.<kind>.<id>              COMMANDS   what is asked of the ledger; put if absent
 <prefix>.ledger                                LEDGER     the leader only, by compare-and-set
 <prefix>.results.<topic>.<kind>.<id>           RESULTS    the leader, the gate, consensus (audits); put if absent
