@@ -83,8 +83,8 @@ def _streaks(trust: Trust | None) -> str:
 
 def _failures(trust: Trust) -> list[str]:
     return [
-        f"{trust.worker}: {row.failed} of {row.clean + row.failed} checks of its {row.executor} claims failed, the last: "
-        f"{row.why}"
+        f"{trust.worker}: {row.failed} of {row.clean + row.failed} checks of its {row.executor} claims failed, "
+        f"the last: {row.why}"
         for row in trust.streaks
         if row.failed
     ]
