@@ -26,7 +26,7 @@ from mesh.messages.models import LABEL_NAMES_MAX, BaseModel, ModelFormat
 from mesh.messages.results import Planned, TaskEnded
 from mesh.messages.tasks import TaskState
 from mesh.messages.topics import DataRef, Topic
-from planner import branching, graph, sizes
+from planner import branching, changes, graph, sizes
 from planner.profile import Profile
 
 KIND = "branch"
@@ -187,26 +187,18 @@ def settled_nodes(
     topic: Topic, parent: str, found: Found, known: Mapping[str, Specialization], state: NodeState, why: str, at_ms: int
 ) -> tuple[Specialization, ...]:
     """The nodes of the branches once it is known what they are worth. A branch of the champion's own tree that is not
-    bettered stays what it is."""
-    made = []
-    for branch in found.branches:
-        before = known.get(child_node_id(parent, branch.name))
-        if before is None or before.state is state:
-            continue
-        if state is NodeState.MERGED and before.state is not NodeState.HYPOTHESIS:
-            continue
-        merged = state is NodeState.MERGED
-        made.append(
-            before.evolve(
-                state=state,
-                event=NodeEvent.MERGED if merged else NodeEvent.ACCEPTED,
-                by=topic.id,
-                reason=why[: limits.TEXT_CHARS_MAX],
-                into=parent if merged else "",
-                changed_at_ms=at_ms,
-            )
-        )
-    return tuple(made)
+    bettered stays what it is; one that is merged back takes along what lives below it."""
+    there = [known[id_] for branch in found.branches if (id_ := child_node_id(parent, branch.name)) in known]
+    if state is NodeState.MERGED:
+        ids = [node.id for node in there if node.state is NodeState.HYPOTHESIS]
+        back = changes.merged_back(known, ids, by=topic.id, why=why)
+        return tuple(node.evolve(changed_at_ms=at_ms) for node in back.nodes)
+    reason = why[: limits.TEXT_CHARS_MAX]
+    return tuple(
+        node.evolve(state=state, event=NodeEvent.ACCEPTED, by=topic.id, reason=reason, into="", changed_at_ms=at_ms)
+        for node in there
+        if node.state is not state
+    )
 
 
 def text_column(topic: Topic, profile: Profile) -> str | None:

@@ -3,7 +3,7 @@
     seeded      the seeds that were never there                expanded    a node made by a person
     merged      a node into another, with all below it         retired     a node is given up, with all below it if said
     moved       another parent                                 renamed     another name, other keywords
-    branched    branches of a node, each a hypothesis          accepted    branches that proved themselves
+    imported    a graph from a file                            merged_back branches that brought nothing
 
 Decisions rest on the nodes that are given, so a lost compare-and-set is repaired by reading and deciding again. What is
 done already is done: such a change has no values. The values stand in an order in which every beginning leaves a tree,
@@ -207,7 +207,8 @@ def imported(nodes: Nodes, wanted: Sequence[Specialization], *, by: str, why: st
         raise SettingsInvalid(f"a node stands once in a graph, and {twice[0]} stands there more often.")
     different = {node.id: node for node in wanted if not graph.is_same(nodes.get(node.id), node)}
     result = {**nodes, **different}
-    wrong = graph.faults(result)
+    before = set(graph.faults(nodes))
+    wrong = [fault for fault in graph.faults(result) if fault not in before]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise SettingsInvalid(f"with these nodes the graph would be no tree: {wrong[0]}{more}.")
@@ -236,58 +237,6 @@ def _depth(nodes: Nodes, id_: str) -> int:
 
 
 # -- by data ----------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Branch:
-    """One branch that data showed: what its node says."""
-
-    id: str
-    name: str
-    keywords: tuple[str, ...] = ()
-    task: str = ""
-    examples: int = 0
-    data: str = ""
-    data_name: str = ""
-    text_column: str | None = None
-    label_column: str | None = None
-
-
-def branched(nodes: Nodes, parent: str, branches: Iterable[Branch], *, by: str, why: str) -> Change:
-    """The branches of a node, each a hypothesis. A branch that stood before keeps its topics and its champion.
-
-    by: the topic's id. NotFound when the parent is not there.
-    """
-    above = live(nodes, parent)
-    made = []
-    for branch in branches:
-        if branch.id in (ROOT, above.id):
-            raise SettingsInvalid(f"a branch of {above.id} needs an id of its own, got {branch.id!r}.")
-        known = nodes.get(branch.id)
-        before = known or Specialization(id=branch.id, name=_short(branch.name) or branch.id, why=why)
-        node = before.evolve(
-            parent=known.parent if known is not None and not known.is_over else above.id,
-            name=_short(branch.name) or before.name,
-            keywords=tuple(dict.fromkeys(_short(word, KEYWORD_CHARS_MAX) for word in branch.keywords))[:KEYWORDS_MAX],
-            task=branch.task or before.task,
-            examples=branch.examples,
-            data=branch.data,
-            data_name=branch.data_name,
-            text_column=branch.text_column,
-            label_column=branch.label_column,
-            state=NodeState.HYPOTHESIS if known is None or known.state is not NodeState.ACTIVE else known.state,
-            into="",
-        )
-        if node != known:
-            made.append(_changed(node, NodeEvent.BRANCHED, by, why))
-    return Change(tuple(made), f"{above.id} has {len(made)} branches: {why}")
-
-
-def accepted(nodes: Nodes, ids: Iterable[str], *, by: str, why: str) -> Change:
-    """Branches that proved themselves: hypotheses become active."""
-    found = [nodes[id_] for id_ in ids if id_ in nodes and nodes[id_].state is NodeState.HYPOTHESIS]
-    made = [_changed(node, NodeEvent.ACCEPTED, by, why, state=NodeState.ACTIVE) for node in found]
-    return Change(tuple(made), f"{len(made)} branches are accepted: {why}")
 
 
 def merged_back(nodes: Nodes, ids: Iterable[str], *, by: str, why: str) -> Change:
@@ -420,7 +369,3 @@ def _keywords(words: Sequence[str]) -> tuple[str, ...]:
             f"a node has at most {KEYWORDS_MAX} keywords of at most {KEYWORD_CHARS_MAX} characters, got {len(kept)}."
         )
     return kept
-
-
-def _short(text: str, chars: int = NAME_CHARS_MAX) -> str:
-    return " ".join(text.split())[:chars]

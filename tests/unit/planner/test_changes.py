@@ -12,7 +12,7 @@ from mesh import limits
 from mesh.errors import NotFound, RamifyError, SettingsInvalid
 from mesh.messages.graph import ROOT, NodeEvent, NodeState, Specialization
 from planner import changes, graph, seeds
-from planner.changes import Branch, Change
+from planner.changes import Change
 
 BY: Any = {"by": "ada@here", "why": "because"}
 SEEDED = {node.id: node for node in seeds.nodes()}
@@ -192,33 +192,35 @@ def test_the_tree_is_bounded_in_depth_and_width(monkeypatch: pytest.MonkeyPatch)
 
 # -- branches ---------------------------------------------------------------------------------------------------------
 
-BRANCHES = [Branch(f"a-b{i}", f"branch {i}", ("word",), "classify", 100 + i, f"{i}" * 64) for i in range(3)]
+
+def branch(nodes: dict[str, Specialization], parent: str, id_: str) -> Change:
+    """A branch below a node that lives, as a topic's data show it; none else."""
+    if nodes[parent].is_over or id_ in nodes:
+        return Change((), "")
+    made = Specialization(
+        id=id_, name=id_, parent=parent, state=NodeState.HYPOTHESIS, event=NodeEvent.BRANCHED, by="t-1", reason="flat"
+    )
+    return Change((made,), "")
 
 
-def test_branches_are_hypotheses_until_they_are_accepted_or_merged_back() -> None:
-    nodes = tree(some(), changes.branched(some(), "a", BRANCHES, by="t-1", why="the curve is flat"))
-    ids = [branch.id for branch in BRANCHES]
-    assert [nodes[id_].state for id_ in ids] == [NodeState.HYPOTHESIS] * 3
-    assert [nodes[id_].data for id_ in ids] == ["0" * 64, "1" * 64, "2" * 64]
-    assert changes.branched(nodes, "a", BRANCHES, by="t-1", why="the curve is flat").nodes == ()
-    kept = tree(nodes, changes.accepted(nodes, ids, by="t-1", why="+0.02 [0.01, 0.03]"))
-    assert [kept[id_].state for id_ in ids] == [NodeState.ACTIVE] * 3
-    again = changes.branched(kept, "a", [Branch("a-b0", "branch 0", data="9" * 64)], by="t-2", why="more data")
-    assert [node.state for node in again.nodes] == [NodeState.ACTIVE], "what has proved itself is no hypothesis again"
-    nodes = tree(nodes, changes.branched(nodes, "a-b1", [Branch("a-b1-b0", "deep")], by="t-1-b1", why="flat too"))
-    gone = tree(nodes, changes.merged_back(nodes, ids, by="t-1", why="-0.01 [-0.02, 0.00]"))
-    assert {gone[id_].state for id_ in (*ids, "a-b1-b0")} == {NodeState.MERGED}
-    assert gone["a-b1-b0"].into == "a-b1"
+def test_branches_that_brought_nothing_are_merged_back_with_all_below_them() -> None:
+    nodes = some()
+    for parent, id_ in (("a", "a-b0"), ("a", "a-b1"), ("a-b1", "a-b1-b0")):
+        nodes = tree(nodes, branch(nodes, parent, id_))
+    gone = tree(nodes, changes.merged_back(nodes, ["a-b0", "a-b1", "gone"], by="t-1", why="-0.01 [-0.02, 0.00]"))
+    assert {gone[id_].state for id_ in ("a-b0", "a-b1", "a-b1-b0")} == {NodeState.MERGED}
+    assert (gone["a-b1-b0"].into, gone["a-b1"].into) == ("a-b1", "a")
     assert gone["a-b0"].reason == "-0.01 [-0.02, 0.00]"
-    anew = tree(gone, changes.branched(gone, "a", BRANCHES, by="t-3", why="once more"))
-    assert anew["a-b0"].state is NodeState.HYPOTHESIS
+    assert changes.merged_back(gone, ["a-b0"], by="t-1", why="again").nodes == ()
+    assert len(changes.merged_back(nodes, ["a-b0"], by="t", why="w" * 5_000).nodes[0].reason) == limits.TEXT_CHARS_MAX
 
 
-def test_long_names_and_reasons_of_data_are_cut_not_refused() -> None:
-    branch = Branch("x-b0", "n" * 500, tuple("k" * 100 + str(i) for i in range(100)))
-    (node,) = changes.branched(some(), "a", [branch], by="t", why="w" * 5_000).nodes
-    assert len(node.name) == changes.NAME_CHARS_MAX
-    assert len(node.reason) == limits.TEXT_CHARS_MAX
+def test_a_fault_that_stands_there_already_does_not_keep_an_import_out() -> None:
+    nodes = {**some(), "lost": Specialization(id="lost", name="lost", parent="nowhere")}
+    new = Specialization(id="new", name="new", parent="a")
+    assert changes.imported(nodes, [new], **BY).nodes[0].id == "new"
+    with pytest.raises(SettingsInvalid, match="no tree: new names the parent gone"):
+        changes.imported(nodes, [new.evolve(parent="gone")], **BY)
 
 
 # -- anything in any order --------------------------------------------------------------------------------------------
@@ -230,9 +232,7 @@ STEPS: list[Callable[[dict[str, Specialization], str, str, str], Change]] = [
     lambda nodes, one, other, new: changes.merged(nodes, one, **BY),
     lambda nodes, one, other, new: changes.retired(nodes, one, below=True, **BY),
     lambda nodes, one, other, new: changes.moved(nodes, one, other, **BY),
-    lambda nodes, one, other, new: changes.branched(
-        nodes, one, [Branch(f"b-{new}", "b"), Branch(other, "again")], by="t", why="w"
-    ),
+    lambda nodes, one, other, new: branch(nodes, one, f"b-{new}"),
     lambda nodes, one, other, new: changes.merged_back(nodes, [one] if one != ROOT else [], by="t", why="w"),
 ]
 
