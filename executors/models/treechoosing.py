@@ -4,8 +4,8 @@
 
 Which way is taken: for models that label, of the ways whose accuracy is within one standard error of the best one's
 (paired, on the same items) the one with the least loss, since a difference in accuracy inside the noise is luck, and
-the loss sees more of every item. For language models the one with the least loss. Of equals the one that asks fewer
-models, then the first of the grid.
+the loss sees more of every item. For language models the one with the least loss. But a way that asks fewer models is
+taken before one whose loss is hardly less (LOSS_GAIN_LEAST): every model that is asked costs its time in every answer.
 
 The items that chose flatter the choice. So it is also told what the choice is worth on items that did not choose: each
 half of them, cut by a hash of their ids, is judged by the way that the other half chose (`apart`).
@@ -30,6 +30,10 @@ SALT = "tree"
 
 GRID_MAX = 192
 """Ways at most: each costs as much as mixing all items once, and a row of what is told."""
+
+
+LOSS_GAIN_LEAST = 0.002
+"""Share of the loss; a gain below is not worth another model's time. Far below what a gate can see in a holdout."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,10 +61,12 @@ class Worths:
             behind = best - right
             error = behind.std(axis=1) / np.sqrt(max(1, right.shape[1]))
             fit = np.flatnonzero(behind.mean(axis=1) <= error)
-        order = [(round(float(loss[way]), 9), self._asked(way), way) for way in fit.tolist()]
+        enough = float(loss[fit].min()) * (1.0 + LOSS_GAIN_LEAST)
+        order = [(self._asked(way), float(loss[way]), way) for way in fit.tolist() if loss[way] <= enough]
         return min(order)[2]
 
     def _asked(self, way: int) -> int:
+        """Models that answer, more or less."""
         mixing = self.ways[way]
         return (GRID_MAX if mixing.routing == LIKELIHOOD else mixing.top) + (mixing.flat_share > 0)
 

@@ -22,6 +22,7 @@ from executors.models import language, tokens, treelanguage
 from executors.models.language import LanguageModel
 from executors.models.loading import load_model
 from executors.models.transformer import Shape, Transformer
+from executors.models.treechoosing import LOSS_GAIN_LEAST
 from executors.port import Made
 from executors.routing import Router
 from mesh.errors import ModelRefused
@@ -189,8 +190,8 @@ def test_every_way_is_worth_what_the_tree_is_worth_that_mixes_so(
         mixing = {name: one[name] for name in ("routing", "top", "flat_share") if name in one}
         found = load_model(with_mixing(made, tmp_path / str(number), **mixing)).outcomes(corpus, CPU, lambda: None)
         assert outcomes.mean_loss(found) == pytest.approx(one["loss"], abs=2e-6)
-    best = min(choices, key=lambda one: one["loss"])
-    assert (made.facts["routing"], made.facts["flat_share"]) == (best["routing"], best["flat_share"])
+    best = min(one["loss"] for one in choices)
+    assert best - 1e-6 <= made.facts["tree"]["loss"] <= best * (1 + LOSS_GAIN_LEAST) + 1e-6
     assert {"specialist", "flat", "tree"} <= made.facts["by_branch"][0].keys()
 
 

@@ -149,6 +149,8 @@ def test_a_difference_inside_the_noise_does_not_choose() -> None:
     found = worths(right, [[0.5] * 100, [0.4] * 100, [0.1] * 100], (1, 2, 3))
     assert found.chosen() == 1  # one right answer less, but a better loss; the third is far behind
     assert worths([], [[0.5, 0.5], [0.5, 0.5]], (2, 1)).chosen() == 1  # of equals the one that asks fewer
+    assert worths([], [[0.5, 0.5], [0.4995, 0.5]], (1, 2)).chosen() == 0  # too small a gain for another model
+    assert worths([], [[0.5, 0.5], [0.49, 0.5]], (1, 2)).chosen() == 1
 
 
 def test_each_half_is_judged_by_what_the_other_one_chose() -> None:
