@@ -17,7 +17,10 @@ repeated after a crash repeats the same bytes.
 
 from __future__ import annotations
 
-from consensus.gate import chosen
+from typing import Any
+
+from consensus.comparison import LOSS, better
+from consensus.gate import against_champion, chosen
 from mesh.messages.base import Facts
 from mesh.messages.judgement import Candidate, Champion, Choice, Recommendation, Verdict, Version
 
@@ -78,11 +81,19 @@ def _promoted(verdict: Verdict, current: Champion | None, name: str) -> Champion
         uses=_counted(uses, recommendation.audit) if looked else uses,
         audit_looks=(current.audit_looks if current is not None else 0) + looked,
         continued=candidate.continued,
-        metric=recommendation.metric,
-        effect=recommendation.effect,
-        interval=recommendation.interval,
+        **_brought(recommendation, candidate),
         lineage=_lineage(current),
     )
+
+
+def _brought(recommendation: Recommendation, candidate: Candidate) -> dict[str, Any]:
+    """What decided for it: where it won by its loss alone, that; else what the recommendation reports."""
+    main, loss = (against_champion(recommendation, candidate, metric) for metric in (recommendation.metric, LOSS))
+    if main is not None and loss is not None and not better(main) and better(loss):
+        return {"metric": LOSS, "effect": loss.effect, "interval": (loss.low, loss.high)}
+    return {
+        "metric": recommendation.metric, "effect": recommendation.effect, "interval": recommendation.interval
+    }  # fmt: skip
 
 
 def _settings(candidate: Candidate, current: Champion | None) -> Facts:

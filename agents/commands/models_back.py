@@ -87,8 +87,8 @@ def picture(versions: Sequence[Version]) -> str:
 def uses(champion: Champion) -> str:
     """How tired its splits are, and the flat model of a tree."""
     told = (
-        f"{champion.holdout_uses} challengers were compared on its holdout, {champion.audit_looks} promotions looked "
-        "at the audit split"
+        f"challengers compared on its holdout: {champion.holdout_uses}; looks at the audit split, one for each "
+        f"promotion over a champion: {champion.audit_looks}"
     )
     return f"{told}; its flat model is {champion.flat[:12]}" if champion.flat else told
 

@@ -275,7 +275,7 @@ class Champion(Record, frozen=True, kw_only=True):
     metric: str = ""
     """Of `effect`: 'accuracy' or 'loss'."""
     effect: float = 0.0
-    """What its verdict said that it brought: against the champion before it, or the linear baseline."""
+    """What decided for it: against the champion before it, or the linear baseline; positive is better."""
     interval: tuple[float, float] = (0.0, 0.0)
     event: str = "promoted"
     """How it became champion: 'promoted' by a verdict, or 'rolled back' to by a person."""

@@ -68,7 +68,7 @@ async def test_the_lineage_tells_what_each_version_brought(
     assert "change 1" in shown
     assert "change 2" in shown
     assert "+0.0200 accuracy" in shown
-    assert "3 challengers were compared on its holdout" in shown
+    assert "challengers compared on its holdout: 3; " in shown
     target = tmp_path / "lineage.json"
     assert await command("lineage", NODE, "--json", str(target)) == 0
     found = json.loads(target.read_text())

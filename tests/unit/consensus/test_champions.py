@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
+
 from consensus.champions import LINEAGE_MAX, USES_MAX, next_champion, rolled_back, version_to_go_back_to
 from consensus.gate import verdict
 from consensus.recommendation import recommend
@@ -133,6 +135,17 @@ def test_the_lineage_says_what_was_changed_and_what_it_brought() -> None:
     assert two.interval[0] < 0.15 < two.interval[1]
     old = two.evolve(lineage=two.lineage * (LINEAGE_MAX + 5))
     assert len(promoted(old, 200).lineage) == LINEAGE_MAX
+
+
+def test_what_won_by_its_loss_alone_brought_that() -> None:
+    bench = Bench()
+    bench.line("evolver", first(150, 200), loss=[0.2 + 0.01 * (i % 5) for i in range(200)])
+    current = rounds.champion()
+    round_ = bench.round(champion=current, old=first(150, 200), loss=[0.4 + 0.01 * (i % 7) for i in range(200)])
+    found = next_champion(verdict(recommend(round_, bench.read), current, 7, decided_at_ms=0), current)
+    assert found is not None
+    assert found.metric == "loss"
+    assert found.effect == pytest.approx(0.21, abs=0.001)
 
 
 def tree(flat: str) -> Verdict:
