@@ -12,6 +12,8 @@ Commands:
     recommended [tree]                                    the ledger recorded the recommendation (of the tree's round)
     verdict CHOICE [tree] [before=MODEL]                  the gate accepted: what took whose place
     audited [tree]                                        the audit's record is published
+    trust WORKER STREAK                                   so many clean checks in a row, of the kind classify
+    ask LINE check|replay                                 it would become champion: what was kept in reserve is put
     next                                                  nothing new: what is to be done?
 
 After each command the mind is asked; what it submits is put, and planned only when `accept` says so.
@@ -27,12 +29,14 @@ import msgspec
 import pytest
 
 from consensus.audits import Looks, looks_of
+from consensus.checking import Known
 from consensus.rounds import Round, Run, Step, next_step
 from mesh.messages.base import Facts, Record
 from mesh.messages.commands import Submit
 from mesh.messages.judgement import Audit, Candidate, Champion, Choice, Recommendation, Verdict
 from mesh.messages.results import RecommendationMade
 from mesh.messages.tasks import Avoid, Line, TaskSpec, TaskState
+from mesh.messages.trust import Streak
 from tests.support import rounds, transcripts
 
 FOLDER = Path(__file__).parent / "consensus"
@@ -49,12 +53,13 @@ class Play:
         self.champion: Champion | None = None
         self.revision = 0
         self.put: dict[str, Submit] = {}
+        self.trust: Known = {}
 
     def do(self, line: str) -> list[str]:
         command, *words = line.split()
         options = dict(word.split("=", 1) for word in words if "=" in word)
         getattr(self, f"do_{command}")([word for word in words if "=" not in word], options)
-        return self.told(next_step(self.records, self.champion, self.revision), looks_of(self.records))
+        return self.told(next_step(self.records, self.champion, self.revision, self.trust), looks_of(self.records))
 
     def do_plan(self, _: list[str], options: dict[str, str]) -> None:
         lines = tuple(Line(name) for name in options.get("lines", "evolver,reinventor").split(","))
@@ -131,6 +136,18 @@ class Play:
             )
         )  # fmt: skip
 
+    def do_trust(self, words: list[str], _: dict[str, str]) -> None:
+        self.trust[words[0], "classify", 1] = Streak(executor="classify", streak=int(words[1]))
+
+    def do_ask(self, words: list[str], _: dict[str, str]) -> None:
+        step = next_step(self.records, self.champion, self.revision, self.trust)
+        assert step.weigh is not None
+        run = next(run for run in step.weigh.lines if run.name == words[0])
+        reserve = run.check_in_reserve if words[1] == "check" else run.replay_in_reserve
+        assert reserve is not None
+        self.submitted(reserve)
+        self.records.append(rounds.accepted(reserve))
+
     def do_next(self, _: list[str], __: dict[str, str]) -> None:
         """Nothing new."""
 
@@ -187,7 +204,8 @@ def told_run(run: Run) -> str:
         return f"{run.name}: {run.missing}"
     parts = {"model": run.model, "claims": run.claims, "check": run.check, "holdout": run.holdout}
     told = " ".join(f"{name}={digest}" for name, digest in parts.items() if digest)
-    return f"{run.name}: {told}" + (f" checked by {run.checked_by}" if run.checked_by else "")
+    how = f" checked by {run.checked_by}" if run.checked_by else " unchecked" if run.unchecked else ""
+    return f"{run.name}: {told}{how}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
@@ -197,19 +215,22 @@ def test_transcript(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
 def test_whoever_comes_late_or_again_puts_the_same_commands(path: Path) -> None:
-    """A crash at every step, and two of us: one reads the records of some moment, and the champion of any later one."""
+    """A crash at every step, and two of us: one reads the records of some moment, and the champion of any later one.
+    (Trust is that of the moment: where it changed, a check is asked for by itself.)"""
     play = Play()
-    moments: list[tuple[tuple[Record, ...], Champion | None, int]] = [((), None, 0)]
+    moments: list[tuple[tuple[Record, ...], Champion | None, int, Known]] = [((), None, 0, {})]
     for line in commands_in(path):
         play.do(line)
-        moments.append((tuple(play.records), play.champion, play.revision))
+        moments.append((tuple(play.records), play.champion, play.revision, dict(play.trust)))
     put: dict[str, Submit] = {}
-    for number, (records, _, _) in enumerate(moments):
-        for _, champion, revision in moments[number:]:
-            step, looks = next_step(records, champion, revision), looks_of(records)
-            for submit in (*step.submits, *looks.submits):
+    for number, (records, _, _, trust) in enumerate(moments):
+        for _, champion, revision, _ in moments[number:]:
+            step, looks = next_step(records, champion, revision, trust), looks_of(records)
+            lines = step.weigh.lines if step.weigh is not None else ()
+            kept = [one for run in lines for one in (run.check_in_reserve, run.replay_in_reserve) if one is not None]
+            for submit in (*step.submits, *looks.submits, *kept):
                 assert put.setdefault(submit.id, submit) == submit
-            assert step == next_step(records, champion, revision)
+            assert step == next_step(records, champion, revision, trust)
     assert play.put.keys() <= put.keys()
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import msgspec
 import pytest
 
 from benchmarks.checking_simulation import simulate
-from consensus import checking
+from consensus import checking, checks
+from consensus.recommendation import recommend
+from consensus.rounds import Run
+from mesh.messages.commands import Submit
 from mesh.messages.judgement import Candidate, Choice, Evidence, Recommendation
-from mesh.messages.tasks import Line
+from mesh.messages.tasks import Line, TaskSpec
 from mesh.messages.trust import Streak, Trust
+from tests.support.outcomes import first
+from tests.support.weighing import Bench
 
 
 def _evidence(reproduced: int = 100, **more: object) -> Evidence:
@@ -203,3 +209,57 @@ def test_a_sleeper_wins_no_champion_and_what_slipped_through_is_called_back(seed
     assert found.cheats_champions == 0
     assert found.found > 0.9  # all but those after the last failure, and what is beyond the last 64
     assert found.caught_later > 0
+
+
+# -- who would become champion ----------------------------------------------------------------------------------------
+
+
+def _wanted(bench: Bench, **runs: dict[str, object]) -> tuple[Submit, ...]:
+    """What is asked for before the bench's recommendation is said; runs: what else is known of a line."""
+    round_ = bench.round()
+    lines = tuple(dataclasses.replace(run, **runs.get(run.name, {})) for run in round_.lines)  # type: ignore[arg-type]
+    round_ = dataclasses.replace(round_, lines=lines)
+    return checks.wanted(round_, recommend(round_, bench.read), {}, bench.read, share=0.0)
+
+
+def _reserve(what: str) -> Submit:
+    task = TaskSpec(id=f"t1-{what}", topic="t1", executor="evaluate")
+    return Submit(id=f"t1-{what}", topic="t1", tasks=(task,))
+
+
+def test_the_one_who_would_be_taken_is_checked_and_nobody_else() -> None:
+    bench = Bench()
+    bench.line("evolver", first(90, 100))
+    bench.line("reinventor", first(60, 100))
+    unchecked = {name: {"unchecked": True, "check_in_reserve": _reserve(name)} for name in ("evolver", "reinventor")}
+    assert [one.id for one in _wanted(bench, **unchecked)] == ["t1-evolver"]
+    assert _wanted(bench) == ()
+
+
+def test_answers_that_are_anothers_bit_by_bit_ask_for_a_replay() -> None:
+    bench = Bench()
+    bench.line("evolver", first(90, 100))
+    bench.line("reinventor", first(90, 100), size_bytes=1e3)
+    replay: dict[str, object] = {"replay_in_reserve": _reserve("replay")}
+    assert [one.id for one in _wanted(bench, reinventor=replay)] == ["t1-replay"]
+    other = Bench()
+    other.line("evolver", first(90, 100), loss=[0.2 + 0.001 * i for i in range(100)])
+    other.line("reinventor", first(90, 100), size_bytes=1e3)
+    assert _wanted(other, reinventor=replay) == ()
+
+
+def test_own_data_that_is_known_worse_asks_for_a_replay() -> None:
+    bench = Bench()
+    bench.line("evolver", first(90, 100))
+    odd: dict[str, object] = {"replay_in_reserve": _reserve("replay"), "gain": -0.3, "gain_error": 0.1}
+    assert [one.id for one in _wanted(bench, evolver=odd)] == ["t1-replay"]
+    assert _wanted(bench, evolver={**odd, "gain": -0.1}) == ()
+
+
+def test_a_copy_byte_for_byte_is_a_fault_of_whoever_came_second() -> None:
+    runs = [Run(name=name, task=f"t1-{name}", model="m") for name in ("evolver", "reinventor", "merge")]
+    evolver, reinventor, merge = checks.without_copies(runs, "", {"t1-evolver": 9, "t1-reinventor": 4, "t1-merge": 12})
+    assert reinventor.fault == merge.fault == ""
+    assert evolver.fault == "structure: its model is that of t1-reinventor, byte for byte"
+    (stolen,) = checks.without_copies(runs[:1], "m", {})
+    assert stolen.fault == "structure: its model is the champion's, byte for byte"
