@@ -19,6 +19,7 @@ from mesh.messages.tasks import Needs
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE = ("auto", "on", "off")
 SHARDING = ("none", "full")
+ACCOUNTS = ("marginal", "amortised", "lineage")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,12 +92,17 @@ class TrainingSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_
     checkpoint_overhead: float = cadence.OVERHEAD
     """Share of the training time that checkpoints may cost: they come less often than asked for to stay below it.
     1: no bound."""
+    account: str = "amortised"
+    """By which rule it is charged for the compute in the weights that it starts from: 'marginal', 'amortised' or
+    'lineage' (docs/lines.md). It changes nothing in the training: it is said beforehand, so that nobody can choose
+    it when the result is known."""
 
     def __post_init__(self) -> None:
         one_of(self, "schedule", SHAPES)
         one_of(self, "precision", PRECISIONS)
         one_of(self, "compile", COMPILE)
         one_of(self, "sharding", SHARDING)
+        one_of(self, "account", ACCOUNTS)
         within(self, BOUNDS)
         batch: int | None = self.batch  # a kind may leave it open
         if batch is not None and self.micro_batch > batch:
@@ -128,6 +134,16 @@ def shared_out(needs: Needs, settings: Any) -> Needs:
     if count == 1:
         return needs
     return msgspec.structs.replace(needs, cores=max(needs.cores, float(count)), memory_bytes=needs.memory_bytes * count)
+
+
+GPU_MARGIN = 1.25
+"""What a GPU's allocator leaves unused between the blocks that it hands out."""
+
+
+def wishing(needs: Needs, size_bytes: int, settings: Any) -> Needs:
+    """The same, with the wish for a share of a GPU on which the work itself takes so many bytes. Several processes on
+    one network share the cores of a machine, and wish for none."""
+    return needs if settings.processes > 1 else needs.evolve(gpu_wish_bytes=int(GPU_MARGIN * size_bytes))
 
 
 def within(settings: Any, bounds: tuple[tuple[str, float, float], ...]) -> None:

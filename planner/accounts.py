@@ -33,6 +33,9 @@ RULES = (MARGINAL, AMORTISED, LINEAGE)
 
 UNIT = "core seconds"
 
+SETTING = "account"
+"""The setting of every training that says by which rule it is charged; the usual one is its default."""
+
 KPI = "train_core_s"
 """The KPI of a training that says what it spent."""
 

@@ -158,6 +158,11 @@ SURE = 1.645
 """Standard errors: who can not reach the rival within them is given up (one chance in twenty that it would have)."""
 
 
+GAIN_LEAST = 0.01
+"""Part of its loss that a line must be expected to lose still: with less it would be trained on for ever, a little
+below its rival on validation and never better on the holdout."""
+
+
 def worth_continuing(curve: Sequence[Point], rival: float, budget: float) -> tuple[bool, str]:
     """May training on reach the rival's loss once `budget` compute is spent in all? With the reason.
 
@@ -173,6 +178,8 @@ def worth_continuing(curve: Sequence[Point], rival: float, budget: float) -> tup
     if budget <= spent:
         return False, f"it has had its compute: {spent:.4g} of {budget:.4g}"
     expected, error = found.at(budget), found.error(budget)
+    if found.at(spent) - expected < GAIN_LEAST * abs(found.at(spent)):
+        return False, f"it has learned what it will: {expected:.4g} at {budget:.4g} after {found.at(spent):.4g} now"
     told = (
         f"its curve {found.a:.4g} + {found.b:.4g} t^-{found.c:g} leads to {expected:.4g} "
         f"(standard error {error:.2g}) at {budget:.4g}, the rival has {rival:.4g}"

@@ -22,12 +22,16 @@ from typing import Any
 from mesh.messages.base import Facts
 from mesh.messages.judgement import Candidate, Comparison, Verdict
 from mesh.messages.tasks import Line
+from planner import accounts
 
 LESSONS_MAX = 40
 """Newest lessons that count: a specialization changes, and so does its data."""
 
 PRIOR = 1.0
 """Improvements and failures that every direction is taken to have had: odds never become certain."""
+
+NO_DIALS = frozenset({accounts.SETTING})
+"""Settings that change nothing in a training."""
 
 METRICS = ("loss", "accuracy")
 """Which comparison speaks, the more telling one first: it moves where few answers flip."""
@@ -123,7 +127,7 @@ def turned(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int
     """Settings that differ, and where they went. A setting that one side leaves to the kind is passed over: what the
     kind chose is not known here."""
     found = {}
-    for name in sorted(set(before) & set(after)):
+    for name in sorted((set(before) & set(after)) - NO_DIALS):
         old, new = before[name], after[name]
         if old == new:
             continue

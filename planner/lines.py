@@ -91,8 +91,15 @@ def lines_of(wanted: Wanted, past: Past) -> Lines:
         reinventor = _drawn(wanted, size)
         study, why_study = _study(wanted, past, shared, size)
         reinventor = _told(reinventor, study, why_study, why_on)
+    evolver, reinventor = (_charged(one, account.rule) for one in (evolver, reinventor))
     facts = _facts(past, shared, account, study, on, why_on, size)
     return Lines(evolver, reinventor, study, on, shared, account, size, facts)
+
+
+def _charged(proposal: Proposal, rule: str) -> Proposal:
+    """The rule of the account in the task's own settings; the usual one is a kind's default."""
+    settings = {name: value for name, value in proposal.settings.items() if name != accounts.SETTING}
+    return Proposal(settings if rule == accounts.AMORTISED else {**settings, accounts.SETTING: rule}, proposal.changed)
 
 
 def _account(wanted: Wanted, past: Past, shared: Shares, reinventor: accounts.Inherited) -> Account:

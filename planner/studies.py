@@ -22,6 +22,7 @@ import hashlib
 import json
 
 from mesh.messages.base import Facts, derived_id
+from planner import accounts
 from planner.dials import Space
 
 KIND = "search-step"
@@ -62,8 +63,10 @@ class Study:
         return {**self.settings, "required": False}
 
     def last(self, drawn: Facts) -> Facts:
-        """Settings of the task that trains the best. drawn: what is trained when no trial came to anything."""
-        return {**self.settings, "best_of": list(self.trials), "otherwise": drawn, "then": self.then}
+        """Settings of the task that trains the best. drawn: what is trained when no trial came to anything; the rule
+        of its account stands in it, and no trial shares it."""
+        then = self.then | ({accounts.SETTING: drawn[accounts.SETTING]} if accounts.SETTING in drawn else {})
+        return {**self.settings, "best_of": list(self.trials), "otherwise": drawn, "then": then}
 
     @property
     def facts(self) -> Facts:

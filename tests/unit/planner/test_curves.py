@@ -121,6 +121,12 @@ def test_what_is_not_sure_gets_the_benefit_of_the_doubt() -> None:
     assert not worth_continuing(curve, expected - 3.0 * error, 400.0)[0]
 
 
+def test_a_curve_that_has_flattened_is_given_up_even_below_its_rival() -> None:
+    worth, why = worth_continuing(power(0.25, 0.5, 1.5), 0.3, 200.0)
+    assert not worth
+    assert why.startswith("it has learned what it will")
+
+
 def test_without_a_curve_a_rival_or_compute_nothing_goes_on() -> None:
     curve = power(0.3, 2.0, 0.5)
     assert worth_continuing(curve[:3], 9.0, 400.0) == (False, "a curve of 3 points tells nothing yet: 5 are needed")

@@ -123,6 +123,18 @@ def test_past_results_shift_the_budgets_and_the_total_stays() -> None:
     assert lines.facts["account"]["evolver"]["own"] == lines.budget_s(Line.EVOLVER)
 
 
+def test_the_rule_of_the_account_stands_in_the_tasks_where_it_is_not_the_usual_one() -> None:
+    stable = lines_of(wanted(before={"dropout": 0.3}), Past(withstood=9, offered=OFFERED))
+    assert stable.facts["account"]["rule"] == "lineage"
+    assert stable.evolver.settings["account"] == "lineage"
+    assert stable.study is not None
+    assert "account" not in stable.study.settings["fixed"]
+    assert stable.study.last(stable.reinventor.settings)["then"] == {"linear_path": True, "account": "lineage"}
+    usual = lines_of(wanted(before={"dropout": 0.3, "account": "lineage"}), UNKNOWN)
+    assert usual.facts["account"]["rule"] == "amortised"
+    assert "account" not in usual.evolver.settings
+
+
 def test_a_branch_is_charged_its_part_of_the_seed_and_shaped_by_how_hard_it_is() -> None:
     base = accounts.from_parent(Inherited(core_s=400.0, steps=1), 4)
     past = Past(base=base, shape=Shape(1.2, 100.0, "hard"), offered=OFFERED)
