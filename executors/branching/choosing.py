@@ -1,6 +1,7 @@
 """Into how many branches? What is tried, which of it is taken, and the sentence that says why.
 
-Tried: 2, 3, 4, 6, 8 … while there are `per_branch` examples (documents: BYTES_PER_BRANCH bytes as well) for each.
+Tried: 2, 3, 4, 6, 8 … while there are `per_branch` examples for each (documents: BYTES_PER_BRANCH bytes and
+DOCUMENTS_PER_BRANCH documents).
 Taken: of the divisions whose specialists are at least SCREEN standard errors better than the better yardstick
 (executors/branching/proxies.py), the one with the fewest branches that is no more than one standard error below the
 best (each branch costs two lines). None: the topic stays whole. A number that was asked for is taken as it is; what the
@@ -23,6 +24,9 @@ TRIED = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 BYTES_PER_BRANCH = 1_000_000
 """Of documents: ten bytes per parameter of the smallest language models that learn anything (100,000)."""
+
+DOCUMENTS_PER_BRANCH = 400
+"""Of the usual 2,048 bytes: fewer leave 40 in the holdout of a branch."""
 
 LEAST_SHARE = 4
 """A branch may have a quarter of the examples that a branch should have on average: fitting is balanced, assigning is

@@ -100,6 +100,9 @@ class Found:
 
 def find(material: Material, limits: Limits, reported: Reported) -> Found:
     """The division that helps, or none and why. DataRefused when the texts share next to no words."""
+    if material.size_bytes:
+        fewer = min(limits.per_branch, choosing.DOCUMENTS_PER_BRANCH)
+        limits = dataclasses.replace(limits, per_branch=fewer)
     train = np.flatnonzero(material.split == splits.TRAIN)
     wanted, why_few = _wanted(material, limits)
     if not wanted:

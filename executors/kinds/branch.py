@@ -56,7 +56,7 @@ class BranchSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fi
     branches_max: int = 8
     """Tried at most."""
     examples_per_branch: int = 1_000
-    """On average, over all splits: fewer are not tried."""
+    """On average, over all splits: fewer are not tried. Of documents 400 do, if they have a million bytes."""
     terms_max: int = 20_000
     """Words of the vocabulary, the most frequent."""
     dims: int = 0
