@@ -26,6 +26,7 @@ from mesh import limits
 from mesh.messages.base import Epoch
 from mesh.messages.leases import Answer, Lease, Offer, Order, OrderKind, Receipt
 from mesh.messages.tasks import Needs
+from planner.workers import Room
 
 DECLINE_ANSWERS = 3
 """A declined lease is named until so many answers were heard: one beat may be lost, three in a row hardly."""
@@ -110,6 +111,8 @@ class _Holding:
     """One lease that is held."""
 
     lease: Lease
+    needs: Needs
+    """What it takes here: its wish for a GPU is granted in it, or not."""
     gpus: tuple[int, ...]
     yielding: bool = False
 
@@ -225,8 +228,9 @@ class Holdings:
             actions.append(Settle(answer.receipts))
         for order in answer.orders:
             actions.extend(self._obey(order))
+        room = Room.of(self._offer)
         for lease in answer.leases:
-            actions.extend(self._take(lease, answer.offer))
+            actions.extend(self._take(lease, answer.offer, room))
         self._renew()
         if answer.renew and answer.offer == self._offer.number:
             self._offer = self._content(self._offer.number + 1)
@@ -278,21 +282,25 @@ class Holdings:
         holding.yielding = True
         return [Yield(*name, reason)]
 
-    def _take(self, lease: Lease, offer: int) -> list[Action]:
+    def _take(self, lease: Lease, offer: int, room: Room) -> list[Action]:
+        """Begin a lease, or decline it. room: what the scheduler believes to be left of the offer. A wish for a GPU is
+        granted where it counts on that, and nowhere else: so it takes nothing that was leased to somebody else."""
         name = (lease.task.id, lease.epoch)
         if name in self._held or name in self._ended:
             return []
-        gpus = self._free_gpus(lease.task.needs)
+        needs = lease.task.needs.fulfilled if room.grants(lease.task.needs) else lease.task.needs
+        room.take(lease.task.needs)
+        gpus = self._free_gpus(needs)
         withdrawn = self._draining or (self._suspended and offer < self._told)
         if withdrawn or gpus is None:
             if len(self._declined) < limits.LEASES_PER_ANSWER_MAX:
                 self._declined[name] = DECLINE_ANSWERS
             return []
         self._declined.pop(name, None)
-        self._since.append(lease.task.needs)
-        self._held[name] = _Holding(lease, gpus)
-        shares = self._share_bytes(lease.task.needs) and gpus
-        return [Begin(lease, gpus, lease.task.needs.gpu_memory_bytes if shares else 0)]
+        self._since.append(needs)
+        self._held[name] = _Holding(lease, needs, gpus)
+        shares = self._share_bytes(needs) and gpus
+        return [Begin(lease, gpus, needs.gpu_memory_bytes if shares else 0)]
 
     def _free_gpus(self, needs: Needs) -> tuple[int, ...] | None:
         """GPUs for a task, those with the least memory that is enough; None when there are too few. One that others
@@ -323,7 +331,7 @@ class Holdings:
         """Memory left on each GPU that is shared."""
         rooms: dict[int, int] = {}
         for holding in self._held.values():
-            if share := self._share_bytes(holding.lease.task.needs):
+            if share := self._share_bytes(holding.needs):
                 (number,) = holding.gpus
                 rooms[number] = rooms.get(number, self._capacity.gpu_memory_bytes[number]) - share
         return {number: max(0, room) for number, room in rooms.items()}
@@ -338,7 +346,7 @@ class Holdings:
         self._changed = True
 
     def _content(self, number: int) -> Offer:
-        capacity, needs = self._capacity, [holding.lease.task.needs for holding in self._held.values()]
+        capacity, needs = self._capacity, [holding.needs for holding in self._held.values()]
         gpus = [capacity.gpu_memory_bytes[gpu] for gpu in self._unused_gpus()]
         leases_max = min(min(capacity.leases_max, self._depth) - len(needs), limits.LEASES_PER_ANSWER_MAX)
         return Offer(
@@ -349,6 +357,7 @@ class Holdings:
             disk_bytes=max(0, capacity.disk_bytes - sum(need.disk_bytes for need in needs)),
             gpus=len(gpus),
             gpu_memory_bytes=min(gpus, default=0),
+            share_gpus=capacity.share_gpus and bool(capacity.gpu_memory_bytes),
             gpu_room_bytes=tuple(self._gpu_rooms().values()),
             labels=capacity.labels,
             kinds=capacity.kinds,

@@ -51,13 +51,10 @@ def needs(base: BaseModel | None, of_data: Needs, purpose: str) -> Needs:
     if base is None:
         return of_data
     memory, disk = PER_BYTE[purpose]
-    return Needs(
-        cores=of_data.cores,
+    return of_data.evolve(
         memory_bytes=of_data.memory_bytes + memory * base.size_bytes,
-        gpus=of_data.gpus,
-        gpu_memory_bytes=of_data.gpu_memory_bytes,
         disk_bytes=of_data.disk_bytes + disk * base.size_bytes,
-        labels=of_data.labels,
+        gpu_wish_bytes=of_data.gpu_wish_bytes and of_data.gpu_wish_bytes + memory * base.size_bytes,
     )
 
 

@@ -122,7 +122,7 @@ def going_on_from(needs: Needs, size: int) -> Needs:
 
 
 def _and(needs: Needs, program: int, size: int) -> Needs:
-    return Needs(
-        cores=needs.cores, memory_bytes=needs.memory_bytes + program + PER_BYTE * size, gpus=needs.gpus,
-        gpu_memory_bytes=needs.gpu_memory_bytes, disk_bytes=needs.disk_bytes + PER_BYTE * size, labels=needs.labels,
+    return needs.evolve(
+        memory_bytes=needs.memory_bytes + program + PER_BYTE * size, disk_bytes=needs.disk_bytes + PER_BYTE * size,
+        gpu_wish_bytes=needs.gpu_wish_bytes and needs.gpu_wish_bytes + PER_BYTE * size,
     )  # fmt: skip

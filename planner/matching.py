@@ -6,8 +6,9 @@
     back-off over, dependencies done, lease ended
 
 Choice of the offer: not a worker that the task avoids or on which it failed (while another live worker could run it,
-and for at most `prefer_wait_s`); then, if it ran out of memory before, most free memory; then most inputs already in
-the worker's cache, then most free cores, then the name, so that the same inputs give the same choice.
+and for at most `prefer_wait_s`); then, if it ran out of memory before, most free memory; then one with a share of a GPU
+for a task that wishes for one; then most inputs already in the worker's cache, then most free cores, then the name, so
+that the same inputs give the same choice.
 """
 
 from __future__ import annotations
@@ -146,12 +147,12 @@ class Matcher:
             return None
         inputs = {digest[:16] for digest in spec.inputs.values()}
 
-        def merit(worker: Worker) -> tuple[int, int, float, str]:
+        def merit(worker: Worker) -> tuple[int, bool, int, float, str]:
             room = rooms[worker.incarnation]
             of_gpu = spec.needs.gpus > 0 and room.gpu_memory_bytes
             memory_bytes = (of_gpu or room.memory_bytes) if task.memory_failures else 0
             cached = len(inputs.intersection(worker.beat.offer.cached))
-            return memory_bytes, cached, room.cores, worker.name
+            return memory_bytes, room.grants(spec.needs), cached, room.cores, worker.name
 
         return max(welcome, key=merit)
 

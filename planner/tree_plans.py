@@ -188,11 +188,4 @@ def _needs_of_branch(profile: Profile) -> Needs:
 
 def _with_models(needs: Needs, sizes: Sequence[int]) -> Needs:
     """The same with all of these models in memory and on the disk."""
-    return Needs(
-        cores=needs.cores,
-        memory_bytes=needs.memory_bytes + 3 * sum(sizes),
-        gpus=needs.gpus,
-        gpu_memory_bytes=needs.gpu_memory_bytes,
-        disk_bytes=needs.disk_bytes + 2 * sum(sizes),
-        labels=needs.labels,
-    )
+    return needs.evolve(memory_bytes=needs.memory_bytes + 3 * sum(sizes), disk_bytes=needs.disk_bytes + 2 * sum(sizes))

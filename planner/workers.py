@@ -87,13 +87,14 @@ class Room:
     gpu_memory_bytes: int
     gpu_rooms: list[int] = dataclasses.field(default_factory=list)
     """Memory left on each GPU that tasks share."""
+    share_gpus: bool = False
 
     @classmethod
     def of(cls, offer: Offer) -> Room:
         """All that the offer holds."""
         return cls(
             offer.leases_max, offer.cores, offer.memory_bytes, offer.disk_bytes, offer.gpus, offer.gpu_memory_bytes,
-            list(offer.gpu_room_bytes),
+            list(offer.gpu_room_bytes), offer.share_gpus,
         )  # fmt: skip
 
     def take(self, needs: Needs) -> None:
@@ -102,12 +103,15 @@ class Room:
         self.cores -= needs.cores
         self.memory_bytes -= needs.memory_bytes
         self.disk_bytes -= needs.disk_bytes
+        if self.grants(needs):
+            needs = needs.fulfilled
         if needs.gpus:
             self._take_gpus(needs)
 
     def _take_gpus(self, needs: Needs) -> None:
-        """As the worker does: of the shared GPUs the one with the least room that is enough, else unused ones. What is
-        left beside the first task of a GPU stands in the worker's next offer: it may not let others in."""
+        """As the worker does: of the shared GPUs the one with the least room that is enough, else unused ones. An
+        unused one has at least the memory that the offer tells, so what is left beside its first task is known, too,
+        where the worker lets others in."""
         share = needs.gpu_share_bytes
         rooms = [room for room in self.gpu_rooms if share and room >= share]
         if rooms:
@@ -115,6 +119,8 @@ class Room:
             self.gpu_rooms.append(min(rooms) - share)
         else:
             self.gpus -= needs.gpus
+            if share and self.share_gpus:
+                self.gpu_rooms.append(max(0, self.gpu_memory_bytes - share))
 
     def give(self, needs: Needs) -> None:
         """Add what one lease uses."""
@@ -134,6 +140,10 @@ class Room:
             and needs.disk_bytes <= self.disk_bytes
             and (not needs.gpus or self._fits_gpus(needs))
         )
+
+    def grants(self, needs: Needs) -> bool:
+        """Does a task with these needs wish for a share of a GPU, and is there one?"""
+        return needs.gpus == 0 < needs.gpu_wish_bytes and self._fits_gpus(needs.fulfilled)
 
     def _fits_gpus(self, needs: Needs) -> bool:
         share = needs.gpu_share_bytes

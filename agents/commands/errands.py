@@ -117,13 +117,13 @@ class Errands:
     def _needs(self, facts: Mapping[str, Any]) -> Needs:
         """What the kind says, and in its place what the person says."""
         said = kinds.needs_of(self.info.name, self.settings, facts) or Needs()
-        return Needs(
-            cores=self.given.cores or said.cores,
-            memory_bytes=self.given.memory or said.memory_bytes,
+        asked = said.evolve(cores=self.given.cores or said.cores, memory_bytes=self.given.memory or said.memory_bytes)
+        if self.given.gpus is None and self.given.gpu_memory is None:
+            return asked
+        return asked.evolve(
             gpus=said.gpus if self.given.gpus is None else self.given.gpus,
             gpu_memory_bytes=said.gpu_memory_bytes if self.given.gpu_memory is None else self.given.gpu_memory,
-            disk_bytes=said.disk_bytes,
-            labels=said.labels,
+            gpu_wish_bytes=0,
         )
 
 

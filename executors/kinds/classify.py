@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port, room
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, shared_out, within
+from executors.recipe import TrainingSettings, one_of, shared_out, wishing, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ class Classify:
         rows, labels = int(facts.get("examples") or facts.get("rows") or 10_000), int(facts.get("labels") or 10)
         size = int(facts.get("bytes") or rows * 200)
         if encoder := int((facts.get("input_bytes") or {}).get("encoder") or 0):
-            return shared_out(_needs_with_encoder(settings, encoder, rows, labels, size), settings)
+            needs = _needs_with_encoder(settings, encoder, rows, labels, size)
+            return wishing(shared_out(needs, settings), needs.memory_bytes - PROGRAM_BYTES, settings)
         text = facts.get("modality") != "tabular"
         chosen = choose(settings, "text" if text else "tabular", rows, labels, continued=False)
         if text:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, within
+from executors.recipe import TrainingSettings, one_of, wishing, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ class Contrastive:
         queues = 3 * 2 * 4 * width * settings.queue if settings.method == "moco" else 0
         pool = 3 * 4 * width * min(settings.pool_max, rows)
         memory = PROGRAM_BYTES + RANKING_BYTES + 4 * size + read + copies * weights + queues + pool
-        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 12 * weights + 2 * encoder + 2 * size)
+        needs = Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + 12 * weights + 2 * encoder + 2 * size)
+        return wishing(needs, read + copies * weights + queues + pool, settings) if encoder else needs
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, rank, claim."""

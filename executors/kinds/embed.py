@@ -17,7 +17,7 @@ import msgspec
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import PRECISIONS, one_of, within
+from executors.recipe import GPU_MARGIN, PRECISIONS, one_of, within
 from mesh.messages.tasks import Needs
 
 MIB = 1024 * 1024
@@ -27,6 +27,10 @@ SPLITS = ("train", "validation", "holdout", "audit")
 
 PROGRAM_BYTES = 620 * MIB
 """A child with torch and transformers imported, and a batch in an encoder of MiniLM's size."""
+
+
+BATCH_BYTES = 512 * MIB
+"""A batch of long texts in an encoder, on a GPU."""
 
 
 class EmbedSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +67,9 @@ class Embed:
         encoder = int(given.get("encoder") or 90 * MIB)
         vectors = 3 * 4 * 384 * rows
         memory = PROGRAM_BYTES + encoder + vectors + 3 * size
-        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=64 * MIB + encoder + vectors + 2 * size)
+        disk = 64 * MIB + encoder + vectors + 2 * size
+        wish = int(GPU_MARGIN * encoder) + BATCH_BYTES
+        return Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk, gpu_wish_bytes=wish)
 
     def run(self, job: Job, context: Context) -> Made:
         """Encode every split."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port, room
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, shared_out, within
+from executors.recipe import TrainingSettings, one_of, shared_out, wishing, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ class LanguageModel:
         moving = (11 + 2 * settings.accumulate_float64) * 4 * parameters
         memory = int(PROGRAM_BYTES + moving + at_once * per_token + 8 * size)
         disk = 64 * MIB + room.of_training(16 * parameters, 4 * parameters) + 2 * size
-        return shared_out(Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk), settings)
+        needs = shared_out(Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk), settings)
+        return wishing(needs, int(moving + at_once * per_token), settings)
 
     def run(self, job: Job, context: Context) -> Made:
         """Train, read the validation documents, claim."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from executors import port
 from executors.port import Context, Job, Made, Runtime
-from executors.recipe import TrainingSettings, one_of, shared_out, within
+from executors.recipe import TrainingSettings, one_of, shared_out, wishing, within
 from mesh.messages.tasks import Needs
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class Lora:
         merged = base if settings.merge_adapter else 0
         memory = LIBRARIES_BYTES + base + merged + states + adapter + 12 * texts
         disk = 64 * MIB + base + merged + 3 * adapter + 2 * texts
-        return shared_out(Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk), settings)
+        needs = shared_out(Needs(cores=1.0, memory_bytes=memory, disk_bytes=disk), settings)
+        return wishing(needs, base + merged + states + adapter, settings)
 
     def run(self, job: Job, context: Context) -> Made:
         """Adapt, claim."""

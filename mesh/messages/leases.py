@@ -28,6 +28,8 @@ class Offer(Part, frozen=True, kw_only=True):
     """GPUs that nobody uses."""
     gpu_memory_bytes: int = 0
     """Of each of those, at least."""
+    share_gpus: bool = False
+    """Several tasks that say how much of one GPU they take may be leased on an unused one at once."""
     gpu_room_bytes: tuple[int, ...] = ()
     """Memory that is left on GPUs which tasks share; one entry for each such GPU."""
     labels: tuple[str, ...] = ()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import msgspec
 
 from mesh import limits
 from mesh.messages.base import Facts, Part, Record, check_name
@@ -72,10 +74,25 @@ class Needs(Part, frozen=True, kw_only=True):
     gpu_memory_bytes: int = 0
     disk_bytes: int = 256 * 1024 * 1024
     labels: tuple[str, ...] = ()
+    gpu_wish_bytes: int = 0
+    """Memory of a GPU that it would make use of: it gets a share where a worker has so much left, and runs without it
+    elsewhere. Left out of account where `gpus` says that it needs some."""
 
     def __post_init__(self) -> None:
-        if self.cores < 0 or min(self.memory_bytes, self.gpus, self.gpu_memory_bytes, self.disk_bytes) < 0:
+        sizes = (self.memory_bytes, self.gpus, self.gpu_memory_bytes, self.disk_bytes, self.gpu_wish_bytes)
+        if self.cores < 0 or min(sizes) < 0:
             raise ValueError("a task's needs can not be negative")
+
+    def evolve(self, **changes: Any) -> Needs:
+        """The same with other values in these fields."""
+        return msgspec.structs.replace(self, **changes)
+
+    @property
+    def fulfilled(self) -> Needs:
+        """The same needs where the wish for a GPU is granted; unchanged without one."""
+        if self.gpus or not self.gpu_wish_bytes:
+            return self
+        return self.evolve(gpus=1, gpu_memory_bytes=self.gpu_wish_bytes, gpu_wish_bytes=0)
 
     @property
     def gpu_share_bytes(self) -> int:

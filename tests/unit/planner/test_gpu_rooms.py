@@ -19,6 +19,10 @@ NEEDS = st.one_of(
         Needs, cores=st.just(0.0), memory_bytes=st.just(0), disk_bytes=st.just(0), gpus=st.just(1),
         gpu_memory_bytes=st.integers(1, 24).map(lambda size: size * GB),
     ),
+    st.builds(
+        Needs, cores=st.just(0.0), memory_bytes=st.just(0), disk_bytes=st.just(0),
+        gpu_wish_bytes=st.integers(1, 30).map(lambda size: size * GB),
+    ),
 )  # fmt: skip
 
 
@@ -64,3 +68,22 @@ def test_a_gpu_never_holds_more_than_it_has() -> None:
     actions = alone.hear(Answer(incarnation="w.1", offer=1, ledger_seq=1, term=1, leases=leases))
     assert [action.gpu_memory_bytes for action in actions if isinstance(action, Begin)] == [0]
     assert alone.offer.gpu_room_bytes == ()
+
+
+def test_a_wish_for_a_gpu_is_granted_where_there_is_one_and_is_never_in_the_way() -> None:
+    needs = Needs(cores=0.0, memory_bytes=0, disk_bytes=0, gpu_wish_bytes=10 * GB)
+    leases = tuple(
+        Lease(task=TaskSpec(id=f"t{number}", topic="t", executor="noop", needs=needs), epoch=Epoch(1, 1), attempt=1)
+        for number in range(3)
+    )
+    holdings = Holdings("w.1", Capacity(0.0, 0, 0, 1_000, (24 * GB,)))
+    room = Room.of(holdings.offer)
+    assert room.grants(needs)
+    actions = holdings.hear(Answer(incarnation="w.1", offer=1, ledger_seq=1, term=1, leases=leases))
+    begun = [action for action in actions if isinstance(action, Begin)]
+    assert [(action.gpus, action.gpu_memory_bytes) for action in begun] == [((0,), 10 * GB)] * 2 + [((), 0)]
+    bare = Holdings("w.2", Capacity(0.0, 0, 0, 1_000, ()))
+    assert not Room.of(bare.offer).grants(needs)
+    assert Room.of(bare.offer).fits(needs)
+    actions = bare.hear(Answer(incarnation="w.2", offer=1, ledger_seq=1, term=1, leases=leases))
+    assert [action.gpus for action in actions if isinstance(action, Begin)] == [()] * 3
