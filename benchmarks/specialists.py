@@ -51,14 +51,14 @@ WHY = "Whether specialists that train without communication beat dense training 
 BRANCHES, BATCH = 4, 12
 
 STEPS, SEED_STEPS, WEAK_STEPS = 400, 3_000, 500
-QUICK_STEPS, QUICK_SEED_STEPS = 6, 24
+QUICK_STEPS, QUICK_SEED_STEPS = 3, 12
 
 SEEDS = 2
 SIDE_BY_SIDE = 2
 """Training seeds at a time, a core each."""
 
 FULL = Bounds(domain_bytes=3_000_000, asked=480, development=80)
-QUICK = Bounds(domain_bytes=60_000, asked=16, development=8)
+QUICK = Bounds(domain_bytes=40_000, asked=8, development=4)
 
 CHILD_S = 1_500.0
 """Patience with one training seed."""

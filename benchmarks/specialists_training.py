@@ -178,7 +178,7 @@ def _seed(bench: Bench) -> tuple[Model, list[list[float]]]:
     torch.manual_seed(bench.plan.seed)
     model, steps = Model.of(Transformer(SHAPE)), bench.plan.seed_steps
     schedule, curve = schedules.first(steps, WARM_UP, "constant"), [[0.0, _mean(bench, model.network)]]
-    edges = np.linspace(0, steps, min(steps, CURVE_POINTS) + 1).astype(int).tolist()
+    edges = np.linspace(0, steps, min(steps // 4, CURVE_POINTS) + 1).astype(int).tolist()
     for first, end in itertools.pairwise(edges):
         bench.train(model, None, end - first, schedule, bench.plan.seed, first=first)
         curve.append([float(end), _mean(bench, model.network)])
