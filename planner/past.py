@@ -55,7 +55,7 @@ class Past:
     withstood: int = 0
     """Newest verdicts in a row that left the champion where it was."""
     champion: Inherited = accounts.NOTHING
-    """What the champion's model has cost."""
+    """What the champion's model has cost; of a tree, the flat model in it."""
     base: Inherited = accounts.NOTHING
     """What the base model of a branch has cost: the flat model of its parent topic."""
     candidacy: Candidacy | None = None
@@ -90,7 +90,7 @@ def past_of(
     return Past(
         lessons=found,
         withstood=accounts.withstood(replaced),
-        champion=accounts.inherited_by(champions, champion.model),
+        champion=accounts.inherited_by(champions, champion.flat or champion.model),
         candidacy=_candidacy(verdicts, champions, plans, ended),
         rival_loss=champion.kpis.get("validation_loss", math.nan),
         rival_validation=_split(plan, "validation"),

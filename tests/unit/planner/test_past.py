@@ -82,6 +82,11 @@ def test_the_champion_its_cost_and_its_lessons() -> None:
     assert past.topics_needed(chain, [verdict()]) == ("t-1", "t-2")
 
 
+def test_of_a_tree_the_flat_model_is_what_the_evolver_inherits() -> None:
+    tree = champion("tree", "t-2", "c1", 500.0).evolve(flat="c1", line=Line.MERGE)
+    assert past.past_of([], [champion(), tree], PLANS, {}).champion == Inherited(core_s=50.0, steps=1)
+
+
 def test_the_reinventors_last_try_with_its_curve_moved_to_what_was_claimed() -> None:
     last = lived(ended()).candidacy
     assert last is not None
