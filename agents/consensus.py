@@ -175,7 +175,8 @@ class Consensus:
         said."""
         read = await self._outcomes(round_)
         recommendation = await asyncio.to_thread(recommend, round_, read)
-        if wanted := checks.wanted(round_, recommendation, trust, read):
+        share = self._agent.settings.consensus.replay_share
+        if wanted := checks.wanted(round_, recommendation, trust, read, share):
             for submit in wanted:
                 await self._put(submit.id, submit)
             return

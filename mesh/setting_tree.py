@@ -194,6 +194,15 @@ class FeederSettings(Section):
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class ConsensusSettings(Section):
+    """How closely consensus looks at who would become champion."""
+
+    replay_share: float = setting(
+        0.05, "Share of would-be champions of which a segment is trained again without any reason", least=0, most=1
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class GateSettings(Section):
     """Bounds and margins of the gate's policies."""
 
@@ -266,6 +275,7 @@ class Settings(Section):
     worker: WorkerSettings = WorkerSettings()
     planner_llm: LlmSettings = LlmSettings()
     feeder: FeederSettings = FeederSettings()
+    consensus: ConsensusSettings = ConsensusSettings()
     gate: GateSettings = GateSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     http: HttpSettings = HttpSettings()
@@ -295,7 +305,8 @@ class Settings(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "nats": NatsSettings, "broker": BrokerSettings, "keeper": KeeperSettings, "scheduler": SchedulerSettings,
-    "worker": WorkerSettings, "planner.llm": LlmSettings, "feeder": FeederSettings, "gate": GateSettings,
+    "worker": WorkerSettings, "planner.llm": LlmSettings, "feeder": FeederSettings,
+    "consensus": ConsensusSettings, "gate": GateSettings,
     "artifacts": ArtifactSettings, "http": HttpSettings, "log": LogSettings,
 }  # fmt: skip
 

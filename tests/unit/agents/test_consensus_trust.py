@@ -4,6 +4,7 @@ calls back what was let through."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mesh.messages.judgement import Choice, Outcomes, Recommendation
 from mesh.messages.results import Kept, Planned, RecommendationMade, TaskEnded
 from mesh.messages.tasks import Line, TaskSpec, TaskState
 from mesh.messages.trust import Streak, Trust, Unchecked
+from mesh.setting_tree import ConsensusSettings
 from tests.support import rounds
 from tests.support.memory_mesh import DEADLINE_S, MemoryMesh
 from tests.support.outcomes import first, outcomes
@@ -204,6 +206,14 @@ async def test_a_strangers_would_be_champion_is_replayed_where_the_topic_require
     assert made.choice is (Choice.EVOLVER if ok is False else Choice.REINVENTOR)
     assert ("t1-replay-evolver" in workers.done) == (ok is False)
     assert (f"replay: {why}" in made.why) == (ok is False)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+async def test_the_settings_say_which_share_is_replayed_without_a_reason(mesh: MemoryMesh, share: float) -> None:
+    mesh.settings = dataclasses.replace(mesh.settings, consensus=ConsensusSettings(replay_share=share))
+    workers = Workers(mesh, found={"replay_reinventor": {"ok": True, "why": "fine"}})
+    await played(mesh, workers, rounds.plan(), checkpoints=(Kept(number=1, step=10, manifest=bytes(32)),))
+    assert ("t1-replay-reinventor" in workers.done) == (share == 1.0)
 
 
 @pytest.mark.usefixtures("never_drawn")
