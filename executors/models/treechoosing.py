@@ -2,10 +2,10 @@
 
     each model answers every item once, a block of items at a time ── mixed in every way of the grid ── worth of each
 
-Which way is taken: for models that label, of the ways whose accuracy is within one standard error of the best one's
-(paired, on the same items) the one with the least loss, since a difference in accuracy inside the noise is luck, and
-the loss sees more of every item. For language models the one with the least loss. But a way that asks fewer models is
-taken before one whose loss is hardly less (LOSS_GAIN_LEAST): every model that is asked costs its time in every answer.
+Which way is taken: for models that label, of the ways whose accuracy is within one standard error and one item of the
+best one's (paired, on the same items) the one with the least loss, since a difference in accuracy inside the noise is
+luck, and the loss sees more of every item. For language models the one with the least loss. But a way that asks fewer
+models is taken before one whose loss is hardly less (LOSS_GAIN_LEAST): every model that is asked costs its time.
 
 The items that chose flatter the choice. So it is also told what the choice is worth on items that did not choose: each
 half of them, cut by a hash of their ids, is judged by the way that the other half chose (`apart`).
@@ -59,8 +59,8 @@ class Worths:
             right = self.right[:, rows].astype(np.float64)
             best = right[int(right.mean(axis=1).argmax())]
             behind = best - right
-            error = behind.std(axis=1) / np.sqrt(max(1, right.shape[1]))
-            fit = np.flatnonzero(behind.mean(axis=1) <= error)
+            noise = 1.0 + behind.std(axis=1) * np.sqrt(right.shape[1])  # of the sum; a single item decides nothing
+            fit = np.flatnonzero(behind.sum(axis=1) <= noise)
         enough = float(loss[fit].min()) * (1.0 + LOSS_GAIN_LEAST)
         order = [(self._asked(way), float(loss[way]), way) for way in fit.tolist() if loss[way] <= enough]
         return min(order)[2]
@@ -131,17 +131,39 @@ def token_worths(
 ) -> NDArray[np.float32]:  # fmt: skip
     """Nats per byte [ways, documents]. told [m, targets]; weights: of each way, [readings, k], those of the router;
     rows [targets]: 0 before any reading, else 1 + its number; begins [documents + 1] of their targets; sizes: bytes."""
+    most = told.max(axis=0)
+    scaled = np.exp(told - most)
     found = np.empty((len(ways), len(sizes)), np.float32)
+    routed: dict[tuple[float, int], Floats] = {}
     for number, (way, mine) in enumerate(zip(ways, weights, strict=True)):
         share = way.flat_share if has_flat else None
         if way.routing == LIKELIHOOD:
             start = treemixing.shares_of(prior[None], branches, share)[0]
-            counts = start > 0.0
-            mixed = treemixing.posterior_mixed(told[counts], start[counts], begins)
+            mixed = treemixing.posterior_mixed(told[start > 0.0], start[start > 0.0], begins)
         else:
-            cold = treemixing.cold_of(prior, branches, share)[None]
-            shares = np.vstack([cold, treemixing.shares_of(mine, branches, share)]) if len(mine) else cold
-            mixed = treemixing.token_mixed(told, shares, rows)
+            key = (way.temperature, way.top)
+            if key not in routed:
+                routed[key] = _routed(scaled, mine, branches, has_flat, prior, rows)
+            mixed = most + np.log(np.maximum(_with_flat(routed[key], scaled[-1], way.flat_share, rows), 1e-300))
         nats = -np.add.reduceat(mixed, begins[:-1])
         found[number] = np.minimum(nats / sizes, LOSS_MAX)
     return found
+
+
+def _routed(
+    scaled: Floats, weights: Floats, branches: Sequence[int], has_flat: bool, prior: Floats, rows: NDArray[np.int64]
+) -> Floats:
+    """[targets], the mixture without a share of the flat model beyond the branches that have no specialist."""
+    share = 0.0 if has_flat else None
+    shares = treemixing.cold_of(prior, branches, share)[None]
+    if len(weights):
+        shares = np.vstack([shares, treemixing.shares_of(weights, branches, share)])
+    total = np.zeros(scaled.shape[1])
+    for column, told in enumerate(scaled):
+        total += shares[rows, column] * told
+    return total
+
+
+def _with_flat(routed: Floats, flat: Floats, share: float, rows: NDArray[np.int64]) -> Floats:
+    """The flat model has its share wherever the router has read; before, it answers alone in any case."""
+    return routed if share == 0.0 else np.where(rows == 0, routed, (1.0 - share) * routed + share * flat)

@@ -145,7 +145,7 @@ def worths(right: list[list[int]], loss: list[list[float]], tops: tuple[int, ...
 
 
 def test_a_difference_inside_the_noise_does_not_choose() -> None:
-    right = [[1] * 90 + [0] * 10, [0] * 2 + [1] * 89 + [0] * 9, [1] * 60 + [0] * 40]
+    right = [[1] * 90 + [0] * 10, [1] * 89 + [0] * 11, [1] * 60 + [0] * 40]
     found = worths(right, [[0.5] * 100, [0.4] * 100, [0.1] * 100], (1, 2, 3))
     assert found.chosen() == 1  # one right answer less, but a better loss; the third is far behind
     assert worths([], [[0.5, 0.5], [0.5, 0.5]], (2, 1)).chosen() == 1  # of equals the one that asks fewer
