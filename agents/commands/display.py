@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 from agents.commands.output import number, plain
 from mesh.messages.base import Record
-from mesh.messages.judgement import Choice, Verdict
+from mesh.messages.judgement import Audit, Choice, Verdict
 from mesh.messages.results import (
     Planned,
     Progress,
@@ -105,6 +105,8 @@ def sentence(record: Record) -> str:
             return f"turned down: {record.reason}"
         case TopicSettled():
             return f"settled: {record.why}"
+        case Audit():
+            return f"after the promotion: {record.why}"
         case RecommendationMade():
             found = record.recommendation
             return f"consensus recommends {found.choice.value}: {found.why}"

@@ -62,13 +62,21 @@ def _judged(story: Story, following: Next) -> list[str]:
     """Both verdicts of a topic that was divided, what its branches came to, and how it ended."""
     assert story.verdict is not None
     lines = ["", *_recommendation(story.verdict.recommendation), "", *_verdict(story.verdict, following)]
+    lines += _audit(story, story.verdict)
     if not story.children:
         return lines
     lines += ["", "branches:", _branches(story)]
     if story.tree_verdict is not None:
         lines += ["", "together, " + _recommendation(story.tree_verdict.recommendation)[0]]
         lines += [*_recommendation(story.tree_verdict.recommendation)[1:], "", *_verdict(story.tree_verdict, following)]
+        lines += _audit(story, story.tree_verdict)
     return [*lines, "", output.plain(story.settled.why)] if story.settled is not None else lines
+
+
+def _audit(story: Story, verdict: Verdict) -> list[str]:
+    """What the audit split said after a promotion."""
+    audit = story.audits.get(verdict.id)
+    return [f"audit: {output.plain(audit.why)}"] if audit is not None else []
 
 
 def _branches(story: Story) -> str:

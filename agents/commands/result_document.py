@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.commands.display import differed
 from agents.commands.story import Ending, Story
-from mesh.messages.judgement import Candidate, Choice, Evidence, Recommendation, Verdict
+from mesh.messages.judgement import Audit, Candidate, Choice, Evidence, Recommendation, Verdict
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line
 from mesh.messages.topics import Topic
@@ -86,7 +86,7 @@ def _specialization(story: Story, whole: Story) -> dict[str, Any]:
         "lines": {line.value: _line(story, line) for line in (Line.EVOLVER, Line.REINVENTOR)},
         "evidence": _evidence(chosen.evidence if chosen is not None else None),
         "recommendation": _recommendation(recommendation),
-        "verdict": _verdict(verdict),
+        "verdict": _verdict(story, verdict),
         "champion": _champion(story),
     }
 
@@ -179,7 +179,7 @@ def _recommendation(recommendation: Recommendation | None) -> dict[str, Any] | N
     }
 
 
-def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
+def _verdict(story: Story, verdict: Verdict | None) -> dict[str, Any] | None:
     if verdict is None:
         return None
     return {
@@ -189,6 +189,23 @@ def _verdict(verdict: Verdict | None) -> dict[str, Any] | None:
             {"name": one.name, "passed": one.passed, "value": one.value, "bound": one.bound, "why": one.why}
             for one in verdict.checks
         ],
+        "audit": _audit(story.audits.get(verdict.id)),
+    }
+
+
+def _audit(audit: Audit | None) -> dict[str, Any] | None:
+    """What the audit split said after a promotion over a champion; None without one."""
+    if audit is None:
+        return None
+    main = audit.comparisons[0] if audit.comparisons else None
+    return {
+        "worse": audit.worse,
+        "metric": main.metric if main is not None else None,
+        "effect": main.effect if main is not None else None,
+        "interval": [main.low, main.high] if main is not None else None,
+        "items": audit.items,
+        "looks": audit.looks,
+        "why": audit.why,
     }
 
 
@@ -222,7 +239,7 @@ def _tree(story: Story) -> dict[str, Any] | None:
         "promoted": bool(tree.get("accepted")) if story.settled is not None else None,
         "merged_back": bool(tree.get("merged_back")) if story.settled is not None else None,
         "recommendation": _recommendation(later),
-        "verdict": _verdict(story.tree_verdict),
+        "verdict": _verdict(story, story.tree_verdict),
         "why": story.settled.why if story.settled is not None else None,
     }
 

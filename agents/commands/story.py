@@ -15,12 +15,12 @@ import enum
 from collections.abc import Iterator
 
 from mesh.messages.base import Record
-from mesh.messages.judgement import Recommendation, Verdict
+from mesh.messages.judgement import Audit, Recommendation, Verdict
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded, TaskMoved, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import Line, TaskSpec, TaskState
 from planner import branches, tree_plans
 
-RECORDS = (Planned, TopicTurnedDown, TopicSettled, TaskMoved, TaskEnded, RecommendationMade, Verdict)
+RECORDS = (Planned, TopicTurnedDown, TopicSettled, TaskMoved, TaskEnded, RecommendationMade, Verdict, Audit)
 """What a topic's subscribers see."""
 
 
@@ -69,6 +69,8 @@ class Story:
         self.tree_recommendation: Recommendation | None = None
         """Of what was put together of the branches."""
         self.tree_verdict: Verdict | None = None
+        self.audits: dict[str, Audit] = {}
+        """What the audit split said of promotions, by the ids of their verdicts."""
         self.settled: TopicSettled | None = None
         self.turned_down = ""
 
@@ -112,6 +114,8 @@ class Story:
                 self._recommended(record.recommendation, None)
             case Verdict():
                 self._recommended(record.recommendation, record)
+            case Audit():
+                self.audits[record.verdict] = record
             case TopicSettled():
                 self.settled = record
             case TopicTurnedDown():

@@ -20,7 +20,7 @@ from agents.commands.result_document import build
 from agents.commands.story import ALONE, Ending, Story
 from mesh.errors import EnvironmentUnfit
 from mesh.messages.base import Epoch, Record
-from mesh.messages.judgement import Candidate, Check, Choice, Evidence, Recommendation, Verdict
+from mesh.messages.judgement import Audit, Candidate, Check, Choice, Comparison, Evidence, Recommendation, Verdict
 from mesh.messages.results import (
     Planned,
     Progress,
@@ -318,6 +318,23 @@ def test_a_table_is_aligned_numbers_to_the_right() -> None:
 )
 def test_numbers_are_short(value: float | None, wanted: str) -> None:
     assert output.number(value) == wanted
+
+
+def test_what_the_audit_split_said_stands_beside_the_verdict() -> None:
+    audit = Audit(
+        id="t-1-audit", topic="t-1", specialization="digits-aaaaaa", verdict="t-1-verdict", audit="a" * 64, looks=2,
+        comparisons=(Comparison(a="after", b="before", metric="accuracy", effect=-0.1, low=-0.2, high=-0.05,
+                                p_value=0.01, items=90),),
+        worse=True, why="The promoted model is significantly worse on the audit split.", items=90,
+    )  # fmt: skip
+    (found,) = build(TOPIC, story(*WHOLE, audit), seconds=1.0, ending=Ending.VERDICT)["specializations"]
+    assert found["verdict"]["audit"] == {
+        "worse": True, "metric": "accuracy", "effect": -0.1, "interval": [-0.2, -0.05], "items": 90, "looks": 2,
+        "why": audit.why,
+    }  # fmt: skip
+    assert f"audit: {audit.why}" in verdict_text(story(*WHOLE, audit), Ending.VERDICT)
+    (without,) = build(TOPIC, story(*WHOLE), seconds=1.0, ending=Ending.VERDICT)["specializations"]
+    assert without["verdict"]["audit"] is None
 
 
 def test_a_document_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
