@@ -87,7 +87,8 @@ def _spread(documents: Documents, rows: Array) -> Array:
     for row in sorted(rows.tolist(), key=lambda row: int(documents.ids[row])):
         taken[documents.sources[row]] += 1
         ranked.append((taken[documents.sources[row]], int(documents.ids[row]), row))
-    kept, size = [], 0
+    kept: list[int] = []
+    size = 0
     for _, _, row in sorted(ranked):
         size += len(documents.texts[row].encode("utf-8", "replace"))
         if size > ASKED_BYTES_MAX and kept:

@@ -109,7 +109,7 @@ def test_a_long_row_is_one_source_whatever_it_is_cut_into(tmp_path: Path) -> Non
     found = documents.read(str(written(tmp_path / "rows.jsonl", lines)), "rows.jsonl", "ramify", lambda share: None)
     assert len(found) > 120
     assert len(set(found.sources)) == 60
-    sides = {source: set() for source in found.sources}
+    sides: dict[str, set[int]] = {source: set() for source in found.sources}
     for source, side in zip(found.sources, found.split.tolist(), strict=True):
         sides[source].add(side)
     assert {len(of) for of in sides.values()} == {1}
