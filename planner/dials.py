@@ -1,6 +1,6 @@
 """What may be tried, declared per executor kind: the dials that the evolver turns, and the space of the reinventor.
 
-    dials      of a training that goes on from trained weights: its rate, batch, regularisation, numbers. Never the
+    dials      of a training that goes on from trained weights: its rate, batch, regularisation, data mix. Never the
                architecture, because the weights have to fit
     drawn      values of settings from zero, for a reinventor that has no time to search
     searched   the same settings as a space, for a reinventor that is a short study (planner/studies.py)
@@ -33,6 +33,13 @@ class Dial:
     high: float
     whole: bool = False
     """Only whole numbers."""
+    absent: float | None = None
+    """The kind's default where it is 0: then `default` is the first step away from it."""
+
+    @property
+    def unset(self) -> float:
+        """Its value in settings that do not name it."""
+        return self.default if self.absent is None else self.absent
 
     def turned(self, old: float, factor: float) -> float:
         """The new value; from zero a factor leads nowhere, so zero becomes the lowest positive step."""
@@ -73,6 +80,9 @@ def _one_of(*choices: Any) -> Facts:
 
 _HALF_OR_TWICE = (0.5, 2.0)
 
+_BALANCE = Dial(0.2, _HALF_OR_TWICE, 0.05, 1.0, absent=0.0)
+"""The mix of the labels: how much more the rarer ones count."""
+
 _TEXT = Space(
     always="learning_rate",
     dials={
@@ -81,6 +91,7 @@ _TEXT = Space(
         "weight_decay": Dial(0.05, (0.3, 3.0), 1e-4, 0.3),
         "dropout": Dial(0.5, (0.6, 1.3), 0.05, 0.7),
         "feature_dropout": Dial(0.2, _HALF_OR_TWICE, 0.01, 0.4),
+        "balance": _BALANCE,
     },
     drawn={
         "architecture": ("wide-deep", "wide-deep", "deep"),
@@ -113,6 +124,7 @@ _TABULAR = Space(
         "weight_decay": Dial(0.05, (0.3, 2.0), 1e-3, 0.3),
         "dropout": Dial(0.3, (0.5, 1.5), 0.05, 0.6),
         "feature_dropout": Dial(0.05, _HALF_OR_TWICE, 0.01, 0.3),
+        "balance": _BALANCE,
     },
     drawn={
         "hidden": ([128], [128, 64], [256, 128], [512, 256]),
@@ -142,6 +154,7 @@ _ENCODER = Space(
         "weight_decay": Dial(0.05, (0.3, 2.0), 1e-3, 0.3),
         "dropout": Dial(0.3, (0.5, 1.5), 0.05, 0.6),
         "feature_dropout": Dial(0.1, _HALF_OR_TWICE, 0.01, 0.3),
+        "balance": _BALANCE,
     },
     drawn={
         "hidden": ([256], [128], [256, 128]),

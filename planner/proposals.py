@@ -57,7 +57,7 @@ def evolver(
     settings, words = dict(champion), []
     for name in _turned(topic, space, odds):
         dial = space.dials[name]
-        old = _number(champion.get(name), dial.default)
+        old = _number(champion.get(name), dial.unset)
         factor = _factor(f"{topic}/{name}", name, dial, odds)
         new = dial.turned(old, factor)
         if new == old:

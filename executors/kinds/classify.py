@@ -65,6 +65,9 @@ class ClassifySettings(TrainingSettings, frozen=True, kw_only=True, forbid_unkno
     feature_dropout: float | None = None
     """Share of input features left out in a training step."""
     label_smoothing: float | None = None
+    balance: float = 0.0
+    """Mix of the labels in the network's loss: 0, every example counts the same; 1, every label does, however rare; of
+    an encoder that is tuned always 0."""
     linear_path: bool = True
     """Fit the tuned linear model beside the network and let validation say how much each counts."""
     clip: float = 5.0
@@ -103,6 +106,7 @@ BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("dropout", 0.0, 0.95),
     ("feature_dropout", 0.0, 0.95),
     ("label_smoothing", 0.0, 0.5),
+    ("balance", 0.0, 1.0),
     ("word_max", 0, 5),
     ("char_min", 1, 8),
     ("char_max", 0, 8),

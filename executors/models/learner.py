@@ -30,6 +30,16 @@ class Part:
     labels: Labels
 
 
+def weights_of(labels: Labels, count: int, balance: float) -> Tensor | None:
+    """What each of `count` labels weighs, by how often it occurs to the power of -balance; in the mean over the
+    examples 1, so that a learning rate means the same. None where all weigh the same."""
+    if balance <= 0.0:
+        return None
+    often = np.bincount(labels[labels >= 0], minlength=count).astype(np.float64)
+    heavy = np.where(often > 0, np.maximum(often, 1.0) ** -balance, 0.0)
+    return torch.from_numpy((heavy * often.sum() / (heavy * often).sum()).astype(np.float32))
+
+
 @dataclasses.dataclass(slots=True)
 class ClassifierLearner(Base):
     """What trains. Best is what answers most validation examples right; among equals the smaller loss."""
@@ -39,6 +49,8 @@ class ClassifierLearner(Base):
     validation: Part
     device: torch.device
     label_smoothing: float = 0.0
+    weights: Tensor | None = None
+    """Of the labels in the loss, on the device; None: all the same."""
 
     @property
     def network(self) -> Network:
@@ -60,10 +72,10 @@ class ClassifierLearner(Base):
         return len(batch[1])
 
     def loss(self, batch: tuple[Rows, Tensor]) -> Tensor:
-        """Summed cross-entropy in nats."""
+        """Summed cross-entropy in nats, weighted by the labels' mix."""
         rows, labels = batch
         return nn.functional.cross_entropy(
-            self.network(rows), labels, reduction="sum", label_smoothing=self.label_smoothing
+            self.network(rows), labels, weight=self.weights, reduction="sum", label_smoothing=self.label_smoothing
         )
 
     def evaluate(self, tick: Callable[[], None]) -> Evaluation:

@@ -28,7 +28,7 @@ from executors.models.answering import Answer
 from executors.models.choices import Choices, choose
 from executors.models.classifier import Classifier, indices_of
 from executors.models.encoded import EncoderFeatures
-from executors.models.learner import ClassifierLearner, Part
+from executors.models.learner import ClassifierLearner, Part, weights_of
 from executors.models.linear import ABSENT_BIAS
 from executors.models.network import Network, Shape, continued
 from executors.models.probabilities import check_finite, fitted_temperature, log_softmax
@@ -80,7 +80,9 @@ def _trained(
         return training.train(job, context, tuned, _recipe(job, choices), place)
     with devices.memory_translated("preparing the features"):
         train, validation = (_part(model, splits[name], context) for name in ("train", "validation"))
-    learner = ClassifierLearner(model, train, validation, place.torch, choices.label_smoothing)
+    weights = weights_of(train.labels, len(model.labels), job.settings.balance)
+    weights = weights.to(place.torch) if weights is not None else None
+    learner = ClassifierLearner(model, train, validation, place.torch, choices.label_smoothing, weights)
     return training.train(job, context, learner, _recipe(job, choices), place)
 
 

@@ -126,10 +126,12 @@ def taught(name: str, direction: int, chance: float, times: int = 8) -> list[Les
     ] * times  # fmt: skip
 
 
-CHAMPION = {"learning_rate": 0.001, "dropout": 0.4, "weight_decay": 0.05, "feature_dropout": 0.1, "batch": 64}
+CHAMPION = {
+    "learning_rate": 0.001, "dropout": 0.4, "weight_decay": 0.05, "feature_dropout": 0.1, "batch": 64, "balance": 0.2,
+}  # fmt: skip
 
 
-def directions(past: list[Lesson], topics: int = 300) -> Counter[tuple[str, int]]:
+def directions(past: list[Lesson], topics: int = 600) -> Counter[tuple[str, int]]:
     found: Counter[tuple[str, int]] = Counter()
     for number in range(topics):
         settings = proposals.evolver(f"t-{number}", "classify", "text", CHAMPION, past).settings
