@@ -203,7 +203,7 @@ def test_mathematics_is_no_sport() -> None:
 
 
 def test_scripts_without_spaces_are_compared_by_pairs_of_letters() -> None:
-    assert placing.words("量子力学") == ["量子", "子力", "力学"]
+    assert placing.words("量子力学") == ("量子", "子力", "力学")
     node = Specialization(id="quantum", name="量子力学", parent=ROOT)
     assert placing.Places([node]).nearest("量子力学の問題")[0].id == "quantum"
     assert not placing.Places([node]).nearest("料理の本")
@@ -211,7 +211,7 @@ def test_scripts_without_spaces_are_compared_by_pairs_of_letters() -> None:
 
 def test_words_are_bounded_and_small_ones_say_nothing() -> None:
     assert len(placing.words("wave function " * 5_000)) == placing.TERMS_MAX
-    assert placing.words("The classification of questions in a dataset") == []
+    assert placing.words("The classification of questions in a dataset") == ()
     assert PLACES.nearest("please classify these texts") == ()
 
 
@@ -233,3 +233,11 @@ def test_keywords_of_the_data_decide_where_the_sentence_is_silent() -> None:
 def test_an_empty_graph_has_no_place() -> None:
     assert placing.Places([]).nearest("Bayesian statistics") == ()
     assert placing.Places([Specialization(id=ROOT, name="everything")]).nearest("everything") == ()
+
+
+def test_of_a_large_graph_what_groups_and_what_changed_last_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "HOLDERS_MAX", 3)
+    many = [Specialization(id=f"n{n}", name="zebras", task="classify", parent=ROOT, changed_at_ms=n) for n in range(9)]
+    group = Specialization(id="group", name="zebras", parent=ROOT)
+    near = placing.Places([*many, group]).nearest("zebras", limit=9)
+    assert {one.id for one in near} == {"group", "n8", "n7"}
