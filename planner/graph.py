@@ -164,7 +164,7 @@ def _nearest(
     own = id_ in nodes  # what lies below it can not hold it
     holders = (one for one in nodes.values() if _may_hold(one) and not (own and id_ in path(nodes, one.id)))
     places = placing.Places(holders, nodes)
-    near = places.nearest(topic.text, profile.keywords if profile.modality == "text" else ())
+    near = places.nearest(topic.text, profile.keywords if profile.modality != "tabular" else ())
     found = placing.place(near, lambda one: bool(nodes[one].task))
     said = ", ".join(f"{one.id} {one.score:.2f}" for one in near[:3])
     if found is None:
