@@ -1,6 +1,6 @@
 """`bin/agent ask`: ask the champion of a topic about a text, or have it go on with one.
 
-    texts -> broker -> scheduler, worker -> which champion? -> a task of the kind `answer` -> its facts
+    texts -> broker -> which champion? -> scheduler, worker -> a task of the kind `answer` -> its facts
 
 The model is loaded by a worker of the mesh; this machine needs no torch. What is missing is started as `task` does it,
 but no planner, consensus or gate. The answer comes as the end of a task like any other: the texts stand in the mesh's
@@ -24,7 +24,7 @@ from agents.commands.asked import Asked
 from agents.commands.asking import ask, ask_if_any
 from agents.commands.commanding import command, new_id
 from agents.commands.following import follow
-from agents.commands.reach import Reach
+from agents.commands.reach import Reach, reach_stored
 from agents.commands.report import exit_code
 from agents.commands.starting import Started, started
 from agents.commands.story import Ending, Story
@@ -174,13 +174,14 @@ class Quietly:
 
 async def _run(given: argparse.Namespace, wanted: Facts, settings: Settings, stop: asyncio.Event) -> int:
     can_answer = not kinds.missing(kinds.kind_infos()[KIND])
-    async with started(settings, stop, output.note, ROLES if can_answer else ROLES[:1]) as mesh:
-        if stop.is_set():
-            return exit_code(Ending.INTERRUPTED)
-        found = await asked.find(mesh.reach, given.name)
-        await known_models.check_there(mesh.reach, found.model)
-        await check_worker(mesh.reach)
-        story = await _answered(mesh, await task_of(mesh.reach, found, wanted), given.wait, stop)
+    async with reach_stored(settings) as there:  # a name that means nothing starts no agent
+        found = await asked.find(there, given.name)
+        await known_models.check_there(there, found.model)
+        async with started(settings, stop, output.note, ROLES if can_answer else ROLES[:1]) as mesh:
+            if stop.is_set():
+                return exit_code(Ending.INTERRUPTED)
+            await check_worker(mesh.reach)
+            story = await _answered(mesh, await task_of(mesh.reach, found, wanted), given.wait, stop)
     ending = story.ending() or Ending.INTERRUPTED
     if ending is not Ending.DONE:
         if ending is not Ending.INTERRUPTED:
