@@ -210,5 +210,5 @@ def _written(kept: dict[str, Any], clusters: Array | None, path: Path) -> Path:
     if clusters is not None:
         table = table.append_column(CLUSTER_COLUMN, pa.array(np.ascontiguousarray(clusters, np.int32)))
         table = table.replace_schema_metadata({parquet.CLUSTERS: CLUSTER_COLUMN.encode()})
-    pq.write_table(table, path, compression="zstd", store_schema=False)
+    pq.write_table(table, path, compression="zstd")
     return path

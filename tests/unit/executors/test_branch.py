@@ -152,6 +152,20 @@ def test_clusters_of_rows_come_along(tmp_path: Path) -> None:
         parquet.read(tmp_path / "wrong.parquet", "wrong", lambda share: None)
 
 
+def test_a_branch_knows_which_of_its_rows_belong_together(tmp_path: Path) -> None:
+    rows = domain_texts(700, 2, flipped=True)
+    values = {"text": [text for text, _, _ in rows], "label": [label for _, label, _ in rows]}
+    file = pa.table({**values, "file": pa.array([number // 7 for number in range(700)], pa.int32())})
+    pq.write_table(file.replace_schema_metadata({parquet.CLUSTERS: b"file"}), tmp_path / "files.parquet")
+    made = branched(tmp_path / "files.parquet", tmp_path, branches=2)
+    for index in range(2):
+        read = parquet.read(made.outputs[f"branch-{index}"], "branch", lambda share: None)
+        assert read.names == ["text", "label"]
+        assert read.clusters is not None
+        place = {text: number // 7 for number, text in enumerate(values["text"])}
+        assert read.clusters.tolist() == [place[text] for text in read.columns[0].to_pylist()]
+
+
 def test_a_later_run_takes_the_same_branches_while_they_fit(helped: tuple[Path, Path, Made], tmp_path: Path) -> None:
     router = helped[2].outputs["router"]
     grown = labelled_csv(tmp_path, domain_texts(1_800, 2, flipped=True, seed=8))
