@@ -27,7 +27,7 @@ from mesh.messages.base import Facts, derived_id
 from mesh.messages.commands import Submit
 from mesh.messages.judgement import Candidate, Recommendation
 from mesh.messages.results import Planned, TaskEnded
-from mesh.messages.tasks import Avoid, Line, TaskSpec, TaskState
+from mesh.messages.tasks import Avoid, Line, Needs, TaskSpec, TaskState
 from mesh.messages.trust import Unchecked
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def replay_of(plan: Planned, id_: str, name: str, line: Line | None, trained: Ta
             "draw": trained.outcome.outputs.get("claims", ""),
             "steps": steps if isinstance(steps, int) and steps > 0 else 0,
         },
-        needs=spec.needs,
+        needs=_with_states(spec.needs, trained.outcome.kpis.get("size_bytes", 0.0)),
         priority=min(PRIORITY_MAX, priority_of(plan) + 1),
         budget_s=spec.budget_s,
         wall_s_max=spec.wall_s_max,
@@ -105,6 +105,12 @@ def replay_of(plan: Planned, id_: str, name: str, line: Line | None, trained: Ta
         avoid_mode=Avoid.REQUIRE if independent_required(plan) else Avoid.PREFER,
         on_disconnect=spec.on_disconnect,
     )
+
+
+def _with_states(needs: Needs, model_bytes: float) -> Needs:
+    """What the training took, and two checkpoints: each has the weights, the best ones, and two moments of them."""
+    states = int(8 * model_bytes)
+    return needs.evolve(memory_bytes=needs.memory_bytes + states, disk_bytes=needs.disk_bytes + states)
 
 
 def structure_of(check: TaskEnded | None) -> str:

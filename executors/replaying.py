@@ -14,7 +14,7 @@ with other settings, comes out elsewhere (Jia et al., Proof-of-Learning, arXiv:2
 
 How it proceeds: the kind sets its training up as ever, from the task's own settings and seed. Where it would train
 (executors/training.py), the loop of this module takes over: it restores the first checkpoint of a segment, takes the
-same steps, and compares. The end of the schedule, which a clock may have moved, is taken from the later checkpoint.
+same steps, and compares. The turns of the schedule, which a clock decided, are taken from the later checkpoint.
 
 What does not fit this task at all (other tensors, a torn file) is a fault of who made it: the store vouches for the
 bytes. Promises: nothing of a checkpoint is run. Not covered: a segment that was trained honestly beside segments that
@@ -43,6 +43,7 @@ from executors.device import HALVES, Device
 from executors.port import Context, Job, Kind
 from executors.recipe import Recipe
 from executors.saving import Saver
+from executors.schedules import Schedule
 from executors.state import State
 from executors.trainable import Trainable
 from executors.trainer import Trainer
@@ -188,8 +189,8 @@ class Again(Trainer):
     """The loop, from one recorded step to another: nothing is evaluated, saved or planned."""
 
     until = 0
-    turn: Any = None
-    """The schedule into which the recorded run turned on its way, if it did."""
+    turns: tuple[Schedule, ...] = ()
+    """Schedules into which the recorded run turned on its way, in order."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -207,9 +208,8 @@ class Again(Trainer):
         """Train from `one` as far as `two`, and compare."""
         self.take_up(one)
         then = msgspec.convert(two.state["run"], State)
-        self.until, self.turn = then.step, None
-        if then.schedule != self.state.schedule and self.state.step <= then.schedule.anchor_step <= then.step:
-            self.turn = then.schedule
+        self.until = then.step
+        self.turns = tuple(plan for plan in then.plans if plan.anchor_step >= self.state.step)
         self._started = time.monotonic()
         self._cadence = self._new_cadence()
         self._loop()
@@ -221,12 +221,14 @@ class Again(Trainer):
         distance = 0.0 if far == 0.0 else far / way if way > 0.0 else math.inf
         return Segment(
             begin=_step(one), end=then.step, distance=_finite(distance), displacement=way, identical=same,
-            tolerance=tolerance(self._mine.fingerprint, then.fingerprint, one.state["run"]["fingerprint"]),
+            tolerance=tolerance(
+                then.step - _step(one), self._mine.fingerprint, then.fingerprint, one.state["run"]["fingerprint"]
+            ),
         )  # fmt: skip
 
     def _reason(self) -> str:
-        if self.turn is not None and self.state.step >= self.turn.anchor_step:
-            self.state.schedule, self.turn = self.turn, None
+        while self.turns and self.state.step >= self.turns[0].anchor_step:
+            self.state.schedule, self.turns = self.turns[0], self.turns[1:]
         return "replayed" if self.state.step >= self.until else ""
 
     def _evaluation_due(self) -> bool:
@@ -265,13 +267,15 @@ def chosen(segments: Sequence[tuple[Snapshot, Snapshot]], draw: str, steps_max: 
     return [fitting[number] for number in sorted({furthest, drawn})]
 
 
-def tolerance(mine: Mapping[str, Any], *others: Mapping[str, Any]) -> float:
-    """Largest distance that these machines' arithmetic explains."""
+def tolerance(steps: int, mine: Mapping[str, Any], *others: Mapping[str, Any]) -> float:
+    """Largest distance after so many steps that these machines' arithmetic explains: rounding errors add up like the
+    steps of a random walk."""
     every = [mine, *others]
+    longer = math.sqrt(max(1.0, steps / STEPS_PREFERRED))
     if any(one.get("precision") in HALVES for one in every):
-        return HALF
+        return HALF * longer
     exact = all(dict(one) == dict(mine) for one in others) and mine.get("device") == "cpu"
-    return SAME if exact else FP32
+    return SAME if exact else FP32 * longer
 
 
 def bound(model: Path, last: Snapshot) -> bool | None:
@@ -284,10 +288,12 @@ def bound(model: Path, last: Snapshot) -> bool | None:
             names = list(file.keys())
             pairs = [(name, own) for own in best for name in names if name == own or name.endswith(f".{own}")]
             pairs = [pair for pair in pairs if file.get_slice(pair[0]).get_shape() == list(best[pair[1]].shape)]
-            equal = {own for name, own in pairs if torch.equal(file.get_tensor(name), best[own])}
+            found = [(own, file.get_tensor(name)) for name, own in pairs]
+            found = [(own, tensor) for own, tensor in found if tensor.dtype == best[own].dtype]
+            equal = {own for own, tensor in found if torch.equal(tensor, best[own])}
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactCorrupt(f"the model can not be read: {str(error)[:160]}") from None
-    met = {own for _, own in pairs}
+    met = {own for own, _ in found}
     return equal == met if met else None
 
 

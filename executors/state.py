@@ -36,6 +36,9 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 HISTORY_MAX = 2_000
 """Evaluations remembered in the state."""
 
+PLANS_MAX = 500
+"""Turns of the schedule remembered in the state: a run turns when it is a tenth slower than was planned."""
+
 DIFFERED_MAX = 50
 """Differences between machines remembered in the state."""
 
@@ -70,6 +73,9 @@ class State(msgspec.Struct, kw_only=True):
     """Hash chain over (step, loss, gradient norm, rate): two runs with equal traces did the same."""
     history: list[list[float]] = []
     """Per evaluation: step, training loss, validation loss, score."""
+    plans: list[schedules.Schedule] = []
+    """Schedules into which the run turned because its time was short, in order: with them, whoever trains a part of it
+    again takes the same rates."""
 
     def __post_init__(self) -> None:
         numbers = (self.loss_mean, self.trained_s, self.schedule.anchor)
@@ -78,7 +84,12 @@ class State(msgspec.Struct, kw_only=True):
             raise ValueError(f"its steps contradict each other: {self.step}, {self.evaluated}, {self.best_step}")
         if not all(map(math.isfinite, numbers)) or self.trained_s < 0 or not all(0 <= n <= STEP_MAX for n in counts):
             raise ValueError("its counters are out of range")
-        if len(self.history) > HISTORY_MAX or len(self.differed) > DIFFERED_MAX or len(self.trace) not in (0, 32):
+        if (
+            len(self.history) > HISTORY_MAX
+            or len(self.plans) > PLANS_MAX
+            or len(self.differed) > DIFFERED_MAX
+            or len(self.trace) not in (0, 32)
+        ):
             raise ValueError("its history is not what a run remembers")
         if math.isnan(self.best_score) or math.isnan(self.best_loss):
             raise ValueError("its best result is no number")

@@ -49,7 +49,7 @@ from executors.pace import Pace
 from executors.port import Context, Listening, Stopped
 from executors.recipe import Recipe
 from executors.saving import Mark, Saver
-from executors.state import HISTORY_MAX, Moving, State, digest_of
+from executors.state import HISTORY_MAX, PLANS_MAX, Moving, State, digest_of
 from executors.stepping import Stepper, Taken
 from executors.team import StopAsked, Team
 from executors.trainable import Evaluation, Trainable
@@ -304,7 +304,10 @@ class Trainer:
             per_step_s += self._evaluation_s / self.recipe.evaluate_every
             left_s = self.recipe.budget_s - self.trained_s
             planned = schedules.replanned(self.state.schedule, self.state.step, left_s, per_step_s)
-            self.state.schedule = self._agreed(planned)
+            planned = self._agreed(planned)
+            if planned != self.state.schedule:
+                self.state.plans = [*self.state.plans, planned][-PLANS_MAX:]
+            self.state.schedule = planned
         self._pace.renew()
 
     def _tick(self) -> None:

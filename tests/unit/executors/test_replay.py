@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from executors import replaying
+from executors import checkpoint, replaying, schedules
 from executors.child import seed_of
 from executors.kinds.baseline import Baseline
 from executors.kinds.classify import Classify
 from executors.kinds.replay import Replay
+from executors.pace import Pace
 from executors.port import Allotment, Made
 from mesh.errors import TaskRefused
 from tests.support.executing import Recorder, job_for, made_by
@@ -82,6 +83,25 @@ def test_from_its_beginning_where_only_its_end_is_recorded(digits: Path, honest:
     found = replayed(digits, tmp_path, honest.checkpoints[:1])
     (segment,) = found.facts["segments"]
     assert (segment["begin"], found.facts["ok"], segment["identical"]) == (0, True, True)
+
+
+def test_turns_of_the_schedule_that_a_clock_decided_are_followed(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is always short: the plan turns at every validation."""
+
+    def shorter(schedule: schedules.Schedule, step: int, left_s: float, per_step_s: float) -> schedules.Schedule:
+        return schedule.aimed(step, step + max(2, (schedule.end - step) * 3 // 4)) if step else schedule
+
+    with monkeypatch.context() as clock:
+        clock.setattr(schedules, "replanned", shorter)
+        clock.setattr(Pace, "seconds_per_step", 1.0)
+        often = {**SETTINGS, "evaluate_every": 7}
+        hurried = trained(digits, tmp_path / "hurried", often)
+    last = checkpoint.load(hurried.checkpoints[0]).state["run"]
+    assert len(last["plans"]) >= 3
+    found = replayed(digits, tmp_path / "again", hurried.checkpoints[:1], settings=often)  # all turns in one segment
+    assert (found.facts["ok"], found.kpis["distance"]) == (True, 0.0), found.facts["why"]
 
 
 def test_other_threads_stay_within_the_tolerance(digits: Path, honest: Trained, tmp_path: Path) -> None:
@@ -158,7 +178,8 @@ def test_what_does_not_train_by_steps_is_refused(digits: Path, honest: Trained, 
 
 def test_the_tolerance_follows_what_differs_between_the_machines() -> None:
     cpu = {"device": "cpu", "precision": "fp32", "threads": 1}
-    assert replaying.tolerance(cpu, dict(cpu), dict(cpu)) == replaying.SAME
-    assert replaying.tolerance(cpu, {**cpu, "threads": 2}) == replaying.FP32
-    assert replaying.tolerance({**cpu, "device": "H200"}, {**cpu, "device": "H200"}) == replaying.FP32
-    assert replaying.tolerance(cpu, {**cpu, "precision": "bf16"}) == replaying.HALF
+    assert replaying.tolerance(600, cpu, dict(cpu), dict(cpu)) == replaying.SAME
+    assert replaying.tolerance(60, cpu, {**cpu, "threads": 2}) == replaying.FP32
+    assert replaying.tolerance(240, cpu, {**cpu, "threads": 2}) == 2 * replaying.FP32
+    assert replaying.tolerance(9, {**cpu, "device": "H200"}, {**cpu, "device": "H200"}) == replaying.FP32
+    assert replaying.tolerance(9, cpu, {**cpu, "precision": "bf16"}) == replaying.HALF
