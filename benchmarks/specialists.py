@@ -48,7 +48,7 @@ from planner import branching
 NAME = "specialists"
 WHY = "Whether specialists that train without communication beat dense training at equal compute, and from which seed."
 
-BRANCHES, BATCH = 4, 12
+BRANCHES, BATCH, QUICK_BATCH = 4, 12, 4
 
 STEPS, SEED_STEPS, WEAK_STEPS = 400, 3_000, 500
 QUICK_STEPS, QUICK_SEED_STEPS = 3, 12
@@ -135,16 +135,11 @@ def _described(frame: Frame, corpus: Corpus) -> None:
 def _trained(frame: Frame, place: Path, seeds: Sequence[int], seed_steps: int) -> list[Ran]:
     """Every training seed that came to its end."""
     steps = QUICK_STEPS if frame.quick else STEPS
+    batch = QUICK_BATCH if frame.quick else BATCH
+    fixed = {"seed_steps": seed_steps, "steps": steps, "branches": BRANCHES, "batch": batch}
     found = []
     with concurrent.futures.ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        asked = [
-            pool.submit(
-                _one, frame, place, {
-                    "seed": seed, "seed_steps": seed_steps, "steps": steps, "branches": BRANCHES, "batch": BATCH,
-                },
-            )
-            for seed in seeds
-        ]  # fmt: skip
+        asked = [pool.submit(_one, frame, place, {**fixed, "seed": seed}) for seed in seeds]
         for seed, one in zip(seeds, asked, strict=True):
             try:
                 found.append(one.result())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import specialists, specialists_corpus, specialists_reading
+from benchmarks.frame import Frame
 from benchmarks.specialists_corpus import DOCUMENT_BYTES, SIDES, Bounds
 from executors.models import reading, tokens
 from executors.models.transformer import Shape, Transformer
@@ -107,3 +108,24 @@ def test_ahead_means_a_smaller_loss() -> None:
     found = specialists.compared(ran, "specialists, top 2", "serial")
     assert found.effect == pytest.approx(0.2)
     assert 0.15 < found.low < 0.2 < found.high
+
+
+def test_every_arm_is_a_row_and_every_comparison_an_aim() -> None:
+    draw = np.random.default_rng(2)
+    losses = {arm: 1.5 + draw.normal(0.0, 0.01, 60) for arm in specialists.ARMS}
+    losses |= {arm: losses[arm] - 0.1 for arm in specialists.OURS}
+    curve = [[0.0, 5.5], [1_500.0, 2.0], [3_000.0, 1.85]]
+    pilot = {"routed": [1.0, 1.1, 1.0, 1.2], "serial": [1.1, 1.2, 1.1, 1.3], "file": [1.0, 1.0, 2.0, 3.0]}
+    told = {"curve": curve, "pilot": pilot, "sizes": [9, 8, 7, 6], "step_s": 0.02, "wall_s": 9.0}
+    ran = [specialists.Ran(seed, told, losses, np.arange(60) // 2) for seed in (1, 2)]
+    frame = Frame(quick=True)
+    specialists._judged(frame, ran, "")
+    specialists._aimed(frame, ran)
+    assert {row.who for row in frame.rows if row.metric == "loss"} == set(specialists.ARMS.values())
+    assert len([row for row in frame.rows if row.metric == "difference"]) == 11
+    assert [aim.met for aim in frame.aims] == [True] * 10
+    ready = [row.why for row in frame.rows if "last half" in row.metric]
+    assert len(ready) == 2
+    assert all("may be branched" in why for why in ready)
+    specialists._aimed(worse := Frame(quick=True), [])
+    assert not any(aim.met for aim in worse.aims)
