@@ -207,6 +207,19 @@ def test_no_reading_sees_what_it_weighs() -> None:
     assert set(rows[1].tolist()) | set(rows[2].tolist()) == {0}
 
 
+def test_byte_pairs_are_read_as_bytes_are() -> None:
+    text = "card “arrive” ☃ money " * 3
+    pairs = tokens.trained([text, *(text for text, _ in hand_routers.examples(200, 1))], 300)
+    for cut in (pairs, tokens.bytewise()):
+        own = cut.encode([text], lambda: None).tokens
+        for read in range(1, len(own) + 1):
+            found, is_whole = treelanguage.beginning(cut, own[:read], 20)
+            assert text.startswith(found)
+            assert len(found.encode()) <= 20
+            assert is_whole or len(found) < 20
+        assert treelanguage.beginning(cut, own, 20) == (text.encode()[:20].decode(errors="ignore"), True)
+
+
 def test_a_tree_is_a_member_like_any_other(made: Made, grown: dict[str, Path], tmp_path: Path) -> None:
     outer = made_by(Tree(), {**grown, "member-0": made.outputs["model"]}, tmp_path, {**GRID, "routings": ["centres"]})
     assert outer.kpis["validation_loss"] > 0
