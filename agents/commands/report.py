@@ -83,7 +83,7 @@ def _branches(story: Story) -> str:
     rows = []
     for child in list(story.all())[1:]:
         verdict, facts = child.last_verdict, child.plan.facts if child.plan is not None else {}
-        told = child.turned_down or (_decision(verdict) if verdict is not None else child.why_failed())
+        told = child.turned_down or (_decision(verdict) if verdict is not None else "not judged")
         model = verdict.champion[:12] if verdict is not None and verdict.champion else "-"
         rows.append((child.label, facts.get("examples"), model, told))
     return output.table(("branch", "examples", "champion", "verdict"), rows)

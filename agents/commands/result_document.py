@@ -14,6 +14,7 @@ from mesh.messages.judgement import Audit, Candidate, Choice, Evidence, Recommen
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line
 from mesh.messages.topics import Topic
+from planner.trees import ENDED
 
 FORMAT = 1
 """Rises when a reader of the old form would misread the new one."""
@@ -96,6 +97,8 @@ def _state(story: Story, whole: Story) -> str | None:
     parent = next((one for one in whole.all() if story.topic in one.children), None)
     if parent is None:
         return "active" if story.settled is not None else None
+    if parent.settled is not None and parent.settled.facts.get(ENDED):
+        return NODE_STATES[True]
     tree = parent.settled.facts.get("tree") if parent.settled is not None else None
     return NODE_STATES[bool(tree.get("merged_back"))] if isinstance(tree, dict) else "hypothesis"
 

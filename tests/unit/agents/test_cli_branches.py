@@ -158,6 +158,14 @@ def test_branches_that_were_merged_back_say_so() -> None:
     assert [one["state"] for one in waiting["specializations"]] == [None, "hypothesis"]
 
 
+def test_branches_of_a_topic_that_a_person_ended_are_merged_back_and_not_judged() -> None:
+    story = told(*LIFE[:5], settled("t", canceled=True))
+    assert story.ending() is Ending.VERDICT
+    document = build(TOPIC, story, seconds=1.0, ending=Ending.VERDICT)
+    assert [one["state"] for one in document["specializations"]] == ["active", "merged"]
+    assert "not judged" in verdict_text(story, Ending.VERDICT)
+
+
 def test_the_end_tells_both_rounds_and_what_the_branches_came_to() -> None:
     text = verdict_text(told(*LIFE), Ending.VERDICT)
     for words in ("b0 cards", "one label only", "together, on 400 holdout", "recommendation: merge", "t is over."):
