@@ -92,18 +92,18 @@ def test_the_reinventors_last_try_with_its_curve_moved_to_what_was_claimed() -> 
     assert last is not None
     assert (last.topic, last.task, last.model, last.settings) == ("t-2", "t-2-reinventor", "r1", {"dropout": 0.5})
     assert (last.cost.core_s, last.validation, last.size_bytes) == (20.0, "v" * 64, 9)
-    assert last.curve[0] == (pytest.approx(2.0), pytest.approx(0.4 + 0.45))  # step 0 was not trained yet
-    assert last.curve[-1] == (pytest.approx(20.0), pytest.approx(0.4))
+    assert list(last.curve[0]) == pytest.approx([2.0, 0.4 + 0.45])  # step 0 was not trained yet
+    assert list(last.curve[-1]) == pytest.approx([20.0, 0.4])
     assert len(last.curve) == 10
 
 
 def test_one_that_went_on_carries_what_was_spent_before() -> None:
-    continued = {"continued": {"curve": [[5.0, 0.9], [10.0, 0.8], [11.0, 0.1], ["x", 0.3]]}}
-    plans = {**PLANS, "t-2": plan(account={"reinventor": {"inherited": 10.0}}, **continued)}
+    continued = {"curve": [[5.0, 0.9], [10.0, 0.8], [11.0, 0.1], ["x", 0.3]]}
+    plans = {**PLANS, "t-2": plan(account={"reinventor": {"inherited": 10.0}}, continued=continued)}
     last = lived(ended(), plans).candidacy
     assert last is not None
     assert last.cost.core_s == 30.0
-    assert last.curve[:3] == ((5.0, 0.9), (10.0, 0.8), (pytest.approx(12.0), pytest.approx(0.85)))
+    assert [value for point in last.curve[:3] for value in point] == pytest.approx([5.0, 0.9, 10.0, 0.8, 12.0, 0.85])
 
 
 def test_what_became_champion_was_made_anew_or_says_no_curve_is_nothing_to_go_on_with() -> None:

@@ -128,4 +128,4 @@ def test_a_kind_that_no_line_trains_is_refused_and_a_wanted_one_is_taken() -> No
     assert (corpus.task, corpus.modality) == ("language-model", "corpus")
     for wrong in ({"about": " "}, {"about": "x", "budget_s": 0.0}):
         with pytest.raises(ValueError, match=r"asked about|budget"):
-            Think(**wrong)  # type: ignore[arg-type]
+            Think(**wrong)
