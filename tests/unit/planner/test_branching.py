@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executors.training import CURVE_POINTS, curve
@@ -94,6 +94,7 @@ def test_a_curve_is_read_with_care() -> None:
     assert last_half_share([(1, 2.0), (2, 1.0), (3, 1.4), (4, 0.5)]) == pytest.approx(1 / 3)
 
 
+@settings(deadline=None)
 @given(budget=st.floats(1.0, 10_000.0), sizes=st.lists(st.integers(1, 10**6), min_size=2, max_size=32))
 def test_budgets_of_branches_add_up_and_none_is_starved(budget: float, sizes: list[int]) -> None:
     shares = shared_budget(budget, sizes)
@@ -102,6 +103,7 @@ def test_budgets_of_branches_add_up_and_none_is_starved(budget: float, sizes: li
     assert sum(shares) <= budget + BUDGET_S_LEAST * len(sizes)
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 2_000))
 def test_a_result_tells_a_curve_in_few_points_with_both_ends(count: int) -> None:
     history = [[float(step), 0.0, 1.0 / (step + 1), 0.5] for step in range(count)]
