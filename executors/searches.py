@@ -33,7 +33,8 @@ class SearchStepSettings(port.Settings, frozen=True, kw_only=True, forbid_unknow
     random_trials: int = 10
     """Trials that 'tpe' draws at random at first."""
     pruner: str = "median"
-    """Who ends trials early: 'median' (worse than half of the finished ones at that step), 'hyperband' or 'none'."""
+    """Who ends trials early: 'median' (worse than half of the finished ones at that step), 'quartile' (worse than three
+    quarters of them), 'hyperband' or 'none'."""
     pruner_trials: int = 4
     """Finished trials before the median ends one."""
     pruner_steps: int = 0
@@ -52,7 +53,7 @@ class SearchStepSettings(port.Settings, frozen=True, kw_only=True, forbid_unknow
         check_name(self.study, "a study")
         one_of(self, "direction", ("minimize", "maximize"))
         one_of(self, "sampler", ("tpe", "random"))
-        one_of(self, "pruner", ("median", "hyperband", "none"))
+        one_of(self, "pruner", PRUNERS)
         within(self, (("random_trials", 1, 1_000), ("pruner_trials", 1, 1_000), ("pruner_steps", 0, 100_000_000)))
         if not 1 <= len(self.space) <= spaces.DIMENSIONS_MAX:
             raise ValueError(f"space names 1 to {spaces.DIMENSIONS_MAX} settings, got {len(self.space)}")
@@ -73,6 +74,8 @@ class SearchStepSettings(port.Settings, frozen=True, kw_only=True, forbid_unknow
         told: dict[str, Any] = msgspec.to_builtins(self)
         return {name: value for name, value in told.items() if name not in ALONE}
 
+
+PRUNERS = ("median", "quartile", "hyperband", "none")
 
 BEST_OF_MAX = 64
 

@@ -145,6 +145,8 @@ def _sampler(settings: SearchStepSettings, number: int) -> optuna.samplers.BaseS
 def _pruner(settings: SearchStepSettings) -> optuna.pruners.BasePruner:
     if settings.pruner == "median":
         return optuna.pruners.MedianPruner(settings.pruner_trials, settings.pruner_steps)
+    if settings.pruner == "quartile":
+        return optuna.pruners.PercentilePruner(75.0, settings.pruner_trials, settings.pruner_steps)
     if settings.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(min_resource=max(1, settings.pruner_steps))
     return optuna.pruners.NopPruner()
@@ -252,8 +254,8 @@ class Found:
 
 
 def best_found(settings: SearchStepSettings, journal: Journal) -> Found:
-    """The best settings of the named tasks' trials: of those that ended with a value; else of the last value that one
-    reported before it was ended early; else `otherwise`."""
+    """The best settings of the named tasks' trials: of those that ended with a value; else, as all were ended early,
+    of their values at the last step that all of these had seen; else `otherwise`."""
     try:
         trials = opened(settings, journal).get_trials(deepcopy=False)
     except TaskRefused as refused:
@@ -261,8 +263,11 @@ def best_found(settings: SearchStepSettings, journal: Journal) -> Found:
     own = [one for one in trials if one.user_attrs.get(TASK) in settings.best_of]
     sign = 1 if settings.direction == "minimize" else -1
     for complete in (True, False):
+        until = min((max(one.intermediate_values) for one in own if one.intermediate_values), default=0)
         valued = [
-            (sign * value, one.number, value, one) for one in own if (value := _reached(one, complete)) is not None
+            (sign * value, one.number, value, one)
+            for one in own
+            if (value := _ended_with(one) if complete else _reached(one, until)) is not None
         ]
         if valued:
             _, number, value, best = min(valued, key=lambda row: row[:2])
@@ -274,12 +279,16 @@ def best_found(settings: SearchStepSettings, journal: Journal) -> Found:
     )
 
 
-def _reached(trial: FrozenTrial, complete: bool) -> float | None:
-    """The value that a trial ended with; or, of one that has none, the last that it reported. None where not finite."""
-    if complete:
-        value = trial.value if trial.state is TrialState.COMPLETE else None
-    else:
-        value = trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+def _ended_with(trial: FrozenTrial) -> float | None:
+    """The value of a trial that was trained to its end."""
+    done = trial.state is TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+    return trial.value if done else None
+
+
+def _reached(trial: FrozenTrial, step: int) -> float | None:
+    """What a trial had last reported at that step; None where that is nothing, or no number."""
+    known = [at for at in trial.intermediate_values if at <= step]
+    value = trial.intermediate_values[max(known)] if known else None
     return value if value is not None and math.isfinite(value) else None
 
 

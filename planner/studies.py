@@ -1,6 +1,6 @@
 """The reinventor as a short study: a few trials at a part of its budget, then the best settings get the rest.
 
-    trial 0 ─┐  kind search-step, a tenth of the budget each, ended early when they do worse than others at that step
+    trial 0 ─┐  kind search-step, a tenth of the budget each, ended early when worse than most were at that step
     trial 1 ─┼─> reinventor: kind search-step too; it takes the best of these trials, and trains from zero with the rest
     trial 2 ─┘
 
@@ -105,8 +105,8 @@ def study_of(
         "direction": "minimize",
         "sampler": "tpe",
         "random_trials": RANDOM_TRIALS,
-        "pruner": "median",
-        "pruner_trials": TRIALS,
+        "pruner": "quartile",
+        "pruner_trials": RANDOM_TRIALS,
     }
     name = _name(node, shared, at_ms)
     trial_s = round(TRIAL_SHARE * budget_s, 3)

@@ -33,7 +33,7 @@ from agents.commands.starting import started
 from agents.commands.story import Ending, Story
 from agents.runtime import within
 from executors import kinds
-from executors.searches import SearchStepSettings
+from executors.searches import PRUNERS, SearchStepSettings
 from mesh.errors import DataRefused, SettingsInvalid
 from mesh.messages.base import Facts
 from mesh.messages.tasks import TaskSpec
@@ -71,9 +71,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metric", metavar="KPI", default="validation_loss", help="default: validation_loss")
     parser.add_argument("--direction", choices=("minimize", "maximize"), default="minimize")
     parser.add_argument("--sampler", choices=("tpe", "random"), default="tpe", help="who draws")
-    parser.add_argument(
-        "--pruner", choices=("median", "hyperband", "none"), default="median", help="who ends bad trials early"
-    )
+    parser.add_argument("--pruner", choices=PRUNERS, default="median", help="who ends bad trials early")
 
 
 def run(given: argparse.Namespace) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
+import optuna
 import pytest
 
-from executors import kinds, port, spaces
+from executors import kinds, port, searching, spaces
 from executors.kinds import KindInfo
 from executors.kinds.search_step import SearchStep
 from executors.port import Context, Job, Listening, Made, Runtime, Stopped
@@ -362,6 +363,23 @@ def test_of_trials_that_were_all_ended_early_the_one_that_had_come_furthest_is_t
     made = made_of(desk, tmp_path, "line", settings={**settings, **best(early)})
     assert made.facts["settings"]["level"] == 0.9
     assert "ended early" in made.facts["search"]["why"]
+
+
+def test_the_quartile_ends_fewer_of_the_same_trials_than_the_median(tmp_path):
+    ended = {}
+    for pruner in ("median", "quartile"):
+        settings = asked(pruner_trials=4, pruner_steps=1, pruner=pruner)
+        with studies.desk() as desk:
+            found = [trial(desk, tmp_path / pruner, f"t{number}", settings=settings) for number in range(16)]
+        ended[pruner] = sum(record["state"] == "pruned" for record in found)
+    assert 0 < ended["quartile"] < ended["median"]
+
+
+def test_trials_that_were_ended_early_are_compared_at_the_step_that_all_had_seen():
+    early = optuna.trial.create_trial(state=optuna.trial.TrialState.PRUNED, intermediate_values={1: 2.0, 5: 0.5})
+    assert [searching._reached(early, step) for step in (0, 1, 4, 5)] == [None, 2.0, 2.0, 0.5]
+    assert searching._ended_with(early) is None
+    assert searching._ended_with(optuna.trial.create_trial(value=1.5)) == 1.5
 
 
 def test_without_a_value_what_was_drawn_is_trained(desk, tmp_path):
