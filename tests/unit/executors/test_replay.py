@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from executors import checkpoint, replaying, schedules
 from executors.child import seed_of
 from executors.kinds.baseline import Baseline
 from executors.kinds.classify import Classify
+from executors.kinds.language_model import LanguageModel
 from executors.kinds.replay import Replay
 from executors.pace import Pace
 from executors.port import Allotment, Made
@@ -183,3 +185,32 @@ def test_the_tolerance_follows_what_differs_between_the_machines() -> None:
     assert replaying.tolerance(240, cpu, {**cpu, "threads": 2}) == 2 * replaying.FP32
     assert replaying.tolerance(9, {**cpu, "device": "H200"}, {**cpu, "device": "H200"}) == replaying.FP32
     assert replaying.tolerance(9, cpu, {**cpu, "precision": "bf16"}) == replaying.HALF
+
+
+LANGUAGE = {
+    "vocabulary": 300, "layers": 1, "width": 16, "heads": 2, "inner": 24, "sequence": 32, "batch": 8,
+    "sample_tokens": 0, "steps_max": 24, "evaluate_every": 12, "checkpoint_steps": 10, "checkpoint_overhead": 1.0,
+    "checkpoint_s": 600.0, "dropout": 0.1, "compile": "off",
+}  # fmt: skip
+
+
+def test_a_language_model_is_replayed_likewise(tmp_path: Path) -> None:
+    for name, seed in (("train", 1), ("validation", 2)):
+        words = [f"{seed * 7 + number} little ducks went swimming {number} times" for number in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in words))
+    inputs = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation")}
+
+    def run(folder: Path, **settings: Any) -> Trained:
+        recorder = Recorder(folder / "kept")
+        job = job_for(LanguageModel(), inputs, folder / "scratch", {**LANGUAGE, **settings}, seed=seed_of(TASK))
+        return Trained(LanguageModel().run(job, recorder), tuple(row[0] for row in reversed(recorder.checkpoints)))
+
+    def again(folder: Path, told: Trained) -> Made:
+        given = {**inputs, **{f"checkpoint-{n}": path for n, path in enumerate(told.checkpoints[:2], start=1)}}
+        about = {"kind": "language-model", "settings": LANGUAGE, "task": TASK, "steps": told.made.facts["steps"]}
+        return made_by(Replay(), {**given, "model": told.made.outputs["model"]}, folder, about)
+
+    honest = again(tmp_path / "one", run(tmp_path / "honest"))
+    assert (honest.facts["ok"], honest.facts["bound"], honest.kpis["distance"]) == (True, True, 0.0)
+    lie = again(tmp_path / "two", run(tmp_path / "liar", dropout=0.0))
+    assert lie.facts["ok"] is False
