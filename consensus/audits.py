@@ -26,7 +26,7 @@ from consensus.gate import chosen
 from consensus.measure import measure_of
 from consensus.rounds import recommendation_id, rounds_of
 from consensus.weighing import SEED
-from consensus.wording import interval_told, signed
+from consensus.wording import interval_told, loss_told, signed
 from mesh.messages.base import Facts, Record, derived_id
 from mesh.messages.commands import Submit
 from mesh.messages.judgement import Audit, Comparison, Verdict
@@ -140,8 +140,8 @@ def _why(found: tuple[Comparison, ...], worse: bool, fault: str) -> str:
     if not found:
         return f"The audit split says nothing about this promotion: {fault or 'there are no outcomes'}."
     main = found[0]
-    unit = "" if main.metric == ACCURACY else " nats lower"
-    told = f"{main.metric} {signed(main.effect)}{unit} {interval_told(main)} on {main.items} items"
+    parts = [f"accuracy {signed(main.effect)} {interval_told(main)}"] if main.metric == ACCURACY else []
+    told = f"{', '.join([*parts, loss_told(found[-1])])}, on {main.items} items"
     if worse:
         return f"The promoted model is significantly worse on the audit split: {told}."
     return f"No harm is seen on the audit split: {told}."
