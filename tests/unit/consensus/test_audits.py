@@ -61,7 +61,7 @@ def test_documents_are_looked_at_by_their_loss_alone() -> None:
     }  # fmt: skip
     found = audited(due(), read, 1)
     assert [one.metric for one in found.comparisons] == ["loss"]
-    assert "audit split: loss lower by 0.2" in found.why
+    assert "audit split: loss lower by 0.1" in found.why
 
 
 def test_what_can_not_be_read_is_said_and_nothing_else() -> None:
