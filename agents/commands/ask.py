@@ -29,7 +29,7 @@ from agents.commands.report import exit_code
 from agents.commands.starting import Started, started
 from agents.commands.story import Ending, Story
 from executors import kinds
-from executors.kinds.answer import TEMPERATURE_MAX, TEXTS_BYTES_MAX, TOKENS_MAX, TOP_MAX, AnswerSettings
+from executors.questions import TEMPERATURE_MAX, TEXTS_BYTES_MAX, TOKENS_MAX, TOP_MAX, AnswerSettings
 from mesh.errors import BusUnavailable, DataRefused, EnvironmentUnfit, Reject, SettingsInvalid
 from mesh.messages.base import Facts, Record
 from mesh.messages.commands import Cancel

@@ -17,7 +17,7 @@ from agents.commands.asked import Asked
 from agents.commands.reach import Reach
 from agents.commands.starting import Started
 from executors import kinds
-from executors.kinds.answer import TEXTS_BYTES_MAX
+from executors.questions import TEXTS_BYTES_MAX
 from mesh import codec
 from mesh.bus import Message
 from mesh.errors import BusUnavailable, DataRefused, EnvironmentUnfit, NotFound, SettingsInvalid

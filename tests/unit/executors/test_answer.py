@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from executors import kinds
-from executors.kinds.answer import TEXTS_BYTES_MAX, Answer, AnswerSettings
+from executors.kinds.answer import Answer
 from executors.kinds.classify import Classify
 from executors.kinds.tree import Tree
 from executors.models import asking, language, tokens
 from executors.models.language import LanguageModel
 from executors.models.loading import load_model, nothing
 from executors.models.transformer import Shape, Transformer
+from executors.questions import TEXTS_BYTES_MAX, AnswerSettings
 from mesh.errors import TaskRefused
 from tests.support import hand_routers
 from tests.support.executing import made_by
