@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,10 +21,10 @@ from tests.support.outcomes import first
 from tests.support.weighing import Bench
 
 
-def _evidence(reproduced: int = 100, **more: object) -> Evidence:
+def _evidence(reproduced: int = 100, **more: Any) -> Evidence:
     lower = 0.96 if reproduced == 100 else 0.2
-    rate = reproduced / 100
-    return Evidence(claims=100, reproduced=reproduced, rate=rate, lower=lower, independent=True, **more)  # type: ignore[arg-type]
+    found = Evidence(claims=100, reproduced=reproduced, rate=reproduced / 100, lower=lower, independent=True)
+    return found.evolve(**more)
 
 
 def _candidate(task: str, evidence: Evidence | None, executor: str = "classify", version: int = 1) -> Candidate:
