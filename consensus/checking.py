@@ -185,15 +185,6 @@ def suspicion_of(found: Evidence) -> str:
     return f"its loss is higher on the data that it was given than on data that it never saw ({-found.gain:+.4f} nats)"
 
 
-def told(trust: Trust) -> str:
-    """The worker's trust in a few words, for people."""
-    rows = []
-    for row in trust.streaks:
-        name = f"{row.executor} {row.streak} clean"
-        rows.append(f"{name}, {row.failed} failed: {row.why}" if row.failed else name)
-    return "; ".join(rows)
-
-
 def _counted(row: Streak, candidate: Candidate, made: Recommendation) -> Streak:
     found = candidate.evidence
     if found is None:

@@ -93,7 +93,6 @@ def test_clean_checks_in_a_row_make_a_streak_and_a_failure_ends_it() -> None:
     trust = _after(_evidence(30), trust=trust)
     assert (_row(trust).streak, _row(trust).failed) == (0, 1)
     assert "30 of 100 claims were reproduced" in _row(trust).why
-    assert checking.told(trust).startswith("classify 0 clean, 1 failed: 30 of 100 claims were reproduced")
 
 
 def test_a_recommendation_counts_once_and_only_for_its_workers() -> None:
