@@ -54,7 +54,7 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
     if not run.model:
         return Judged(run.name, None, None, run.missing)
     found, check_fault = (None, "") if run.unchecked else _evidence(run, round_, read)
-    fault = run.fault or run.missing or holdout_fault or check_fault
+    fault = run.fault or run.missing or _is_champion(run, round_) or holdout_fault or check_fault
     if not run.unchecked:
         fault = fault or evidence.sufficient(found, independent_required=round_.independent_required)
     candidate = Candidate(
@@ -77,6 +77,13 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
         unchecked=run.unchecked,
     )
     return Judged(run.name, candidate, items, fault)
+
+
+def _is_champion(run: Run, round_: Round) -> str:
+    """A model put together again from the same parts is the same, byte by byte: comparing it would spend alpha on
+    nothing."""
+    same = round_.champion is not None and run.model == round_.champion.model
+    return "it is the champion itself, byte by byte" if same else ""
 
 
 def holdout_items(run: Run, round_: Round, read: Read) -> tuple[Items | None, str]:

@@ -302,3 +302,13 @@ def test_what_would_change_the_choice_of_a_line_depends_on_the_items_there_are(o
     bench.line("evolver", first(one, 200))
     bench.line("reinventor", first(other, 200))
     assert told in of(bench).what_would_change_it
+
+
+def test_a_tree_of_the_same_parts_is_the_champion_and_spends_no_alpha() -> None:
+    bench = Bench()
+    bench.line("merge", first(150, 200))
+    champion = rounds.champion(model="model-merge")
+    found = of(bench, champion=champion, old=first(150, 200))
+    assert found.choice is Choice.KEEP
+    assert found.why == "The champion stays: the merge can not be chosen: it is the champion itself, byte by byte."
+    assert found.holdout_uses == champion.holdout_uses
