@@ -96,6 +96,8 @@ class Found:
     taken: choosing.Trial | None
     metric: str
     why: str
+    losses: tuple[float | None, ...] = ()
+    """Of the flat stand-in on each branch of the division, None where it has no validation item."""
 
 
 def find(material: Material, limits: Limits, reported: Reported) -> Found:
@@ -126,7 +128,9 @@ def find(material: Material, limits: Limits, reported: Reported) -> Found:
     else:
         why = choosing.sentence(trials, taken, proxy.metric)
     reported("naming", 0.9)
-    return Found(_finished(material, space, divisions[taken.k], limits), tuple(trials), taken, proxy.metric, why)
+    division = _finished(material, space, divisions[taken.k], limits)
+    losses = proxies.losses_by(proxy, flat, division.branch, taken.k)
+    return Found(division, tuple(trials), taken, proxy.metric, why, losses)
 
 
 def space_of(material: Material, train: Ints, limits: Limits, reported: Reported) -> Space:

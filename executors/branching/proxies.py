@@ -30,6 +30,7 @@ from executors import ngrams
 from executors.branching.bytegrams import ByteGrams
 from executors.datasets.text import unspaced
 from executors.models import linear
+from executors.models.probabilities import log_softmax
 from executors.routing import Ints, Tick, nothing
 
 ALPHA = 0.05
@@ -60,6 +61,8 @@ class Values:
 
     sums: Floats
     sizes: Floats
+    losses: Floats
+    """[items], nats of its label, or bits of its bytes, over all its units; less is better."""
 
     @property
     def mean(self) -> float:
@@ -91,6 +94,8 @@ class Proxy(Protocol):
     metric: str
     clusters: Ints
     """[items], items of one cluster are not independent."""
+    rows: Ints
+    """[items], which of the texts they are."""
 
     def flat(self) -> Values:
         """One model for all, on the items of validation."""
@@ -127,6 +132,14 @@ def paired(
     return effect, effect - half, effect + half, error
 
 
+def losses_by(proxy: Proxy, flat: Values, branch: Ints, k: int) -> tuple[float | None, ...]:
+    """The flat model's mean loss per unit on each branch, None where none of its items is in the branch. branch: of
+    each text of the whole, [n]."""
+    mine = branch[proxy.rows]
+    sums, units = np.bincount(mine, flat.losses, k), np.bincount(mine, flat.sizes, k)
+    return tuple(float(total / count) if count else None for total, count in zip(sums, units, strict=True))
+
+
 def sampled(rows: Ints, most: int) -> Ints:
     """At most `most` of `rows`, evenly spread over their order."""
     if len(rows) <= most:
@@ -159,7 +172,7 @@ class Labelled:
         there = vocabulary.transform([texts[row] for row in self._validation.tolist()], tick)
         self._fitted = linear.prepared(encoded, width, number[labels[self._train]])
         self._judged = linear.prepared(there, width, number[labels[self._validation]])
-        self.clusters = clusters[self._validation]
+        self.rows, self.clusters = self._validation, clusters[self._validation]
 
     def _features(self, texts: Sequence[str]) -> tuple[ngrams.Vocabulary, ngrams.Sparse]:
         chosen = [texts[row] for row in self._train.tolist()]
@@ -183,8 +196,11 @@ class Labelled:
         limits = linear.Limits((1.0,), seconds_max=math.inf, wall_s_max=math.inf)
         found = linear.search(train, validation, self._labels, "text", limits, self._seed % 2**31)
         self._tick()
-        right = (found.best.logits.argmax(axis=1) == validation.labels).astype(np.float64)
-        return Values(right, np.ones(len(right)))
+        fit, labels = found.best, validation.labels  # all known: the sample has no other
+        right = (fit.logits.argmax(axis=1) == labels).astype(np.float64)
+        told = log_softmax(fit.logits / np.float32(fit.temperature))
+        losses = -told[np.arange(len(labels)), labels].astype(np.float64)
+        return Values(right, np.ones(len(right)), losses)
 
 
 def _with_own(examples: linear.Examples, branch: Ints, k: int) -> linear.Examples:
@@ -216,7 +232,7 @@ class Documents:
         self._documents = len(fitted)
         place = np.arange(int(self._models.starts[-1])) - self._models.starts[:-1][self._models.documents]
         self._scored = place >= lead_bytes
-        self.clusters = clusters[self._validation]
+        self.rows, self.clusters = self._validation, clusters[self._validation]
 
     def flat(self) -> Values:
         """One model of all documents."""
@@ -239,7 +255,7 @@ class Documents:
         owner = self._models.documents[scored]
         count = len(self._models.starts) - 1
         bits = np.bincount(owner, nats[scored], minlength=count) / math.log(2.0)
-        return Values(-bits, np.bincount(owner, minlength=count).astype(np.float64))
+        return Values(-bits, np.bincount(owner, minlength=count).astype(np.float64), bits)
 
 
 def _cut(texts: Sequence[str], rows: Ints, bytes_max: int) -> tuple[Ints, list[bytes]]:

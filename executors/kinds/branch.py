@@ -6,7 +6,8 @@ splits.
        None of both when the topic stays whole
 How:   executors/branching/: TF-IDF, truncated SVD and balanced k-means on training texts; 2, 3, 4, 6, 8 … branches are
        tried, and judged by cheap models on validation. With a router: the same branches again while it still fits
-Says:  `branches`, `sizes`, `names`, `keywords`, `files`, `helps` (with an interval), `why` (one sentence), `drift`
+Says:  `branches`, `sizes`, `names`, `keywords`, `files`, `helps` (with an interval), `why` (one sentence), `drift`,
+       `losses` (of the flat stand-in on each branch)
 Loses: nothing: it keeps no checkpoint and starts over; the same data, settings and seed give the same bytes
 Not:   trains no specialist, promotes nothing: a branch is a hypothesis until the gate has judged its tree. Tables of
        numbers stay whole
@@ -187,6 +188,7 @@ def _again(job: Job, material: Material, limits: Limits, reported: Reported) -> 
 
     from executors.branching import drift, finding
     from executors.branching.choosing import Trial, told
+    from executors.branching.proxies import losses_by
     from executors.datasets import splits
     from executors.routing import Router
 
@@ -209,11 +211,13 @@ def _again(job: Job, material: Material, limits: Limits, reported: Reported) -> 
     routed = branch if lead is placed else router.nearest_at(lead)
     proxy = material.proxy(router.card.lead_bytes, limits.seed, lambda: reported("trying", 0.6))
     wanted = dataclasses.replace(limits, branches=router.k)
-    trial: Trial = finding.trial_of(material, router, branch, routed, proxy, proxy.flat(), wanted)
+    flat = proxy.flat()
+    trial: Trial = finding.trial_of(material, router, branch, routed, proxy, flat, wanted)
     assert trial.measured is not None
     why = f"{router.k} branches as before: {moved.sentence}; {told(trial.measured, proxy.metric)}"
     division = finding.Division(router, branch, settled)
-    return _Again(finding.Found(division, (trial,), trial, proxy.metric, why), moved.facts(), "")
+    losses = losses_by(proxy, flat, branch, router.k)
+    return _Again(finding.Found(division, (trial,), trial, proxy.metric, why, losses), moved.facts(), "")
 
 
 def _deliver(job: Job, context: Context, material: Material, found: Found, drift: dict[str, Any]) -> Made:
@@ -242,7 +246,7 @@ def _deliver(job: Job, context: Context, material: Material, found: Found, drift
         place = job.scratch / f"branch-{index}.parquet"
         outputs[f"branch-{index}"] = room.written(context, place, functools.partial(material.write, rows))
         media[f"branch-{index}"] = "dataset"
-    facts |= _told(material, division)
+    facts |= _told(material, division) | _losses(found)
     kpis = {"branches": float(division.router.k), "examples": float(len(material.texts))}
     return Made(outputs=outputs, media=media, facts_of=facts_of, kpis=kpis, facts=facts)
 
@@ -256,6 +260,13 @@ def _helps(found: Found) -> dict[str, Any]:
     if best is None or best.measured is None:
         return {}
     return {"metric": found.metric, "passes": best.passes, "confidence": 0.95, **best.facts()}
+
+
+def _losses(found: Found) -> dict[str, Any]:
+    """How hard each branch is for one model of all: the flat stand-in's mean loss there, in the order of branches."""
+    if not any(loss is not None for loss in found.losses):
+        return {}
+    return {"losses": [None if loss is None else round(loss, 6) for loss in found.losses]}
 
 
 def _told(material: Material, division: Division) -> dict[str, Any]:

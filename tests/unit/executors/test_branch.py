@@ -66,6 +66,8 @@ def test_true_sub_domains_are_found_and_named(helped: tuple[Path, Path, Made]) -
     assert np.bincount(router.nearest(rows)).tolist() == facts["sizes"]
     assert router.card.fitted.seen == sum(facts["splits"]["validation"])
     assert [sum(of) for of in zip(*facts["splits"].values(), strict=True)] == facts["sizes"]
+    assert len(facts["losses"]) == 2
+    assert all(0.0 < loss < 5.0 for loss in facts["losses"])
 
 
 def test_a_branchs_own_profile_splits_it_as_the_whole(helped: tuple[Path, Path, Made], tmp_path: Path) -> None:
@@ -100,6 +102,7 @@ def test_the_planner_reads_what_it_says(helped: tuple[Path, Path, Made]) -> None
     branch = planners._branch(1, facts, "d" * 64)
     assert (branch.name, branch.examples) == (facts["names"][1], facts["sizes"][1])
     assert (branch.data_name, branch.keywords[0]) == ("branch-1.parquet", facts["keywords"][1][0])
+    assert branch.loss == facts["losses"][1]
     assert BranchSettings().salt == DEFAULT_SALT
 
 

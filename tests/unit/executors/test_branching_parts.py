@@ -215,6 +215,25 @@ def test_byte_specialists_are_measured_against_a_random_split() -> None:
     assert not proxies.measured(made, random, random, 3, 5, flat).low > 0.0
     lengths = [len(texts[row].encode()) + 1 - 8 for row in made._validation.tolist()]
     assert flat.sizes.tolist() == lengths
+    losses = proxies.losses_by(made, flat, domain, 4)
+    by_hand = [
+        -sum(flat.sums[own]) / sum(flat.sizes[own]) for own in (domain[made.rows] == branch for branch in range(3))
+    ]
+    assert losses == (*(pytest.approx(value) for value in by_hand), None)
+
+
+def test_one_models_loss_is_higher_in_the_branch_that_is_hard() -> None:
+    rows = domain_texts(900, 2, flipped=False)
+    hard = np.array([domain == 1 for _, _, domain in rows])
+    labels = np.array([label == "good" for _, label, _ in rows], np.int64)
+    labels[hard] = generator(4).integers(0, 2, int(hard.sum()))
+    count = np.arange(900)
+    texts = [text for text, _, _ in rows]
+    made = proxies.Labelled(texts, labels, count[count % 3 > 0], count[count % 3 == 0], count, seed=5)
+    easy_loss, hard_loss = proxies.losses_by(made, made.flat(), hard.astype(np.int64), 2)
+    assert easy_loss is not None
+    assert hard_loss is not None
+    assert 2.0 * easy_loss < hard_loss
 
 
 def trial(k: int, effect: float, error: float = 0.005) -> Trial:
