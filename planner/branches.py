@@ -201,6 +201,28 @@ def settled_nodes(
     )
 
 
+def older_nodes(
+    topic: Topic, parent: str, found: Found, known: Mapping[str, Specialization], why: str, at_ms: int
+) -> tuple[Specialization, ...]:
+    """Once a tree is accepted: the active branches of an older tree of `parent` that it does not contain, merged back
+    with what lives below them. What people or topics made is no branch, and a branch that such a node lives below stays
+    as well."""
+    new = {child_node_id(parent, branch.name) for branch in found.branches}
+    old = [
+        node.id
+        for node in changes.children(known, parent)
+        if node.state is NodeState.ACTIVE and node.id not in new and _is_whole_branch(known, node)
+    ]
+    back = changes.merged_back(known, old, by=topic.id, why=why)
+    return tuple(node.evolve(changed_at_ms=at_ms) for node in back.nodes)
+
+
+def _is_whole_branch(known: Mapping[str, Specialization], node: Specialization) -> bool:
+    """Was it made by branching, as all that lives below it? Ids of branches are made in a way of their own; what a
+    person has moved or renamed is that person's."""
+    return all(one.id == child_node_id(one.parent, one.name) for one in (node, *changes.descendants(known, node.id)))
+
+
 def text_column(topic: Topic, profile: Profile) -> str | None:
     """The text columns as a profile's setting says them."""
     return ",".join(profile.text_columns) or topic.text_column

@@ -7,7 +7,8 @@
                                                               v
                                every child settled or turned down ──> none has a champion: merged back, settle
                                                               └─ submit `tree` ──> second round, second verdict
-                                                                    accepted ──> children active, settle
+                                                                    accepted ──> children active, those of an
+                                                                                 older tree merged back, settle
                                                                     else ──────> children merged back, settle
 
 Aim: to need no memory. The answer is a function of the records, of the ends of the children and of the graph; every id
@@ -265,9 +266,11 @@ class _Fold:
             "children": [self._child(branch) for branch in found.branches],
             "tree": {**tree, "merged_back": state is NodeState.MERGED},
         }
-        nodes = branches.settled_nodes(
-            self._topic, self._specialization, found, self._known.nodes, state, why, at_ms
-        )  # fmt: skip
+        where = self._topic, self._specialization, found, self._known.nodes
+        nodes = branches.settled_nodes(*where, state, why, at_ms)
+        if state is NodeState.ACTIVE:
+            gone = f"no branch of the tree {verdict.champion[:12]} that topic {self._topic.id} brought: {why}"
+            nodes += branches.older_nodes(*where, gone, at_ms)
         return Step(why, nodes=nodes, settles=(self._settle(why, facts),))
 
     def _child(self, branch: Branch) -> Facts:

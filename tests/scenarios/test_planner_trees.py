@@ -9,6 +9,7 @@ Commands:
     branched COUNT                        the search for branches ended (parked likewise)
     child INDEX [champion=NAME]           a branch is settled; `turned-down` instead: it was refused
     judged-tree accepted|kept|soup        the second verdict
+    older NAME                            an earlier tree's branch, and a person's node, are there
     settled [canceled]                    the ledger has the topic's end
     crash N                               the planner dies after N writes of its next step
     next                                  nothing new: what is to be done?
@@ -25,11 +26,13 @@ from pathlib import Path
 import pytest
 
 from mesh.messages.commands import Submit
+from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Choice
 from mesh.messages.tasks import TaskSpec, TaskState
+from planner.branches import child_node_id
 from planner.trees import ENDED, Step
 from tests.support import transcripts
-from tests.support.trees import TOPIC, Books, digest
+from tests.support.trees import NODE, TOPIC, Books, digest
 
 FOLDER = Path(__file__).parent / "trees"
 FILES = sorted(FOLDER.glob("*.txt"))
@@ -103,6 +106,12 @@ class Play:
 
     def do_settled(self, words: list[str], _: dict[str, str]) -> None:
         self.books.settled(**({ENDED: True} if "canceled" in words else {}))
+
+    def do_older(self, words: list[str], _: dict[str, str]) -> None:
+        """Below the topic's node: a branch of an earlier tree, and a node that a person made."""
+        node = Specialization(id=child_node_id(NODE, words[0]), name=words[0], parent=NODE, by="t0")
+        person = Specialization(id="of-amal", name="of Amal", parent=NODE, by="amal")
+        self.books.nodes |= {node.id: node, person.id: person}
 
     def do_crash(self, words: list[str], _: dict[str, str]) -> None:
         self.until = int(words[0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
 
 from mesh.messages.commands import Cancel, Settle, Submit
-from mesh.messages.graph import NodeEvent, NodeState
+from mesh.messages.graph import NodeEvent, NodeState, Specialization
 from mesh.messages.judgement import Audit, Champion, Choice, Verdict
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, TaskSpec, TaskState
@@ -20,14 +21,14 @@ from tests.support.trees import NODE, TOPIC, Books, digest
 NODES = [child_node_id(NODE, name) for name in ("cards", "transfers", "cards (2)")]
 
 
-def grown(**wishes: object) -> Books:
+def grown(losses: Sequence[float | None] | None = None, **wishes: object) -> Books:
     """A topic whose branches are known."""
     books = Books(**wishes)
     books.profiled()
     books.trained()
     books.judged()
     books.planned(submitted(books))
-    books.branched()
+    books.branched(3, losses=losses)
     return books
 
 
@@ -121,6 +122,16 @@ def test_branches_become_nodes_and_topics_of_their_own() -> None:
     assert (first.kpis, first.branches) == ((), None)
 
 
+def test_a_hard_branch_gets_more_of_the_budget_and_an_easy_one_less() -> None:
+    books = grown(losses=[0.2, 0.5, 0.9])
+    budgets = [topic.budget_s for topic in books.step().topics]
+    easy, middle, hard = 45.0 * 0.8, 27.0, 18.0 * 1.2
+    whole = easy + middle + hard
+    assert budgets == [pytest.approx(90.0 * share / whole, abs=0.01) for share in (easy, middle, hard)]
+    unknown = grown(losses=[0.2, None, 0.9])
+    assert [topic.budget_s for topic in unknown.step().topics] == [45.0, 27.0, 18.0]
+
+
 def test_branches_that_were_asked_for_stay_whole_and_a_champion_of_their_own_is_continued() -> None:
     books = grown(branches=3)
     books.champions[NODES[1]] = Champion(
@@ -164,6 +175,42 @@ def test_an_accepted_tree_makes_its_branches_active() -> None:
     assert not settle.facts["tree"]["merged_back"]
     assert settle.facts["tree"]["interval"] == [0.01, 0.03]
     assert [child["champion"] for child in settle.facts["children"]] == [digest(f"m{index}") for index in range(3)]
+
+
+def below(parent: str, name: str, id_: str = "", **fields: Any) -> Specialization:
+    """A node; a branch where no id is said."""
+    return Specialization(id=id_ or child_node_id(parent, name), name=name, parent=parent, task="classify", **fields)
+
+
+def test_an_accepted_tree_takes_the_place_of_an_older_trees_branches() -> None:
+    books = whole_tree()
+    old = below(NODE, "loans", by="t0", event=NodeEvent.ACCEPTED)
+    deeper = below(old.id, "mortgages", by="t0-b0", event=NodeEvent.DATA)
+    rival = below(NODE, "insurance", by="t9", state=NodeState.HYPOTHESIS)
+    held = below(NODE, "savings", by="t0", event=NodeEvent.ACCEPTED)
+    renamed = below(NODE, "pensions", child_node_id(NODE, "old age"), by="amal", event=NodeEvent.RENAMED)
+    others = (rival, held, below(held.id, "gold", "gold", by="amal"), below(NODE, "faq", "faq", by="amal"), renamed)
+    books.nodes |= {node.id: node for node in (old, deeper, *others)}
+    books.judged_tree(accepted=True)
+    step = books.step()
+    assert [node.id for node in step.nodes] == [*NODES, deeper.id, old.id]
+    assert {(node.state, node.event) for node in step.nodes[3:]} == {(NodeState.MERGED, NodeEvent.MERGED)}
+    assert [node.into for node in step.nodes[3:]] == [old.id, NODE]
+    assert step.nodes[4].reason.startswith(f"no branch of the tree {digest('tree')[:12]} that topic {TOPIC} brought: ")
+    assert step.nodes[4].changed_at_ms == 9
+    books.take(step)
+    again = books.step()
+    assert again.nodes == ()
+    assert [books.nodes[node.id] for node in others] == list(others)
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_an_older_trees_branches_stay_when_no_tree_is_accepted(accepted: bool) -> None:
+    books = whole_tree()
+    old = below(NODE, "loans", by="t0", event=NodeEvent.ACCEPTED)
+    books.nodes[old.id] = old
+    books.judged_tree(accepted=accepted, soup=accepted)
+    assert [node.id for node in books.step().nodes] == NODES
 
 
 @pytest.mark.parametrize("soup", [False, True])
