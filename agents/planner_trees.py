@@ -13,9 +13,9 @@ from agents.runtime import Agent
 from executors import kinds
 from mesh.errors import NotFound, Retry
 from mesh.messages.judgement import Audit, Champion, Verdict
-from mesh.messages.results import TopicSettled, TopicTurnedDown
+from mesh.messages.results import TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
-from planner import branches, branching, trees
+from planner import branches, branching, drifting, trees
 from planner.tree_plans import newest
 from planner.trees import Known, Step
 
@@ -81,6 +81,7 @@ class Trees:
                 champions[node] = champion
         nodes, revision = await self._books.graph() if found else ({}, 0)
         champion, _ = await self._books.champion(specialization)
+        router, measured = await self._grown(champion, id_)
         known = Known(
             topic=topic,
             depth=await self._depth(topic),
@@ -89,16 +90,20 @@ class Trees:
             champion=champion,
             champions=champions,
             nodes=nodes,
-            router=await self._router(champion, id_),
+            router=router,
+            measured=measured,
         )
         return known, revision
 
-    async def _router(self, champion: Champion | None, topic: str) -> str:
-        """The router of the tree that is champion, as long as the records of the topic that grew it are kept."""
+    async def _grown(self, champion: Champion | None, topic: str) -> tuple[str, TaskEnded | None]:
+        """(router of the tree that is champion, how it was measured when it became that), as long as the records of the
+        topic that grew it are kept."""
         if champion is None or not champion.flat or champion.topic == topic:
-            return ""
-        ended = newest(await self._books.records(champion.topic), branches.task_id(champion.topic))
-        return branches.found_by(ended).router if ended is not None else ""
+            return "", None
+        records = await self._books.records(champion.topic)
+        ended = newest(records, branches.task_id(champion.topic))
+        measured = drifting.evaluated(records, champion.model)
+        return (branches.found_by(ended).router if ended is not None else ""), measured
 
     async def _depth(self, topic: Topic) -> int:
         """How many topics stand above this one; no more are counted than matter."""

@@ -18,8 +18,8 @@ way (the flat model, and with what it was trained) stands in the plan of the `br
 
 Promises: every topic that gets a verdict is settled in the end; a topic that a person has ended gets nothing more, and
 neither do its branches. Not here: whether a topic may be branched (planner/branching.py), what the branches are called
-(planner/branches.py), the tasks themselves (planner/tree_plans.py), whether the tree is better (consensus and the gate,
-as for any other candidate).
+(planner/branches.py), when they no longer fit (planner/drifting.py), the tasks themselves (planner/tree_plans.py),
+whether the tree is better (consensus and the gate, as for any other candidate).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mesh.messages.judgement import Audit, Candidate, Champion, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import TaskState
 from mesh.messages.topics import Topic
-from planner import branches, branching, plans, tree_plans
+from planner import branches, branching, drifting, plans, tree_plans
 from planner.branches import Branch, Found
 from planner.tree_plans import Member, Profiled, newest
 
@@ -67,6 +67,8 @@ class Known:
     """The graph."""
     router: str = ""
     """Digest of the router of the tree that is champion."""
+    measured: TaskEnded | None = None
+    """The evaluation of that tree on the holdout by which it became champion."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -166,10 +168,21 @@ class _Fold:
         )
         if not answer.may:
             return self._whole(first, answer.why)
+        router = self._known.router
+        if router and (worse := self._worse()):
+            why = f"{answer.why} Its branches are found anew, without the router that it has: {worse}."
+            answer, router = dataclasses.replace(answer, why=why), ""
         submit = tree_plans.branch_submit(
-            self._topic, self._specialization, source, flat, answer, self._estimate, self._known.router
+            self._topic, self._specialization, source, flat, answer, self._estimate, router
         )  # fmt: skip
         return Step(answer.why, submit=submit)
+
+    def _worse(self) -> str:
+        """On which branches the tree that is champion has become worse since then, as the round measured it."""
+        champion = self._known.champion
+        if champion is None:
+            return ""
+        return drifting.worse(self._known.measured, drifting.evaluated(self._known.records, champion.model))
 
     def _flat(self, first: Verdict) -> Facts:
         """The model that answers for the whole topic: its digest ('' without one), settings, size."""

@@ -3,12 +3,12 @@
     undecided   the mean routing entropy rose: new texts lie between the branches
     unknown     fewer of their words are in the vocabulary
     elsewhere   the branches' shares moved: population stability index, sum of (now - then) * ln(now / then)
-    worse       a branch's loss rose (losses are whoever's that trained there: `losses_drifted`)
 
 "Then" are the validation texts of the fit, which the router was not fitted on. A measure counts only when it is larger
 than chance explains (NOISE standard errors) *and* large enough to matter. Pure functions of numbers.
 
-Not covered: a shift inside a branch that moves no share, no entropy and no loss.
+Not covered: a shift inside a branch that moves no share and no entropy; whether a branch is answered worse than before
+is seen by the planner, from evaluations (planner/drifting.py).
 """
 
 from __future__ import annotations
@@ -31,9 +31,6 @@ KNOWN_DROP = 0.15
 STABILITY = 0.25
 """Population stability index above which a distribution counts as another one; 0.1 to 0.25 is a moderate shift (the
 usual convention of credit scoring)."""
-
-LOSS_RISE = 0.10
-"""Rise of a branch's mean loss, relative to before, that does."""
 
 NOISE = 3.0
 """Standard errors that a change has to exceed: at three, one of some hundred looks errs."""
@@ -138,26 +135,3 @@ def _stability(then: Sequence[float], now: Sequence[float]) -> float:
         return math.inf
     pairs = [(max(a, 1e-3), max(b, 1e-3)) for a, b in zip(then, now, strict=True)]
     return math.fsum((b - a) * math.log(b / a) for a, b in pairs)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Loss:
-    """A branch's losses: their mean, standard deviation and number."""
-
-    mean: float
-    deviation: float
-    items: int
-
-
-def losses_drifted(then: Sequence[Loss], now: Sequence[Loss], names: Sequence[str] = ()) -> tuple[str, ...]:
-    """For each branch whose mean loss rose by more than LOSS_RISE and more than chance: what to say of it."""
-    found = []
-    for index, (before, after) in enumerate(zip(then, now, strict=True)):
-        if min(before.items, after.items) < 2:
-            continue
-        error = math.sqrt(before.deviation**2 / before.items + after.deviation**2 / after.items)
-        rise = after.mean - before.mean
-        if rise > LOSS_RISE * abs(before.mean) and rise > NOISE * error:
-            name = names[index] if index < len(names) else f"branch {index + 1}"
-            found.append(f"the loss of {name!r} rose from {before.mean:.3f} to {after.mean:.3f}")
-    return tuple(found)

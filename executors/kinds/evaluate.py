@@ -2,7 +2,8 @@
 
 In:    `model`, `split`; `base`, where the model is an adapter: what it adapts; of a check `train`, the data that the
        model's training was given
-Out:   `outcomes`; of a check whose model is not what its task asked for none, and the fact `structure` says why
+Out:   `outcomes`, and of a tree the fact `by_branch` (items, mean loss, deviation); of a check whose model is not what
+       its task asked for none, and the fact `structure` says why
 First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
        they are of the modality and the columns that the model reads, it knows at least one of their labels
 How:   executors/models/loading.py finds what the model's kind takes to ask it
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from executors.models.loading import Respondent
 
 MIB = 1024 * 1024
+
+TREE = "tree"
+"""The kind whose models have branches."""
 
 
 class EvaluateSettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +83,7 @@ def _answered(job: Job, context: Context, place: Device) -> Made:
     from executors import device as devices
     from executors.data import digest_of
     from executors.models import store
-    from executors.models.loading import load_model
+    from executors.models.loading import described, load_model
 
     model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
     base = job.inputs.get("base")
@@ -103,6 +107,10 @@ def _answered(job: Job, context: Context, place: Device) -> Made:
     facts: dict[str, Any] = {"device": place.name, "precision": place.precision, "reason": place.reason}
     if schema := getattr(items, "schema", None):
         facts["split"] = schema.split
+    if described(model_folder).get("kind") == TREE:
+        from executors.models.treebranches import losses_by_branch
+
+        facts["by_branch"] = losses_by_branch(model, items, found)
     return Made(outputs={"outcomes": folder}, media={"outcomes": "outcomes"}, kpis=kpis, facts=facts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from mesh.messages.base import Facts, Record, derived_id
@@ -42,6 +43,8 @@ class Books:
         self.champion: Champion | None = None
         self.champions: dict[str, Champion] = {}
         self.topics: dict[str, Topic] = {}
+        self.router = ""
+        self.measured: TaskEnded | None = None
         self.put: dict[str, Submit | Settle | Cancel] = {}
 
     # -- what has happened --------------------------------------------------------------------------------------------
@@ -88,6 +91,18 @@ class Books:
         task = TaskSpec(id=f"{TOPIC}-evolver", topic=TOPIC, executor="classify", line=Line.EVOLVER)
         outcome = Outcome(outputs={"model": digest("flat")}, stopped_by=stopped_by, facts=facts)
         self.ended(task, outcome if state is TaskState.SUCCEEDED else None, state)
+
+    def evaluated(self, model: str, losses: Sequence[float]) -> None:
+        """A tree was asked about the holdout."""
+        task = TaskSpec(
+            id=f"{TOPIC}-holdout-champion", topic=TOPIC, executor="evaluate",
+            inputs={"model": digest(model), "split": digest("holdout")},
+        )  # fmt: skip
+        rows = [
+            {"branch": number, "name": f"b{number}", "items": 400, "loss": loss, "deviation": 0.5}
+            for number, loss in enumerate(losses)
+        ]
+        self.ended(task, Outcome(outputs={"outcomes": digest("outcomes")}, facts={"by_branch": rows}))
 
     def judged(self, *, accepted: bool = True, champion: str = "flat", choice: Choice = Choice.EVOLVER) -> None:
         """The gate has spoken about the flat model."""
@@ -152,7 +167,7 @@ class Books:
         """What is to be done now."""
         known = Known(
             topic=self.topic, depth=self.depth, records=self.records, ends=self.ends, champion=self.champion,
-            champions=self.champions, nodes=self.nodes,
+            champions=self.champions, nodes=self.nodes, router=self.router, measured=self.measured,
         )  # fmt: skip
         return next_step(known, lambda kind, settings, facts: None)
 

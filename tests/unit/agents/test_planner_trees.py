@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agents.planner import WRITER, body
 from agents.planner_books import Books as Written
 from agents.planner_trees import Trees
@@ -15,8 +17,8 @@ from mesh.errors import BusUnavailable
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeState, Specialization
-from mesh.messages.judgement import Champion
-from mesh.messages.results import TaskEnded, TopicSettled
+from mesh.messages.judgement import Champion, Choice
+from mesh.messages.results import Planned, TaskEnded, TopicSettled
 from mesh.messages.tasks import Line, TaskSpec, TaskState
 from mesh.messages.topics import Topic
 from planner import trees
@@ -144,23 +146,37 @@ async def test_a_topic_that_a_person_ends_takes_its_branches_along(tmp_path: Pat
     assert {node.state for node in (await stage.nodes()).values() if node.parent == NODE} == {NodeState.MERGED}
 
 
-async def test_the_router_of_the_champions_tree_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", [1.0, 2.0])
+async def test_the_router_of_the_champions_tree_is_tried_again_unless_a_branch_became_worse(
+    tmp_path: Path, loss: float
+) -> None:
     mesh = await MemoryMesh(tmp_path).start()
     stage, books = Stage(mesh), Books()
     old = Champion(
         specialization=NODE, version_number=2, model=digest("old tree"), topic="t0", task="t0-tree", line=Line.MERGE,
-        verdict="v", flat=digest("old flat"),
+        verdict="v", flat=digest("old flat"), holdout=digest("compared on since"),
     )  # fmt: skip
     await mesh.promote(old)
     earlier = Books()
+    earlier.profiled()
     earlier.branched()
-    (ended,) = earlier.records
-    assert isinstance(ended, TaskEnded)
-    await stage.put(ended.evolve(topic="t0", task=ended.task.evolve(id="t0-branch", topic="t0")))
+    earlier.evaluated("old tree", [1.0, 1.0])
+    for record in earlier.records:
+        if isinstance(record, TaskEnded):
+            id_ = record.task.id.replace(TOPIC, "t0")
+            await stage.put(record.evolve(topic="t0", task=record.task.evolve(id=id_, topic="t0")))
+        elif isinstance(record, Planned):
+            await stage.put(record.evolve(topic="t0"))
     async with running(make(mesh.server, "planner", mesh.settings.home), body):
-        await flat(stage, books)
+        await stage.topic(books.topic)
+        books.profiled()
+        books.trained()
+        books.evaluated("old tree", [1.0, loss])
+        books.judged(champion="old tree", choice=Choice.KEEP)
+        await stage.tell(books)
         submit = await stage.command(Submit, f"{TOPIC}-branch")
-    assert submit.tasks[0].inputs["router"] == digest("router")
+    assert submit.tasks[0].inputs.get("router", "") == (digest("router") if loss == 1.0 else "")
+    assert ("the loss of 'b1' rose" in submit.facts["why"]) is (loss > 1.0)
 
 
 async def test_a_planner_that_dies_after_any_write_is_followed_by_one_that_writes_the_rest(tmp_path: Path) -> None:

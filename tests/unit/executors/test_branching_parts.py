@@ -326,9 +326,3 @@ def test_drift_is_told_of_other_texts_and_of_none_else() -> None:
     few = drift.measured(router, ["foreign"] * 10)
     assert not few.advised
     assert "too few" in few.sentence
-
-
-def test_a_loss_that_rises_more_than_chance_is_told() -> None:
-    then = [drift.Loss(1.0, 0.5, 400), drift.Loss(1.0, 0.5, 400), drift.Loss(1.0, 0.5, 4)]
-    now = [drift.Loss(1.05, 0.5, 400), drift.Loss(1.3, 0.5, 400), drift.Loss(1.3, 0.5, 4)]
-    assert drift.losses_drifted(then, now, ("a", "b", "c")) == ("the loss of 'b' rose from 1.000 to 1.300",)

@@ -104,6 +104,22 @@ def test_evaluate_finds_the_claims_again(made: Made, grown: dict[str, Path], tmp
     assert np.abs(np.frombuffer(claims.loss, "<f4") - np.frombuffer(found.loss, "<f4")).max() < 1e-6
     assert asked.kpis["accuracy"] == made.kpis["validation_accuracy"]
     assert asked.kpis["latency_p50_ms"] > 0
+    losses, nearest = np.frombuffer(found.loss, "<f4"), nearest_of(grown)
+    for row in asked.facts["by_branch"]:
+        mine = losses[nearest == row["branch"]].astype(np.float64)
+        assert (row["items"], row["name"]) == (30, made.facts["names"][row["branch"]])
+        assert row["loss"] == pytest.approx(mine.sum() / 30, abs=1e-6)
+        assert row["deviation"] == pytest.approx(math.sqrt(((mine - mine.mean()) ** 2).sum() / 29), abs=1e-6)
+        assert row["loss"] == pytest.approx(made.facts["by_branch"][row["branch"]]["tree"]["loss"], abs=1e-5)
+
+
+def nearest_of(grown: dict[str, Path]) -> Any:
+    return Router.load(grown["router"]).nearest(read_split(grown["validation"]).texts)
+
+
+def test_what_is_no_tree_has_no_branches(grown: dict[str, Path], tmp_path: Path) -> None:
+    inputs = {"model": grown["flat"], "split": grown["validation"]}
+    assert "by_branch" not in made_by(Evaluate(), inputs, tmp_path, {"latency_items": 0}).facts
 
 
 def test_it_says_what_every_way_and_every_branch_is_worth(made: Made) -> None:

@@ -178,6 +178,10 @@ def test_evaluate_finds_the_claims_again_and_times_a_token(made: Made, grown: di
     assert asked.kpis["bits_per_byte"] == pytest.approx(made.kpis["validation_bits_per_byte"])
     assert "right_tokens" not in asked.kpis
     assert asked.kpis["latency_p95_ms"] > 0
+    rows = [row for row in asked.facts["by_branch"] if row["items"]]
+    assert sum(row["items"] for row in rows) == len(found.ids) // 8
+    for row in rows:
+        assert row["loss"] == pytest.approx(made.facts["by_branch"][row["branch"]]["tree"]["loss"], abs=1e-5)
 
 
 def test_every_way_is_worth_what_the_tree_is_worth_that_mixes_so(

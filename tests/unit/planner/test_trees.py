@@ -264,6 +264,31 @@ def test_the_evolver_of_a_branch_goes_on_from_the_flat_model_in_a_champion_that_
     assert (flat["model"], flat["settings"]) == (digest("old flat"), {"hidden": [16]})
 
 
+@pytest.mark.parametrize("loss", [1.02, 1.5])
+def test_a_tree_that_became_worse_on_a_branch_is_divided_anew(loss: float) -> None:
+    books, before = Books(), Books()
+    before.evaluated("old tree", [1.0, 1.0])
+    (measured,) = before.records
+    assert isinstance(measured, TaskEnded)
+    books.measured, books.router = measured, digest("router")
+    books.champion = Champion(
+        specialization=NODE, version_number=2, model=digest("old tree"), topic="t0", task="t0-tree", line=Line.MERGE,
+        verdict="v", flat=digest("old flat"),
+    )  # fmt: skip
+    books.profiled()
+    books.trained()
+    books.evaluated("old tree", [1.0, loss])
+    books.judged(champion="old tree", choice=Choice.KEEP)
+    submit = submitted(books)
+    why, inputs = submit.facts["why"], submit.tasks[0].inputs
+    if loss > 1.1:
+        assert "found anew, without the router that it has: the loss of 'b1' rose from 1.000 to 1.500." in why
+        assert "router" not in inputs
+    else:
+        assert "anew" not in why
+        assert inputs["router"] == digest("router")
+
+
 def test_a_person_who_ends_a_topic_ends_its_branches_too() -> None:
     books = grown()
     books.take(books.step())
