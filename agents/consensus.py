@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from agents import records
 from agents.consensus_trust import TrustBook
 from agents.handling import handle
 from agents.runtime import Agent
@@ -32,18 +33,11 @@ from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Missed, Recommend, Submit
 from mesh.messages.judgement import Audit, Champion, Outcomes, Verdict
 from mesh.messages.results import Planned, RecommendationMade, TaskEnded
-from mesh.packed import split
 
 WRITER = "consensus"
 """Commands carry the role's name, not the incarnation's: two that weigh one topic put the same command."""
 
 OUTCOMES_FILE = "outcomes.msgpack"
-
-RECORDS_PAGE = 500
-"""Records of a topic that are read at once."""
-
-RECORDS_MAX = 20_000
-"""Plans and ended tasks of one topic that are considered: a topic is some ten tasks, a large one some thousand."""
 
 ASKED_MAX = 120
 """How often lost outcomes are waited for (an hour), before the round goes on without them."""
@@ -126,47 +120,17 @@ class Consensus:
 
     async def _advance(self, topic: str) -> None:
         """Do what the mind says that comes next for this topic."""
-        records = await self._records(topic)
-        champion, revision = await self._champion(specialization_of(records))
+        found = await records.results(self._agent, topic, *_READ)
+        champion, revision = await records.champion(self._agent, specialization_of(found))
         trust = await self._trust.known()
         await self._look_back()
-        step = next_step(records, champion, revision, trust)
+        step = next_step(found, champion, revision, trust)
         for submit in step.submits:
             await self._put(submit.id, submit)
         if step.weigh is not None and not await self._is_put(step.weigh.id):
             await self._say(step.weigh, trust)
         self._agent.log.debug("topic %s: %s", topic, step.why)
-        await self._audit(records, champion)
-
-    # -- reading ------------------------------------------------------------------------------------------------------
-
-    async def _records(self, topic: str) -> list[Record]:
-        """The topic's plans, ended tasks and recommendation, in the order of the stream."""
-        found: list[Stored] = []
-        for kind in _READ:
-            found += await self._pages(self._subjects.results(topic, kind.kind))
-        in_order = sorted(found, key=lambda stored: stored.seq)
-        return [codec.decode(one.data, *_READ) for stored in in_order for one in split(stored)]
-
-    async def _pages(self, subject: str) -> list[Stored]:
-        found: list[Stored] = []
-        from_seq = 1
-        while len(found) < RECORDS_MAX:
-            page = await self._log.read(
-                self._agent.stream("RESULTS"), subject, from_seq=from_seq, messages_max=RECORDS_PAGE
-            )
-            found += page
-            if len(page) < RECORDS_PAGE:
-                break
-            from_seq = page[-1].seq + 1
-        return found
-
-    async def _champion(self, specialization: str) -> tuple[Champion | None, int]:
-        if not specialization:
-            return None, 0
-        subject = self._subjects.key("champions", specialization)
-        stored = await self._log.last(self._subjects.bucket("champions"), subject)
-        return (codec.decode(stored.data, Champion), stored.seq) if stored is not None else (None, 0)
+        await self._audit(found, champion)
 
     # -- weighing -----------------------------------------------------------------------------------------------------
 
@@ -247,9 +211,9 @@ class Consensus:
 
     # -- auditing -----------------------------------------------------------------------------------------------------
 
-    async def _audit(self, records: list[Record], champion: Champion | None) -> None:
+    async def _audit(self, found: list[Record], champion: Champion | None) -> None:
         """Have promotions looked at on the audit split, and publish what was seen."""
-        looks = looks_of(records)
+        looks = looks_of(found)
         for submit in looks.submits:
             await self._put(submit.id, submit)
         for due in looks.due:
@@ -277,11 +241,7 @@ class Consensus:
     async def _put(self, id_: str, command: Submit | Recommend | Missed) -> None:
         """Put a command; that it is there already means that it was handled before."""
         subject = self._subjects.command(WRITER, command.kind, id_)
-        try:
-            await self._log.append(subject, codec.encode(command), subject_seq=0)
-        except Conflict:
-            self._agent.log.debug("%s is stored already", subject)
-        else:
+        if await records.put_once(self._agent, subject, command):
             self._agent.log.info("%s", subject)
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from agents import records
 from agents.runtime import Agent
 from mesh import codec
 from mesh.bus import Stored
-from mesh.errors import BusUnavailable, Conflict, Malformed, NotFound
+from mesh.errors import BusUnavailable, Malformed, NotFound, Retry
+from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import Record
-from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Verdict
 from mesh.messages.results import TopicSettled, TopicTurnedDown
 from mesh.messages.services import Ask, Problem, Status
@@ -47,10 +48,14 @@ class Feeder:
         self._agent = agent
         self._log = agent.broker
         self._subjects = agent.subjects
+        self._graph = GraphBucket(agent.broker, agent.subjects)
         self._settings = agent.settings.feeder
         self._wall_ms = wall_ms
         self._known = Known()
         self._read_to: dict[str, int] = {}
+        """Last sequence that was read of each subject."""
+        self._last_seq: dict[str, int] = {}
+        """The highest that was seen of each stream."""
         self._told = ""
 
     async def run(self) -> None:
@@ -58,14 +63,14 @@ class Feeder:
         while not self._agent.stopping.is_set():
             try:
                 await self.turn()
-            except (BusUnavailable, NotFound) as error:
+            except (BusUnavailable, NotFound, Retry) as error:
                 self._tell(f"nothing is fed: {error}")
             await self._agent.pause(self._settings.sleep_s)
 
     async def turn(self) -> list[Topic]:
         """Look once and feed what is due; what was published."""
         queued = await self._queued()
-        nodes = await self._nodes()
+        nodes = (await self._graph.read()).nodes
         now_ms = self._wall_ms()
         wishes = feeding.Wishes(
             min_queue=self._settings.min_queue,
@@ -103,8 +108,11 @@ class Feeder:
         return waiting + self._known.unplanned(self._planned | {row.topic for row in status.tasks})
 
     async def _read(self) -> None:
-        """What is new in the streams since the last turn."""
+        """What is new in the streams since the last turn; all of it when one of them came back older."""
         topics, results = self._agent.stream("TOPICS"), self._agent.stream("RESULTS")
+        for stream in (topics, results):
+            if (await self._log.state(stream)).last_seq < self._last_seq.get(stream, 0):
+                self._known, self._read_to, self._last_seq = Known(), {}, {}
         for stored in await self._new(topics, self._subjects.topics()):
             if isinstance(topic := _decoded(stored, Topic), Topic):
                 self._known.topics[topic.id] = topic
@@ -126,44 +134,24 @@ class Feeder:
         return {verdict.topic for verdict in self._known.verdicts.values()}
 
     async def _new(self, stream: str, subject: str) -> list[Stored]:
-        """Messages of a subject that were not read yet; all of them when the stream came back older."""
-        last = (await self._log.state(stream)).last_seq
+        """Messages of a subject that were not read yet."""
         from_seq = self._read_to.get(subject, 0) + 1
-        if from_seq > last + 1:
-            self._known, self._read_to = Known(), {}
-            from_seq = 1
         found: list[Stored] = []
         while True:
             page = await self._log.read(stream, subject, from_seq=from_seq, messages_max=PAGE)
             found += [one for stored in page for one in split(stored)]
             if page:
+                self._read_to[subject] = page[-1].seq
+                self._last_seq[stream] = max(self._last_seq.get(stream, 0), page[-1].seq)
                 from_seq = page[-1].seq + 1
             if len(page) < PAGE:
-                self._read_to[subject] = max(last, from_seq - 1)
                 return found
-
-    async def _nodes(self) -> dict[str, Specialization]:
-        bucket, keys = self._subjects.bucket("graph"), self._subjects.keys("graph")
-        nodes: dict[str, Specialization] = {}
-        from_seq = 1
-        while True:
-            page = await self._log.read(bucket, keys, from_seq=from_seq, messages_max=PAGE)
-            for stored in page:
-                id_ = stored.subject.rpartition(".")[2]
-                nodes.pop(id_, None)
-                if isinstance(node := _decoded(stored, Specialization), Specialization):
-                    nodes[id_] = node
-            if len(page) < PAGE:
-                return nodes
-            from_seq = page[-1].seq + 1
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     async def _publish(self, topic: Topic) -> bool:
         """Put the topic; False when another feeder has put it before."""
-        try:
-            await self._log.append(self._subjects.topic(topic.id), codec.encode(topic), subject_seq=0)
-        except Conflict:
+        if not await records.put_once(self._agent, self._subjects.topic(topic.id), topic):
             return False
         self._known.topics[topic.id] = topic
         self._agent.metrics.count("mesh_fed_topics_total")

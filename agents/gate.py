@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 
+from agents import records
 from agents.handling import handle
 from agents.runtime import Agent
 from consensus.champions import next_champion
@@ -62,7 +63,7 @@ class Gate:
         published = await self._published(subject)
         if published is not None:
             return published
-        champion, revision = await self._champion(recommendation.specialization)
+        champion, revision = await records.champion(self._agent, recommendation.specialization)
         now_ms = time.time_ns() // 1_000_000
         said = verdict(recommendation, champion, revision, decided_at_ms=now_ms, policies=self._policies)
         try:
@@ -85,7 +86,7 @@ class Gate:
 
     async def _carry_out(self, said: Verdict) -> None:
         """Write the champion's next record, if there is one, where it was when the lines were compared."""
-        current, revision = await self._champion(said.specialization)
+        current, revision = await records.champion(self._agent, said.specialization)
         if current is not None and current.verdict == said.id:
             return
         if revision != said.recommendation.champion_revision:
@@ -97,7 +98,7 @@ class Gate:
         try:
             await self._log.append(subject, codec.encode(following), subject_seq=revision)
         except Conflict:
-            current, _ = await self._champion(said.specialization)
+            current, _ = await records.champion(self._agent, said.specialization)
             if current != following:
                 self._superseded(said, current)
         else:
@@ -112,11 +113,6 @@ class Gate:
             return
         by = f"version {current.version_number} of verdict {current.verdict}" if current is not None else "its removal"
         self._agent.log.warning("the verdict %s is carried out already or superseded by %s", said.id, by)
-
-    async def _champion(self, specialization: str) -> tuple[Champion | None, int]:
-        subject = self._subjects.key("champions", specialization)
-        stored = await self._log.last(self._subjects.bucket("champions"), subject)
-        return (codec.decode(stored.data, Champion), stored.seq) if stored is not None else (None, 0)
 
     async def _name(self, specialization: str) -> str:
         """The specialization's name for people; '' when the graph does not know it."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from agents import records
 from agents.runtime import Agent
 from mesh import codec
-from mesh.bus import Stored
-from mesh.errors import Conflict, NotFound
+from mesh.errors import NotFound
 from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Cancel, Refuse, Settle, Submit
@@ -20,17 +20,10 @@ from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Audit, Champion, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
-from mesh.packed import split
 from planner import changes
 
 WRITER = "planner"
 """Commands carry the role's name, not the incarnation's: two planners that plan one topic put the same command."""
-
-RECORDS_PAGE = 500
-"""Records of a topic that are read at once."""
-
-RECORDS_MAX = 20_000
-"""Records of one kind of one topic that are considered: a topic is some ten tasks, a large one some thousand."""
 
 _READ: tuple[type[Record], ...] = (Planned, TaskEnded, Verdict, Audit, TopicSettled, TopicTurnedDown)
 """Kinds of results that the mind looks at; leases and checkpoints, the bulk of a topic's records, are never read."""
@@ -58,32 +51,15 @@ class Books:
 
     async def records(self, topic: str) -> list[Record]:
         """The topic's plans, ended tasks, verdicts and its end, in the order of the stream."""
-        found: list[Stored] = []
-        for kind in _READ:
-            found += await self._pages(self._subjects.results(topic, kind.kind))
-        in_order = sorted(found, key=lambda stored: stored.seq)
-        return [codec.decode(one.data, *_READ) for stored in in_order for one in split(stored)]
+        return await records.results(self._agent, topic, *_READ)
 
     async def end(self, topic: str) -> TopicSettled | TopicTurnedDown | None:
         """How a topic has ended; None while it goes on."""
-        settled = await self._pages(self._subjects.results(topic, TopicSettled.kind))
-        if settled:
-            return codec.decode(split(settled[0])[0].data, TopicSettled)
-        turned_down = await self._pages(self._subjects.results(topic, TopicTurnedDown.kind))
-        return codec.decode(split(turned_down[0])[0].data, TopicTurnedDown) if turned_down else None
-
-    async def _pages(self, subject: str) -> list[Stored]:
-        found: list[Stored] = []
-        from_seq = 1
-        while len(found) < RECORDS_MAX:
-            page = await self._log.read(
-                self._agent.stream("RESULTS"), subject, from_seq=from_seq, messages_max=RECORDS_PAGE
-            )
-            found += page
-            if len(page) < RECORDS_PAGE:
-                break
-            from_seq = page[-1].seq + 1
-        return found
+        for kind in (TopicSettled, TopicTurnedDown):
+            for end in await records.results(self._agent, topic, kind):
+                assert isinstance(end, TopicSettled | TopicTurnedDown)
+                return end
+        return None
 
     async def graph(self) -> tuple[dict[str, Specialization], int]:
         """All nodes by id, and the sequence at which they stood so."""
@@ -92,11 +68,7 @@ class Books:
 
     async def champion(self, specialization: str) -> tuple[Champion | None, int]:
         """The champion's newest record and its revision; None and 0 without one."""
-        if not specialization:
-            return None, 0
-        subject = self._subjects.key("champions", specialization)
-        stored = await self._log.last(self._subjects.bucket("champions"), subject)
-        return (codec.decode(stored.data, Champion), stored.seq) if stored is not None else (None, 0)
+        return await records.champion(self._agent, specialization)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -112,21 +84,13 @@ class Books:
 
     async def publish(self, topic: Topic) -> None:
         """Put the topic of a branch; that it is there already means that it was put before."""
-        try:
-            await self._log.append(self._subjects.topic(topic.id), codec.encode(topic), subject_seq=0)
-        except Conflict:
-            self._agent.log.debug("%s is published already", topic.id)
-        else:
+        if await records.put_once(self._agent, self._subjects.topic(topic.id), topic):
             self._agent.log.info("topic %s: a branch of %s", topic.id, topic.parent)
 
     async def command(self, command: Command) -> None:
         """Put a command; that it is there already means that it was handled before."""
         subject = self._subjects.command(WRITER, command.kind, _id_of(command))
-        try:
-            await self._log.append(subject, codec.encode(command), subject_seq=0)
-        except Conflict:
-            self._agent.log.debug("%s is stored already", subject)
-        else:
+        if await records.put_once(self._agent, subject, command):
             self._agent.log.info("%s", subject)
 
 

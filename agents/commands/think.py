@@ -8,11 +8,11 @@ import json
 from typing import Any
 
 from agents.commands import flags, loop, output
+from agents.commands.asking import answer_of
 from agents.commands.reach import Reach, found, reach
-from mesh import codec
-from mesh.errors import BusUnavailable, NotFound, Reject
-from mesh.messages.base import Facts, Record
-from mesh.messages.services import Problem, Proposed, Think, Thought
+from mesh.errors import Reject
+from mesh.messages.base import Facts
+from mesh.messages.services import Proposed, Think, Thought
 
 EXAMPLE = """bin/agent think handwritten-digits-3fa1c2
 bin/agent think "handwritten digits" --budget 5m --json -"""
@@ -60,17 +60,7 @@ async def _run(given: argparse.Namespace, question: Think) -> int:
 
 async def asked(there: Reach, question: Think) -> Thought:
     """A planner's answer. BusUnavailable when none answers, Reject with its reason when it can not."""
-    try:
-        answer = await there.broker.request(there.subjects.ask("planner"), codec.encode(question), timeout_s=ANSWER_S)
-    except (NotFound, BusUnavailable):
-        raise BusUnavailable(
-            f"the broker at {there.where} runs, and no planner of the mesh {there.subjects.prefix!r} answered: start "
-            "one with `bin/agent up` or `bin/agent planner`."
-        ) from None
-    told: Record = codec.decode(answer.data, Thought, Problem)
-    if not isinstance(told, Thought):
-        raise Reject(told.reason if isinstance(told, Problem) else "the planner answered with another record.")
-    return told
+    return await answer_of(there, "planner", question, Thought, timeout_s=ANSWER_S)
 
 
 # -- for people -------------------------------------------------------------------------------------------------------

@@ -194,10 +194,10 @@ async def test_lost_outcomes_are_asked_for_and_waited_for_and_then_a_reason_and_
 async def test_tasks_of_no_line_are_not_even_looked_up(mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     handlers = Consensus(mesh.agent("consensus"))
 
-    async def unexpected(_: str) -> list[Record]:
+    async def unexpected(*_: object) -> list[Record]:
         raise AssertionError("a benchmark's ten thousand tasks would be read ten thousand times")
 
-    monkeypatch.setattr(handlers, "_records", unexpected)
+    monkeypatch.setattr("agents.records.results", unexpected)
     task = TaskSpec(id="t1-noop-1", topic="t1", executor="noop")
     await handlers.on_task_ended(rounds.ended(task, outputs={}), Stored("", b"", 1))
     await handlers.on_planned(rounds.planned("t1-noop", (task,), {}), Stored("", b"", 1))

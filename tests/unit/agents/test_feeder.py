@@ -140,3 +140,14 @@ async def test_without_a_leader_nothing_is_fed(mesh: MemoryMesh, tmp_path: Path)
     with pytest.raises(NotFound):
         await feeder(mesh, tmp_path).turn()
     assert await published(mesh) == []
+
+
+async def test_a_store_that_came_back_older_is_read_anew_before_anything_is_fed(
+    mesh: MemoryMesh, tmp_path: Path
+) -> None:
+    await grow(mesh)
+    await lead(mesh, {})
+    one = feeder(mesh, tmp_path, burst=1, min_queue=9, round_budget_s=100, day_budget_s=399)
+    assert len(await one.turn()) == 1
+    one._last_seq[mesh.subjects.stream("RESULTS")] = 1_000  # as before the restore
+    assert await one.turn() == []  # what was spent is still known
