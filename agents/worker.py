@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Protocol
 
 from agents import worker_asked, worker_notice, worker_resources, worker_spool
+from agents.again import Again
+from agents.beats import Beats, BeatThread, Report
+from agents.holdings import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
+from agents.owed import Debts
 from agents.runtime import Agent, home_folder
-from agents.worker_again import Again
-from agents.worker_beats import Beats, BeatThread, Report
 from agents.worker_devices import Devices, Fitted
 from agents.worker_light import LightRunning, is_light
-from agents.worker_owed import Debts
 from agents.worker_spool import Spooled
-from agents.worker_state import CACHED_MAX, Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
 from agents.worker_studies import Studies
 from agents.worker_task import LIGHT_PARALLEL, Running, Tools
 from agents.worker_wanted import WantedBack

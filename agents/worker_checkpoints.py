@@ -26,8 +26,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from agents.patience import PAUSE_S_FIRST, PAUSE_S_MAX
 from agents.runtime import within
-from agents.worker_spool import PAUSE_S_FIRST, PAUSE_S_MAX
 from executors.frames import Checkpointed, Snapshotted
 from executors.packer import Packer, Parcel
 from mesh import metrics, platform

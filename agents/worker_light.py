@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agents.worker_state import Begin
+from agents.holdings import Begin
 from agents.worker_task import NOT_RUNNING, Running, Stage, Tools
 from executors.frames import Finished, Halted
 from executors.lane import Ending, Lane, Ticket

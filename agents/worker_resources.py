@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from agents.worker_state import Capacity
+from agents.holdings import Capacity
 from executors.breaker import BreakerPolicy
 from mesh import limits, platform
 from mesh.settings import WorkerSettings

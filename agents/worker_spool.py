@@ -13,25 +13,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
+from agents.patience import patiently
 from mesh import codec, limits
 from mesh.artifacts import ArtifactStore
 from mesh.cache import remove_folder
-from mesh.errors import BusUnavailable, DiskFull, Malformed, NotFound
+from mesh.errors import Malformed
 from mesh.messages.base import Facts, Key
 from mesh.messages.commands import ResultFound
 from mesh.messages.tasks import Outcome
 from mesh.platform import write_private
 
-T = TypeVar("T")
-
 NAME = "finished"
-
-PAUSE_S_FIRST, PAUSE_S_MAX = 0.5, 15.0
-"""Pauses while the broker is away or full, doubled each time."""
 
 
 class Spooled(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,20 +87,3 @@ async def deliver(
     outcome = msgspec.structs.replace(spooled.outcome, outputs=outputs)
     await owe(ResultFound(key=spooled.key, incarnation=spooled.incarnation, outcome=outcome))
     await asyncio.to_thread(remove_folder, folder)
-
-
-async def patiently(
-    call: Callable[[], Awaitable[T]], what: str, say: Callable[[str], None], *, although_full: bool = True
-) -> T:
-    """Call until the broker takes part: an outage, a store that came back so old that it has no streams yet (and, for
-    uploads, a full one) delay work, they do not end it."""
-    pause_s = PAUSE_S_FIRST
-    while True:
-        try:
-            return await call()
-        except (BusUnavailable, NotFound, DiskFull) as error:
-            if isinstance(error, DiskFull) and not although_full:
-                raise
-            say(f"{what} waits: {error}")
-            await asyncio.sleep(pause_s)
-            pause_s = min(PAUSE_S_MAX, 2 * pause_s)

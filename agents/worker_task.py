@@ -22,12 +22,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agents import worker_spool
+from agents.holdings import Begin
+from agents.owed import Debts
+from agents.patience import patiently
 from agents.worker_checkpoints import Checkpoints
 from agents.worker_devices import Devices, Fitted, Use, shape_of
-from agents.worker_owed import Debts
 from agents.worker_resume import Beginning, Resume
-from agents.worker_spool import Spooled, patiently
-from agents.worker_state import Begin
+from agents.worker_spool import Spooled
 from agents.worker_studies import Studies
 from agents.worker_training import Reported
 from executors.frames import (

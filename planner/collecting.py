@@ -48,7 +48,7 @@ in some minutes, which is better than none of them going on."""
 
 PRESSED_KEEP_SHARE = 1 / 24
 """Part of the time for which what has no name is kept when the store is nearly full: whoever comes later with its
-result has it in the cache, and stores it again (agents/worker_again.py)."""
+result has it in the cache, and stores it again (agents/again.py)."""
 
 _DIGEST = re.compile(rb"@([0-9a-f]{64})")
 """A text of 64 hex digits in msgpack: '@' is the last byte of its length, in every form that a length can have."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from agents import scheduler
+from agents.again import Again
+from agents.beats import Beats, BeatTask
+from agents.holdings import Begin, Capacity, Holdings
 from agents.runtime import Agent
 from agents.worker import BeatPort, MakeBeats, Worker
-from agents.worker_again import Again
-from agents.worker_beats import Beats, BeatTask
-from agents.worker_state import Begin, Capacity, Holdings
 from agents.worker_task import Stage, Tools
 from benchmarks.simulation.parts import KIND, Disk, DiskOutbox, Nature, Pool
 from benchmarks.simulation.process import Process

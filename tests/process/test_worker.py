@@ -14,9 +14,9 @@ import msgspec
 import psutil
 import pytest
 
-from agents import scheduler, worker, worker_owed, worker_spool
+from agents import owed, scheduler, worker, worker_spool
+from agents.beats import Beats, BeatTask
 from agents.runtime import Agent
-from agents.worker_beats import Beats, BeatTask
 from mesh import codec, streams
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Message
@@ -354,7 +354,7 @@ async def test_a_row_without_room_waits_and_the_offer_is_withdrawn(mesh: Mesh) -
     from mesh.messages.tasks import Outcome
 
     outbox = Outbox(mesh.home, bytes_max=1_000)
-    debts = worker_owed.Debts("w", outbox, mesh.bus, mesh.subjects, get("test"))
+    debts = owed.Debts("w", outbox, mesh.bus, mesh.subjects, get("test"))
     rows = [
         ResultFound(
             key=Key(f"t{n}", Epoch(1, 1), "result", 1), incarnation="w.1", outcome=Outcome(stopped_by="x" * 600)
@@ -393,7 +393,7 @@ async def test_two_workers_of_one_name_on_one_folder_are_one_too_many(mesh: Mesh
 
 
 async def test_a_lost_answer_about_a_sent_row_changes_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_owed, "ASK_S_FIRST", 0.1)
+    monkeypatch.setattr(owed, "ASK_S_FIRST", 0.1)
     async with mesh.leading(), mesh.worker():
         tasks = [await mesh.submit() for _ in range(5)]
         for task in tasks:

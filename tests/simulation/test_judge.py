@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from agents.again import Again
+from agents.holdings import Holdings
+from agents.owed import Debts
 from agents.scheduler_history import History
 from agents.scheduler_results import Projector
-from agents.worker_again import Again
-from agents.worker_owed import Debts
-from agents.worker_state import Holdings
 from benchmarks.simulation import run as simulation
 from benchmarks.simulation.world import Verdict
 from mesh.memory import MemoryBroker

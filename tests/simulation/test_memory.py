@@ -7,8 +7,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from agents.beats import Beats, Report
 from agents.runtime import Agent
-from agents.worker_beats import Beats, Report
 from benchmarks.simulation import process as processes
 from benchmarks.simulation.clocks import SimulationLoop, WallClock, bent_clocks
 from benchmarks.simulation.lives import SimulatedWorker

@@ -11,7 +11,7 @@ cached DIGEST …    suspend on|off    drain    show
 
 from __future__ import annotations
 
-from agents.worker_state import Action, Begin, Capacity, Holdings, Rewound, Settle, Void, Yield
+from agents.holdings import Action, Begin, Capacity, Holdings, Rewound, Settle, Void, Yield
 from mesh.messages.base import Epoch, Key
 from mesh.messages.leases import Answer, Lease, Order, OrderKind, Receipt
 from mesh.messages.tasks import Needs, TaskSpec

@@ -103,7 +103,7 @@ def agents_import_no_other_role(tree: Tree) -> list[str]:
 
 
 def role_of(name: str) -> str:
-    """agents.worker, agents.worker.beats and agents.worker_beats all belong to the worker; '' for shared code."""
+    """agents.worker, agents.worker.task and agents.worker_task all belong to the worker; '' for shared code."""
     parts = name.split(".")
     if len(parts) < 2 or parts[0] != "agents":
         return ""

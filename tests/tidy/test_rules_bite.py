@@ -15,7 +15,7 @@ CASES = [
         arrows.agents_import_no_other_role,
         {"agents/worker.py": "from agents.gate import x", "agents/gate.py": ""},
         {
-            "agents/worker.py": "from agents.worker_beats import x",
+            "agents/worker.py": "from agents.worker_task import x",
             "agents/cli.py": "import agents.gate",
             "agents/gate.py": "",
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.worker_spool import patiently
+from agents.patience import patiently
 from mesh import virtual_time
 from mesh.errors import BusUnavailable, DataRefused, DiskFull, NotFound, RamifyError
 

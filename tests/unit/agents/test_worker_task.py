@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
-from agents import worker_checkpoints, worker_spool
+from agents import patience, worker_checkpoints, worker_spool
+from agents.holdings import Begin
+from agents.owed import Debts
 from agents.worker_asked import saved
-from agents.worker_owed import Debts
-from agents.worker_state import Begin
 from agents.worker_task import Running, Tools
 from executors.frames import Finished, Frame, Halted, Heeds, Progressed, Snapshotted, Start
 from executors.isolation import Bounds, Child
@@ -208,7 +208,7 @@ async def test_a_full_store_is_told_and_the_training_goes_on(tmp_path: Path) -> 
 async def test_outputs_that_find_a_full_store_are_told_until_they_are_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_spool, "PAUSE_S_FIRST", 0.0)
+    monkeypatch.setattr(patience, "PAUSE_S_FIRST", 0.0)
     stage = Stage(tmp_path)
     stage.gate.error = DiskFull("The stream is full.")
     life = asyncio.create_task(stage.running.run())
@@ -295,7 +295,7 @@ async def test_a_result_that_can_not_be_written_down_is_delivered_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written down as soon as there is room, because the upload may take long."""
-    monkeypatch.setattr(worker_spool, "PAUSE_S_FIRST", 0.0)
+    monkeypatch.setattr(patience, "PAUSE_S_FIRST", 0.0)
     save, full = worker_spool.save, [OSError(errno.ENOSPC, "No space left on device")] * 2
 
     def save_if_there_is_room(folder: Path, spooled: worker_spool.Spooled) -> None:

@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
+from agents.holdings import Begin
+from agents.owed import Debts
 from agents.worker_devices import Devices, Fitted
-from agents.worker_owed import Debts
-from agents.worker_state import Begin
 from agents.worker_task import Running, Tools
 from executors.breaker import BreakerPolicy
 from executors.frames import Checkpointed, Finished, Frame, Placed, Start

@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 from typing import Any, cast
 
-from agents.worker_state import Begin
+from agents.holdings import Begin
 from agents.worker_task import Running, Tools
 from executors.frames import Finished, Start
 from executors.port import Runtime

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.worker_state import Begin, Capacity, Holdings
+from agents.holdings import Begin, Capacity, Holdings
 from mesh import limits
 from mesh.messages.base import Epoch
 from mesh.messages.leases import Answer, Lease

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from agents.worker_beats import Beats, BeatThread, Report
+from agents.beats import Beats, BeatThread, Report
 from mesh import codec, limits, virtual_time
 from mesh.bus import Bus, Message
 from mesh.errors import BrokerRefused

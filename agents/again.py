@@ -21,8 +21,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from logging import Logger
 
-from agents.worker_owed import Debts
-from agents.worker_spool import patiently
+from agents.owed import Debts
+from agents.patience import patiently
 from mesh import codec
 from mesh.artifacts import ArtifactStore
 from mesh.errors import EnvironmentUnfit, Malformed

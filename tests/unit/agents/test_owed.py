@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents.worker_owed import Debts
+from agents.owed import Debts
 from mesh import codec, streams
 from mesh.log import get
 from mesh.memory import MemoryServer

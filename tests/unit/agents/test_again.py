@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.worker_again import Again
-from agents.worker_owed import Debts
+from agents.again import Again
+from agents.owed import Debts
 from mesh import codec, streams
 from mesh.artifacts import ArtifactStore
 from mesh.log import get

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agents import worker_owed
-from agents.worker_owed import Debts
+from agents import owed
+from agents.owed import Debts
 from mesh import codec, limits, streams
 from mesh.bus import Message, Stored
 from mesh.memory import MemoryBroker, MemoryServer
@@ -134,8 +134,8 @@ async def test_the_next_life_sends_what_this_one_could_not(tmp_path: Path) -> No
 async def test_what_does_not_fit_into_memory_waits_on_disk_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_owed, "UNSENT_MAX", 3)
-    monkeypatch.setattr(worker_owed, "LOOK_S", 0.02)
+    monkeypatch.setattr(owed, "UNSENT_MAX", 3)
+    monkeypatch.setattr(owed, "LOOK_S", 0.02)
     server = MemoryServer()
     async with life(server, tmp_path) as one:
         server.crash()
@@ -152,9 +152,9 @@ async def test_a_row_that_the_ledger_does_not_know_goes_again_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pack that stands there already would not be read a second time."""
-    monkeypatch.setattr(worker_owed, "ASK_S_FIRST", 0.01)
-    monkeypatch.setattr(worker_owed, "ASK_EVERY_S", 0.0)
-    monkeypatch.setattr(worker_owed, "LOOK_S", 0.02)
+    monkeypatch.setattr(owed, "ASK_S_FIRST", 0.01)
+    monkeypatch.setattr(owed, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(owed, "LOOK_S", 0.02)
     server = MemoryServer()
     leader = server.connect("leader")
 

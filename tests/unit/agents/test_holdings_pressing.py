@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.worker_state import Capacity, Holdings
+from agents.holdings import Capacity, Holdings
 from mesh.messages.base import Epoch
 from mesh.messages.leases import Answer, Lease
 from mesh.messages.tasks import Needs, TaskSpec
