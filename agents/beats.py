@@ -64,13 +64,15 @@ class Beats:
         beat_s: float,
         report: Callable[[], Report],
         loop_turned: Callable[[], float],
+        after: int = 0,
     ) -> None:
-        """report: what to say now; loop_turned: monotonic seconds of the main loop's last turn. Both must not block."""
+        """report: what to say now; loop_turned: monotonic seconds of the main loop's last turn. Both must not block.
+        after: the number of the incarnation's newest beat, if an earlier process has sent some."""
         self._worker, self._incarnation, self._subjects = worker, incarnation, subjects
         self._beat_s, self._report, self._loop_turned = beat_s, report, loop_turned
         self.told = 0
         """Number of the newest offer that a beat has carried."""
-        self._number = 0
+        self._number = after
         self._news, self._answered = asyncio.Event(), asyncio.Event()
         self._over = False
 

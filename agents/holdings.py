@@ -120,7 +120,8 @@ class _Holding:
 class Holdings:
     """The leases, the offer and the answers of one worker life."""
 
-    def __init__(self, incarnation: str, capacity: Capacity) -> None:
+    def __init__(self, incarnation: str, capacity: Capacity, *, after: int = 0) -> None:
+        """after: number of the newest offer of this life, where an earlier process has made some."""
         self._incarnation = incarnation
         self._capacity = capacity
         self._held: dict[Name, _Holding] = {}
@@ -138,7 +139,7 @@ class Holdings:
         self._heard = (0, 0)
         self._generation, self._digest = 0, ""
         self._older = 0
-        self._offer = self._content(number=1)
+        self._offer = self._content(number=after + 1)
 
     # -- what others see ----------------------------------------------------------------------------------------------
 
@@ -179,6 +180,11 @@ class Holdings:
     def declined(self) -> tuple[Name, ...]:
         """Leases to name as declined in the next beat."""
         return tuple(self._declined)
+
+    def lease(self, task: str, epoch: Epoch) -> Lease | None:
+        """A lease that is held."""
+        holding = self._held.get((task, epoch))
+        return None if holding is None else holding.lease
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
@@ -235,6 +241,11 @@ class Holdings:
         if answer.renew and answer.offer == self._offer.number:
             self._offer = self._content(self._offer.number + 1)
         return actions
+
+    def keep(self, lease: Lease) -> None:
+        """A lease that this life holds since before this process."""
+        self._held[(lease.task.id, lease.epoch)] = _Holding(lease, lease.task.needs, ())
+        self._renew()
 
     def ended(self, task: str, epoch: Epoch) -> None:
         """The last row of a lease is in the outbox, or what ran for it is dead: its resources are free."""

@@ -56,6 +56,8 @@ class Debts:
     def __init__(self, worker: str, outbox: Outbox, broker: Broker, subjects: Subjects, log: Logger) -> None:
         self.sent: Callable[[], None] = lambda: None
         """Called when rows were sent: the next beat should name them."""
+        self.heard: Callable[[Receipt], None] = lambda _: None
+        """Called with each receipt of a row that is owed here."""
         self.full = ""
         """Why nothing more can be written down now; '' when there is room."""
         self._worker, self._outbox, self._broker, self._subjects, self._log = worker, outbox, broker, subjects, log
@@ -235,7 +237,8 @@ class Debts:
             return
         try:
             question = codec.encode(OwedQuestion(keys=tuple(due)))
-            message = await self._broker.request(self._subjects.ask("scheduler"), question, timeout_s=ASK_TIMEOUT_S)
+            subject = self._subjects.ask("scheduler", self._broker.name)
+            message = await self._broker.request(subject, question, timeout_s=ASK_TIMEOUT_S)
             answer = codec.decode(message.data, OwedAnswer, Problem)
         except (BusUnavailable, NotFound, Malformed) as error:
             self._log.debug("nobody answers about receipts: %s", error)
@@ -282,6 +285,7 @@ class Debts:
         for receipt in news:
             self._asked.pop(receipt.key, None)
             self._unsent.pop(receipt.key, None)
+            self.heard(receipt)
         return news
 
     async def _settle(self, news: Sequence[Receipt]) -> None:

@@ -1,4 +1,6 @@
-"""Patience with a broker that is away, old or full: a call is made until it takes part. For who has a disk to wait on.
+"""Patience with a broker that is away, old or full: a call is made until it takes part.
+
+For whoever has a disk to wait on: there is no deadline.
 """
 
 from __future__ import annotations

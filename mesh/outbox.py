@@ -31,7 +31,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from mesh import codec
-from mesh.errors import DiskFull, EnvironmentUnfit
+from mesh.errors import DiskFull, EnvironmentUnfit, Malformed
 from mesh.messages.base import Epoch, Key
 from mesh.messages.commands import CheckpointMade
 from mesh.messages.leases import Receipt
@@ -132,6 +132,20 @@ class Outbox:
                 f"select {_COLUMNS} from rows where settled_at is null order by id limit ?", (limit,)
             )
             return [_row(values) for values in found]
+
+    def find(self, key: Key) -> tuple[Row, bool] | None:
+        """The row of a key, and whether it has its receipt; None when it is not here, or not any more."""
+        with self._errors(), self._lock:
+            values = self._one(f"select {_COLUMNS}, settled_at is not null from rows where {_OF_KEY}", *_values(key))
+        return None if values is None else (_row(values[:-1]), bool(values[-1]))
+
+    def refusal(self, key: Key) -> tuple[bytes, str] | None:
+        """(data, reason) of a row that was refused, as long as it is kept; None when there is none."""
+        try:
+            kept = codec.unpack(self._aside(key).read_bytes())
+        except (OSError, Malformed):
+            return None
+        return (kept["data"], kept["reason"]) if isinstance(kept, dict) else None
 
     def settle(self, *receipts: Receipt) -> int:
         """Let rows go as the ledger's receipts say; how many were pending. Repeating changes nothing. After a power cut
@@ -248,14 +262,16 @@ class Outbox:
 
     def _set_aside(self, row: Row, reason: str) -> None:
         """Write a refused row as a file, whole or not at all; the same row again overwrites itself."""
-        name = f"{row.key.task}.{row.key.epoch}.{row.key.kind}.{row.key.number}"
-        path = self._refused / f"{name}.msgpack"
+        path = self._aside(row.key)
         part = path.with_suffix(".part")
         with part.open("wb") as file:
             file.write(codec.pack({"key": str(row.key), "subject": row.subject, "reason": reason, "data": row.data}))
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+
+    def _aside(self, key: Key) -> Path:
+        return self._refused / f"{key.task}.{key.epoch}.{key.kind}.{key.number}.msgpack"
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -115,3 +115,9 @@ def test_what_a_beat_carries_counts_as_told() -> None:
 def test_no_more_is_named_than_a_beat_may_carry(count: int) -> None:
     held = tuple(Held(task=f"t{i}", epoch=Epoch(1, 1)) for i in range(count))
     assert len(beats(lambda: Report(offer=offer(1), held=lambda: held)).next().held) == limits.HELD_PER_BEAT_MAX
+
+
+def test_the_numbers_of_an_incarnation_go_on_in_another_process() -> None:
+    report = lambda: Report(offer=offer(1), held=tuple)  # noqa: E731
+    later = Beats("w1", "w1.0001", SUBJECTS, beat_s=2.0, report=report, loop_turned=lambda: 0.0, after=1 << 32)
+    assert [later.next().number, later.next().number] == [(1 << 32) + 1, (1 << 32) + 2]

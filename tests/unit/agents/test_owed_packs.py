@@ -176,3 +176,16 @@ async def test_a_beat_names_no_more_than_it_may(tmp_path: Path, monkeypatch: pyt
     async with life(MemoryServer(), tmp_path) as one:
         await one.owe(row("a"), row("b"), row("c"))
         assert [key.task for key in one.debts.owed] == ["a", "b"]
+
+
+async def test_whoever_waits_for_a_receipt_hears_it_once(tmp_path: Path) -> None:
+    heard: list[Receipt] = []
+    receipt = Receipt(key=row("a").key, recorded=False, reason="the epoch is over")
+    async with life(MemoryServer(SUBJECTS), tmp_path) as one:
+        one.debts.heard = heard.append
+        await one.owe(row("a"))
+        await sent(one, 1)
+        one.debts.release((receipt, Receipt(key=row("b").key, recorded=True)))
+        one.debts.release((receipt,))
+        await until(lambda: one.outbox.refusal(receipt.key))
+    assert heard == [receipt]

@@ -241,3 +241,19 @@ def test_rows_and_receipts_of_many_are_counted(tmp_path: Path) -> None:
     assert outbox.settle(*receipts) == 2
     assert [row.data for row in outbox.pending()] == [b"x", b"y"]
     assert [row.key.number for row in outbox.kept()] == [1]
+
+
+def test_what_became_of_a_row_can_be_asked(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    for number in (1, 2, 3):
+        outbox.record(key(number), "s", b"data %d" % number)
+    outbox.settle(Receipt(key=key(2), recorded=True), Receipt(key=key(3), recorded=False, reason="the epoch is over"))
+    found = {number: outbox.find(key(number)) for number in (1, 2, 3, 4)}
+    assert {number: one and (one[0].data, one[1]) for number, one in found.items()} == {
+        1: (b"data 1", False),
+        2: (b"data 2", True),
+        3: None,
+        4: None,
+    }
+    assert outbox.refusal(key(3)) == (b"data 3", "the epoch is over")
+    assert outbox.refusal(key(1)) is None
