@@ -334,7 +334,7 @@ class Agent:
             await self.store_identity.look()
             try:
                 answer = await self.broker.request(
-                    self.subjects.ask("scheduler"), codec.encode(self.hello()), timeout_s=2.0
+                    self.subjects.ask("scheduler", self.name), codec.encode(self.hello()), timeout_s=2.0
                 )
                 self._hear_welcome(codec.decode(answer.data, Welcome, Problem))
                 again_s = HELLO_AGAIN_S_FIRST
@@ -362,7 +362,7 @@ def run(
     """Run one agent in this process until it is asked to stop; the process's exit code."""
     log.setup(settings.log, role)
     try:
-        asyncio.run(_run(role, settings, body, name or role, prepare))
+        asyncio.run(_run(role, settings, body, settings.nats.name or name or role, prepare))
     except RamifyError as error:
         print(f"bin/agent {role}: {error}", file=sys.stderr)
         return error.exit_code

@@ -43,6 +43,7 @@ class NatsSettings(Section):
     ca: str = setting("", "Path of the certificates that vouch for the broker", path=True)
     js_domain: str = setting("", "JetStream domain, when the streams live behind a leaf node")
     inbox_prefix: str = setting("", "Prefix of reply subjects; empty: one of the agent's own")
+    name: str = setting("", "Name in the mesh to which these credentials are bound; empty: the agent's own choice")
     connect_timeout_s: float = setting(5.0, "Patience with a broker that does not answer", least=0.1, most=300)
 
     @property
@@ -71,6 +72,12 @@ class BrokerSettings(Section):
 
     host: str = setting("127.0.0.1", "Loopback address on which the embedded broker listens")
     port: int = setting(0, "Its port; 0: a free one", least=0, most=65_535)
+    listen: str = setting(
+        "", "ADDRESS or ADDRESS:PORT at which other machines reach it, with TLS and keys; empty: loopback only"
+    )
+    advertise: tuple[str, ...] = setting(
+        (), "Names and addresses, HOST or HOST:PORT, by which other machines reach it where it listens"
+    )
     store_bytes_max: int = setting(
         0,
         "Most bytes of its store, at least 192 MiB; auto: the smaller of 20 GiB and 20 % of the free disk",
@@ -255,6 +262,27 @@ class HttpSettings(Section):
 
 
 @dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
+class GatewaySettings(Section):
+    """The HTTP gateway: a way in without NATS."""
+
+    host: str = setting("127.0.0.1", "Address on which it listens; off loopback only with TLS")
+    port: int = setting(8380, "Its port; 0: a free one", least=0, most=65_535)
+    cert: str = setting("", "Path of its TLS certificate, with the chain", path=True)
+    key: str = setting("", "Path of that certificate's private key", path=True)
+    behind_proxy: bool = setting(
+        False, "A proxy on this machine ends TLS before it: whom X-Forwarded-For names last is who asks"
+    )
+    requests_per_s: float = setting(
+        200.0, "Requests a second of one token, in the long run; an address may send four times as many",
+        least=0.1, most=1e6,
+    )  # fmt: skip
+    requests_max: int = setting(256, "Most requests at a time; half of them of one caller", least=2, most=100_000)
+    streams_max: int = setting(
+        1_024, "Most streams (events, long waits) at a time; a quarter of them of one caller", least=4, most=100_000
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False, kw_only=True)
 class LogSettings(Section):
     """What is said on stderr."""
 
@@ -279,6 +307,7 @@ class Settings(Section):
     gate: GateSettings = GateSettings()
     artifacts: ArtifactSettings = ArtifactSettings()
     http: HttpSettings = HttpSettings()
+    gateway: GatewaySettings = GatewaySettings()
     log: LogSettings = LogSettings()
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
@@ -307,7 +336,7 @@ SECTIONS: dict[str, type[Section]] = {
     "nats": NatsSettings, "broker": BrokerSettings, "keeper": KeeperSettings, "scheduler": SchedulerSettings,
     "worker": WorkerSettings, "planner.llm": LlmSettings, "feeder": FeederSettings,
     "consensus": ConsensusSettings, "gate": GateSettings,
-    "artifacts": ArtifactSettings, "http": HttpSettings, "log": LogSettings,
+    "artifacts": ArtifactSettings, "http": HttpSettings, "gateway": GatewaySettings, "log": LogSettings,
 }  # fmt: skip
 
 

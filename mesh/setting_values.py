@@ -126,6 +126,35 @@ def mask_url(text: str) -> str:
     return _USERINFO.sub(MASK, text)
 
 
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,251}[a-z0-9])?\.?\Z", re.IGNORECASE)
+
+
+def place(text: str, port: int = 0) -> tuple[str, int] | None:
+    """(host, port) of HOST, HOST:PORT, an IPv6 address, or [IPv6]:PORT; None for anything else.
+
+    port: what stands for one that is not said.
+    """
+    import ipaddress
+
+    bracketed = re.fullmatch(r"\[([^\[\]]+)\](?::([0-9]{1,5}))?", text)
+    if bracketed or text.count(":") > 1:
+        host, said = (bracketed[1], bracketed[2]) if bracketed else (text, None)
+        try:
+            host = str(ipaddress.IPv6Address(host))
+        except ValueError:
+            return None
+    else:
+        host, colon, said = text.partition(":")
+        if not _HOST.match(host) or (colon and not re.fullmatch("[0-9]{1,5}", said)):
+            return None
+        if re.fullmatch("[0-9.]+", host):
+            try:
+                host = str(ipaddress.IPv4Address(host))
+            except ValueError:
+                return None
+    return (host, int(said or port)) if int(said or port) < 65_536 else None
+
+
 def _typed(name: str, type_: str, value: object, folder: Path) -> Any:
     unit = unit_of(name)
     if type_ == "bool":

@@ -71,6 +71,9 @@ WEB = ("http://", "https://")
 FILE_BYTES_MAX = 256 * 1024
 """A file of settings is a page; anything larger is another file."""
 
+ADVERTISED_MAX = 16
+"""Names and addresses of one broker: all of them stand in its certificate and in each invitation."""
+
 NOT_OURS = frozenset({"RAMIFY_CONFIG", "RAMIFY_VENV"})
 """Environment variables of that family which are no settings."""
 
@@ -83,6 +86,7 @@ FLAGS = {
     "nats.connect_timeout_s": "--timeout", "worker.name": "--name", "worker.cores": "--cores",
     "worker.memory_bytes": "--memory", "worker.gpus": "--gpus", "worker.disk_bytes": "--disk",
     "worker.labels": "--labels", "worker.max_tasks": "--max-tasks",
+    "broker.listen": "--listen", "broker.advertise": "--advertise",
     "feeder.min_queue": "--min-queue", "feeder.burst": "--burst", "feeder.sleep_s": "--sleep-s",
     "feeder.priority": "--priority", "feeder.day_budget_s": "--budget-per-day",
     "feeder.round_budget_s": "--round-budget", "log.level": "--log-level",
@@ -262,6 +266,7 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
     word = "one word of a-z, 0-9, '-' and '_', starting with a letter or digit"
     yield "prefix", _is_name(settings.prefix), word
     yield "worker.name", not worker.name or _is_name(worker.name), word
+    yield "nats.name", not nats.name or _is_name(nats.name), word
     yield "worker.labels", len(worker.labels) <= 64 and all(map(_is_name, worker.labels)), f"up to 64 times {word}"
     page = not worker.notice_url or worker.notice_url in CLOUDS or worker.notice_url.startswith(("http://", "https://"))
     yield "worker.notice_url", page, f"{', '.join(CLOUDS)} or an address that begins with http://"
@@ -280,10 +285,11 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         "broker.host",
         _is_loopback(settings.broker.host),
         (
-            "a loopback address (127.0.0.1 or ::1): to be reached from elsewhere, run a nats-server with TLS and "
-            "credentials and name it with --server"
+            "a loopback address (127.0.0.1 or ::1), where no keys are needed: to be reached from elsewhere, "
+            "with TLS and keys, start with `bin/agent up --listen ADDRESS`"
         ),
     )
+    yield from _listening_rules(settings.broker)
     yield from _artifact_rules(settings.artifacts)
     asked = settings.planner_llm
     yield (
@@ -301,6 +307,17 @@ def _rules(settings: Settings) -> Iterator[tuple[str, bool, str]]:
         yield f"{section}.back_off_s_max", grows, f"at least {section}.back_off_s_first"
 
 
+def _listening_rules(broker: BrokerSettings) -> Iterator[tuple[str, bool, str]]:
+    place = "an address or name of this machine, with or without :PORT (0.0.0.0, [::]:4222, mesh.example.org)"
+    yield "broker.listen", not broker.listen or setting_values.place(broker.listen) is not None, place
+    named = all(setting_values.place(text) is not None for text in broker.advertise)
+    yield (
+        "broker.advertise",
+        named and len(broker.advertise) <= ADVERTISED_MAX,
+        (f"up to {ADVERTISED_MAX} names or addresses, each with or without :PORT"),
+    )
+
+
 def _artifact_rules(artifacts: ArtifactSettings) -> Iterator[tuple[str, bool, str]]:
     chosen = artifacts.backend
     yield "artifacts.folder", chosen != "folder" or bool(artifacts.folder), "given when artifacts.backend is folder"
@@ -312,12 +329,13 @@ def _artifact_rules(artifacts: ArtifactSettings) -> Iterator[tuple[str, bool, st
 
 
 def derive(settings: Settings) -> Settings:
-    """What follows from other values: the worker's name from this host's, a token from a user without a password."""
+    """What follows from other values: the worker's name from its credentials' or from this host's, a token from a user
+    without a password."""
     nats, worker = settings.nats, settings.worker
     if nats.user and not nats.password:
         nats = dataclasses.replace(nats, user="", token=nats.user)
     if not worker.name:
-        worker = dataclasses.replace(worker, name=host_name())
+        worker = dataclasses.replace(worker, name=nats.name or host_name())
     return dataclasses.replace(settings, nats=nats, worker=worker)
 
 

@@ -95,9 +95,9 @@ def with_nats(settings: Settings, nats: NatsSettings) -> Settings:
 
 @contextlib.asynccontextmanager
 async def reach(settings: Settings, *, name: str = "cli") -> AsyncIterator[Reach]:
-    """Connect to the broker of these settings; closed at the end."""
+    """Connect to the broker of these settings; closed at the end. name: ours, where the credentials bind none."""
     subjects = Subjects(settings.prefix)
-    broker = await _connect(settings.nats, subjects, name)
+    broker = await _connect(settings.nats, subjects, settings.nats.name or name)
     try:
         yield Reach(settings, broker, subjects)
     finally:

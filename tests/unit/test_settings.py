@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mesh import setting_values
 from mesh import settings as settings_
 from mesh.errors import SettingsInvalid
 from mesh.setting_tree import SECTIONS, Settings, known
@@ -289,6 +290,33 @@ def test_a_context_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "lab.json").write_text(json.dumps({"url": "nats://x", "token": f"file://{tmp_path}/token.txt"}))
     found = load(tmp_path, {"nats.context": "lab.json"})
     assert (found.nats.url, found.nats.token) == ("nats://x", "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0.0.0.0", ("0.0.0.0", 4222)), ("10.0.0.7:4333", ("10.0.0.7", 4333)), ("::", ("::", 4222)),
+        ("[fe80::1]:4333", ("fe80::1", 4333)), ("mesh.example.org:0", ("mesh.example.org", 0)),
+        *((text, None) for text in ("", " ", "a b", "1.2.3", "1.2.3.400", "host:", "host:65536", "[::1", "a/b")),
+    ],
+)  # fmt: skip
+def test_a_place_is_a_host_with_or_without_a_port(text: str, found: tuple[str, int] | None) -> None:
+    assert setting_values.place(text, 4222) == found
+
+
+def test_elsewhere_than_on_loopback_a_broker_listens_only_with_keys(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="bin/agent up --listen ADDRESS"):
+        load(tmp_path, {"broker.host": "0.0.0.0"})
+    found = load(tmp_path, {"broker.listen": "0.0.0.0", "broker.advertise": "mesh.lab,10.0.0.7:4333"})
+    assert (found.broker.listen, found.broker.advertise) == ("0.0.0.0", ("mesh.lab", "10.0.0.7:4333"))
+    for name in ("broker.listen", "broker.advertise"):
+        with pytest.raises(SettingsInvalid, match=name):
+            load(tmp_path, {name: "no where"})
+
+
+def test_a_worker_has_the_name_of_its_credentials(tmp_path: Path) -> None:
+    assert load(tmp_path, {"nats.name": "w7"}).worker.name == "w7"
+    assert load(tmp_path, {"nats.name": "w7", "worker.name": "other"}).worker.name == "other"
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
