@@ -100,7 +100,7 @@ class NatsBroker(NatsLog):
     ) -> None:
         """Send and forget."""
         wire.check_subject(subject)
-        wire.check_message(data, headers, payload_max=self._link.payload_max)
+        headers = wire.outgoing(data, headers, payload_max=self._link.payload_max)
         await self._link.send(subject, data, reply, headers)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> NatsSubscription:
@@ -121,7 +121,7 @@ class NatsBroker(NatsLog):
     ) -> Message:
         """The first answer."""
         wire.check_subject(subject)
-        wire.check_message(data, headers, payload_max=self._link.payload_max)
+        headers = wire.outgoing(data, headers, payload_max=self._link.payload_max)
         answer = await self._link.ask(subject, data, timeout_s=timeout_s, headers=headers)
         if unheard(answer):
             raise NotFound(f"nobody listens on {subject}")

@@ -51,8 +51,7 @@ class NatsLog:
     ) -> int:  # fmt: skip
         """Store a message; its sequence when it is on the server's disk."""
         wire.check_subject(subject)
-        wire.check_message(data, headers, payload_max=self._link.payload_max)
-        sent = dict(headers or {})
+        sent = dict(wire.outgoing(data, headers, payload_max=self._link.payload_max) or {})
         if stream_seq is not None:
             sent["Nats-Expected-Last-Sequence"] = str(stream_seq)
         if subject_seq is not None:

@@ -10,6 +10,9 @@ Two implementations pass one contract suite (tests/contract/): `mesh/broker.py` 
 Errors of both: BusUnavailable (not reachable, or no answer in time; a write may or may not have happened), Conflict
 (compare-and-set lost), BrokerRefused (credentials, rights), DiskFull (the stream or the store is full), NotFound (no
 such stream). Nothing else of the broker's client gets through.
+
+What is sent or stored inside a span (mesh/tracing.py) carries the headers of W3C trace context, and the handler of a
+subscription runs in the span that its message names; a reader of a stream finds them in `Stored.headers`.
 """
 
 from __future__ import annotations
@@ -107,6 +110,11 @@ Handler = Callable[[Message], Awaitable[None]]
 
 class Bus(Protocol):
     """Core messages: at most once."""
+
+    @property
+    def name(self) -> str:
+        """Under which name this connection writes and asks: it stands in subjects."""
+        ...
 
     @property
     def connected(self) -> bool:

@@ -2,7 +2,7 @@
 
 The connection puts messages in without waiting, so a slow or broken handler never holds up its read loop. Full means
 that the oldest message is dropped and counted: core messages are at most once, and the newest beat is worth more than
-the oldest. Both brokers use it, so that they behave alike.
+the oldest. Both brokers use it, so that they behave alike. A handler runs in the span that its message names, if any.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import collections
 import logging
 from collections.abc import AsyncGenerator
 
-from mesh import limits, metrics
+from mesh import limits, metrics, tracing
 from mesh.bus import Handler, Message
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,11 @@ class Listener:
             message = self._waiting.popleft()
             self._waiting_bytes -= len(message.data)
             try:
-                await self._handler(message)
+                if message.headers:
+                    with tracing.within(tracing.from_headers(message.headers)):
+                        await self._handler(message)
+                else:
+                    await self._handler(message)
             except Exception:
                 log.exception("the handler of %s failed on a message to %s", self.subject, message.subject)
 

@@ -3,9 +3,9 @@
     2026-11-21T12:00:00.123Z worker info mesh.outbox: 3 rows sent topic=t1 task=t1-evolver epoch=0-4
     {"time": "…", "role": "worker", "level": "info", "logger": "mesh.outbox", "message": "…", "topic": "t1", …}
 
-What a line is about (topic, task, epoch, trace) is set once around the work with `about(…)` and stands in every line
-that is logged inside, also in other modules and in asyncio tasks started there. The trace id is that of the W3C trace
-context, so that one topic's lines are found on every machine.
+What a line is about (topic, task, epoch) is set once around the work with `about(…)` and stands in every line that is
+logged inside, also in other modules and in asyncio tasks started there. `trace_id` and `span_id` are those of the W3C
+trace context in which the line is logged (mesh/tracing.py), so that one topic's lines are found on every machine.
 
 Secrets: the user part of an address, and what follows words such as `password=` or `token:`, are masked in every line.
 That is a net below the rule, not a licence: settings print themselves masked, and nothing else logs credentials.
@@ -27,10 +27,11 @@ import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mesh import tracing
 from mesh.setting_tree import LogSettings
 
-FIELDS = ("topic", "task", "epoch", "trace")
-"""What a line may be about."""
+FIELDS = ("topic", "task", "epoch")
+"""What a line may be about; beside them stand `trace_id` and `span_id`."""
 
 LINE_CHARS_MAX = 4_000
 """Longer lines are cut: a person reads no more, and a collector of logs splits them."""
@@ -57,7 +58,7 @@ def get(name: str) -> logging.Logger:
 
 @contextlib.contextmanager
 def about(**fields: str) -> Iterator[None]:
-    """Every line logged inside is about these (topic, task, epoch, trace); inner values win."""
+    """Every line logged inside is about these (topic, task, epoch); inner values win."""
     unknown = set(fields) - set(FIELDS)
     if unknown:
         raise ValueError(f"a log line is about {', '.join(FIELDS)}; got {', '.join(sorted(unknown))}")
@@ -104,6 +105,7 @@ class _Lines(logging.Formatter):
     def parts(self, record: logging.LogRecord) -> dict[str, str]:
         """Time, role, level, logger, message, then what the line is about."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        trace = tracing.current()
         return {
             "time": f"{moment}.{int(record.msecs):03d}Z",
             "role": self._role,
@@ -111,6 +113,7 @@ class _Lines(logging.Formatter):
             "logger": record.name,
             "message": _one_line(mask(record.getMessage())),
             **_about.get(),
+            **({} if trace is None else {"trace_id": trace.trace_id, "span_id": trace.span_id}),
         }
 
     def traceback(self, record: logging.LogRecord) -> str:

@@ -156,7 +156,7 @@ class MemoryBroker:
     ) -> None:
         """Send and forget."""
         wire.check_subject(subject)
-        wire.check_message(data, headers)
+        headers = wire.outgoing(data, headers)
         self._check_connected()
         if not self.cut:
             self._server.route(self, Message(subject, data, reply, dict(headers or {})))
@@ -177,7 +177,7 @@ class MemoryBroker:
     ) -> Message:
         """The first answer."""
         wire.check_subject(subject)
-        wire.check_message(data, headers)
+        headers = wire.outgoing(data, headers)
         self._check_connected()
         self._requests += 1
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -202,7 +202,7 @@ class MemoryBroker:
     ) -> int:  # fmt: skip
         """Store a message; its sequence."""
         wire.check_subject(subject)
-        wire.check_message(data, headers)
+        headers = wire.outgoing(data, headers)
         fate = self._server.faults.append(self.name, subject)
         await self._call("append", timeout_s)
         seq, server = 0, self._server

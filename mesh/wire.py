@@ -1,7 +1,8 @@
 """What may go on the wire: subjects and their patterns, headers, sizes. Both brokers check with these functions.
 
 A pattern is a subject in which `*` stands for one token and a final `>` for one or more. Headers that begin with
-`Nats-` belong to the broker: nobody sends them through the port, nobody sees them.
+`Nats-` belong to the broker: nobody sends them through the port, nobody sees them. What goes out names the present span
+(mesh/tracing.py), on either broker, without anybody's doing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 
-from mesh import limits
+from mesh import limits, tracing
 from mesh.errors import Malformed
 
 PAYLOAD_BYTES_MAX = 1024 * 1024
@@ -63,8 +64,18 @@ def check_subject(subject: str, *, pattern: bool = False) -> None:
         raise Malformed(f"a subject is made of tokens with dots between them ({wildcards}), got {subject[:120]!r}")
 
 
-def check_message(data: bytes, headers: dict[str, str] | None, *, payload_max: int = PAYLOAD_BYTES_MAX) -> None:
-    """Malformed when headers are not plain lines, or when all together would come near the broker's payload limit.
+def outgoing(
+    data: bytes, headers: dict[str, str] | None, *, payload_max: int = PAYLOAD_BYTES_MAX
+) -> dict[str, str] | None:
+    """The headers with which a message goes: its own, and those of the present span where there is one and room.
+
+    Malformed when headers are not plain lines, or when all together would come near the broker's payload limit.
+    """
+    return tracing.with_headers(headers, check_message(data, headers, payload_max=payload_max))
+
+
+def check_message(data: bytes, headers: dict[str, str] | None, *, payload_max: int = PAYLOAD_BYTES_MAX) -> int:
+    """Bytes that the message leaves free. Malformed as in `outgoing`.
 
     The headroom is not politeness: a payload of exactly the limit plus a header makes the client close for good.
     """
@@ -76,6 +87,7 @@ def check_message(data: bytes, headers: dict[str, str] | None, *, payload_max: i
     allowed = payload_max - limits.PAYLOAD_HEADROOM_BYTES
     if size > allowed:
         raise Malformed(f"a message may have {allowed} bytes with its headers, this one has {size}: send less")
+    return allowed - size
 
 
 def _is_header(key: str, value: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from mesh import limits
+from mesh import limits, tracing
 from mesh.bus import Broker, Message
 from mesh.errors import BusUnavailable, Malformed, NotFound
 from tests.contract.conftest import World, until, within
@@ -49,6 +49,37 @@ async def test_messages_arrive_whole_and_in_order(world: World) -> None:
     assert heard.data[:500] == [b"%d" % number for number in range(500)]
     assert heard.messages[7] == Message(world.name("x.y.z"), b"7", "", {"Trace": "t-7", "Plain": "ü"})
     assert heard.messages[500] == Message(world.name("x.y.z"), b"", world.name("back"), {})
+
+
+async def test_what_is_sent_inside_a_span_names_it(world: World) -> None:
+    """Core messages, requests and stored messages, with and without headers of their own; handlers run in that span."""
+    one, other = await world.connect("a"), await world.connect("b")
+    trace = tracing.Trace("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", state="a=1")
+    heard, spans = Heard(), []
+
+    async def hear(message: Message) -> None:
+        spans.append(tracing.current())
+        await heard(message)
+        if message.reply:
+            await one.publish(message.reply, b"")
+
+    await one.subscribe(world.name("x"), hear)
+    await one.ensure(world.spec())
+    with tracing.within(trace):
+        await other.publish(world.name("x"), b"1")
+        await other.publish(world.name("x"), b"2", headers={"Word": "w"})
+        answer = await other.request(world.name("x"), b"3", timeout_s=10)
+        await other.append(world.name("s.a"), b"", subject_seq=0, headers={"Word": "w"})
+        await other.publish(world.name("x"), bytes(1024 * 1024 - limits.PAYLOAD_HEADROOM_BYTES - 10))
+    await other.publish(world.name("x"), b"5")
+    await until(lambda: len(spans) == 5)
+    named = {"traceparent": trace.parent, "tracestate": "a=1"}
+    assert [message.headers for message in heard.messages] == [named, {"Word": "w", **named}, named, {}, {}]
+    assert spans == [trace, trace, trace, None, None]
+    assert tracing.from_headers(answer.headers) == trace
+    stored = await one.last(world.spec().name, world.name("s.a"))
+    assert stored is not None
+    assert stored.headers == {"Word": "w", **named}
 
 
 async def test_one_of_a_queue_group_hears_each_message(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import log
+from mesh import log, tracing
 from mesh.setting_tree import LogSettings
 
 
@@ -35,14 +35,15 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 def test_text_lines_say_when_who_and_what_about(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup(LogSettings(), "worker")
-    with log.about(topic="t1", trace="abc"), log.about(task="t1-x", epoch="0-4"):
+    trace = tracing.Trace("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
+    with tracing.within(trace), log.about(topic="t1"), log.about(task="t1-x", epoch="0-4"):
         log.get("mesh.outbox").info("%d rows sent", 3)
     log.get("mesh.outbox").debug("not shown")
     log.get("mesh.outbox").warning("alone")
     first, second = lines(capsys)
     assert re.fullmatch(
         r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z worker info mesh\.outbox: 3 rows sent "
-        r"topic=t1 trace=abc task=t1-x epoch=0-4",
+        r"topic=t1 task=t1-x epoch=0-4 trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7",
         first,
     )
     assert second.endswith("worker warning mesh.outbox: alone")
@@ -50,7 +51,8 @@ def test_text_lines_say_when_who_and_what_about(capsys: pytest.CaptureFixture[st
 
 def test_json_lines_are_objects_with_the_traceback_inside(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup(LogSettings(format="json", level="debug"), "planner")
-    with log.about(topic="t1"):
+    trace = tracing.begin()
+    with tracing.within(trace), log.about(topic="t1"):
         try:
             raise ValueError("two\nlines")
         except ValueError:
@@ -58,6 +60,7 @@ def test_json_lines_are_objects_with_the_traceback_inside(capsys: pytest.Capture
     (line,) = lines(capsys)
     found = json.loads(line)
     assert (found["role"], found["level"], found["logger"], found["topic"]) == ("planner", "error", "x", "t1")
+    assert (found["trace_id"], found["span_id"]) == (trace.trace_id, trace.span_id)
     assert found["message"] == "it\\nfailed"
     assert "ValueError: two\nlines" in found["traceback"]
 
@@ -77,7 +80,7 @@ async def test_what_a_line_is_about_follows_tasks_and_stays_in_them(capsys: pyte
 
 def test_an_unknown_field_is_a_mistake() -> None:
     with (
-        pytest.raises(ValueError, match="a log line is about topic, task, epoch, trace; got topics"),
+        pytest.raises(ValueError, match="a log line is about topic, task, epoch; got topics"),
         log.about(topics="x"),
     ):
         pass
