@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from consensus import checking
 from consensus.checking import Known
-from consensus.evaluations import independent_required, map_of, priority_of
+from consensus.evaluations import independent_required, inputs_of, map_of, priority_of
 from consensus.evidence import Items
 from mesh.messages.base import Facts, derived_id
 from mesh.messages.commands import Submit
@@ -36,11 +36,20 @@ if TYPE_CHECKING:
 HELD = frozenset({"classify", "contrastive", "language-model", "lora"})
 """Kinds whose models name kind and settings as their task did, and whose trainings can be trained again."""
 
+ADAPTING = frozenset({"lora"})
+"""Kinds whose models are adapters to their task's input `base`."""
+
 SEARCHED = "search-step"
 """Trains another kind: which one, and with what, its settings and its result say."""
 
-SPLIT_KINDS = frozenset({"classify"})
-"""Kinds that say which examples of a split their steps took."""
+DATA = {
+    "classify": (("train",), ()),
+    "contrastive": (("pairs",), ("held_out",)),
+    "language-model": (("train", "validation"), ()),
+    "lora": (("train",), ()),
+}
+"""Kinds that say which rows their steps took, and the inputs by which a check can come to the same: those without which
+it is not asked, and those that it may have. The validation split is the one that a check is asked about."""
 
 COPIED = 0.95
 """Share of losses that are another's, bit by bit, from which on a model may be a copy."""
@@ -57,6 +66,13 @@ def kind_of(trained: TaskEnded) -> tuple[str, Facts]:
     return (spec.executor, dict(spec.settings)) if spec.executor in HELD else ("", {})
 
 
+def adapted_by(trained: TaskEnded) -> str:
+    """Digest of the model that the model of an ended training adapts; '' where that is a whole one."""
+    spec = trained.task
+    kind = spec.settings.get("kind") if spec.executor == SEARCHED else spec.executor
+    return spec.inputs.get("base", "") if kind in ADAPTING else ""
+
+
 def check_of(evaluation: TaskSpec, trained: TaskEnded) -> TaskSpec:
     """The check of a candidate's claims. evaluation: of its model on validation."""
     kind, settings = kind_of(trained)
@@ -64,10 +80,16 @@ def check_of(evaluation: TaskSpec, trained: TaskEnded) -> TaskSpec:
         return evaluation
     facts = trained.outcome.facts if trained.outcome is not None else {}
     about: Facts = {"task": trained.task.id, "kind": kind, "settings": settings, "data": dict(map_of(facts, "data"))}
-    inputs = dict(evaluation.inputs)
-    if kind in SPLIT_KINDS and trained.task.inputs.get("train"):
-        inputs["train"] = trained.task.inputs["train"]
-    return evaluation.evolve(inputs=inputs, settings={"trained": about})
+    return evaluation.evolve(inputs={**_data(kind, trained.task), **evaluation.inputs}, settings={"trained": about})
+
+
+def _data(kind: str, task: TaskSpec) -> dict[str, str]:
+    """What a check reads of the data that this training was given."""
+    wanted, more = DATA[kind]
+    if not all(task.inputs.get(name) for name in wanted):
+        return {}
+    found = {name: task.inputs.get(name, "") for name in (*wanted, *more) if name != "validation"}
+    return {name: digest for name, digest in found.items() if digest}
 
 
 def replay_of(plan: Planned, id_: str, name: str, line: Line | None, trained: TaskEnded) -> TaskSpec | None:
@@ -198,7 +220,7 @@ def look_back(result: Unchecked) -> Submit:
         executor="evaluate",
         line=result.line,
         purpose=f"check {result.line} again",
-        inputs={"model": result.model, "split": result.split},
+        inputs=inputs_of(result.model, result.split, result.base),
         avoid=tuple(dict.fromkeys((result.incarnation, worker))),
     )
     facts: Facts = {"stage": "look back", "line": result.line.value}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from executors import outcomes, structure
+from executors import outcomes, structure, taken
 from executors.data import read_split
 from executors.models.loading import SplitRespondent, described
 from executors.port import Context, Job, Made
@@ -61,7 +61,7 @@ def own_data(job: Job, model: Respondent, found: Outcomes, place: Device, tick: 
     """Loss on a sample of the data that the training was given, and how much lower it is than that of `found`, data
     that it never saw; {} where that can not be asked."""
     if job.settings.trained is None or "train" not in job.inputs or not isinstance(model, SplitRespondent):
-        return {}
+        return {}  # of documents it would be read at length, of pairs ranked
     own = structure.sample(read_split(Path(job.inputs["train"])), trained_of(job).task)
     asked = model.outcomes(own, place.torch, tick)
     loss, error = outcomes.mean_loss(asked), math.hypot(_error(asked), _error(found))
@@ -75,7 +75,8 @@ def _error(found: Outcomes) -> float:
 
 
 def _held_against(trained: Trained, job: Job) -> str:
-    fault = structure.model_fault(described(Path(job.inputs["model"])), trained)
-    if fault or "train" not in job.inputs or not trained.data:
+    if fault := structure.model_fault(described(Path(job.inputs["model"])), trained):
         return fault
-    return structure.data_fault(trained, read_split(Path(job.inputs["train"])))
+    inputs = {name: Path(path) for name, path in job.inputs.items()}
+    rows = taken.read(trained.kind, trained.settings, {**inputs, "validation": inputs["split"]})
+    return structure.data_fault(trained, rows) if rows is not None else ""

@@ -133,6 +133,12 @@ def held_out(corpus: Corpus, share: float, salt: str = "") -> tuple[Corpus, Corp
     return corpus.take(np.flatnonzero(~chosen)), corpus.take(np.flatnonzero(chosen))
 
 
+def without(train: Corpus, validation: Corpus) -> Corpus:
+    """The training documents that do not stand in validation, too."""
+    seen = np.isin(train.ids, validation.ids)
+    return train.take(np.flatnonzero(~seen)) if seen.any() else train
+
+
 def places(ids: NDArray[np.uint64], salt: str) -> NDArray[np.float64]:
     """A number from 0 to 1 per id, from the SHA-256 of salt and id."""
     start = hashlib.sha256(salt.encode())

@@ -1,12 +1,13 @@
 """What a model has to be before it is believed, and what its training says of its data. numpy only.
 
     described   the model's own folder names the kind and the settings that its task asked for
-    data        the digest of the examples that its steps took is the one that follows from its task
+    data        the digest of the rows that its steps took is the one that follows from its task (executors/taken.py)
     gain        its loss on the data that it was given is lower than on data that it never saw
 
-The order of a training's examples follows from the task's id, the number of examples and the batch (executors/data.py).
-So whoever has the split can say which examples so many steps took; `consumed` makes a digest of their ids. It proves no
-training: it finds who read another split, or a part of it, before anything has to be trained again.
+The order of a training's rows follows from the task's id, their number and the batch (executors/data.py). So whoever
+has the data can say which rows so many steps took; `consumed` makes a digest of their ids. Where a row is a window over
+many documents, the digest is of all documents (`given`): cutting them again would take the tokenizer of that day. It
+proves no training: it finds who read another split, or a part of it, before anything has to be trained again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from executors.child import seed_of
 from executors.data import Ints, Split, order
+from executors.taken import Taken
 
 DIGEST_BYTES = 16
 """128 bits: nobody can find other data of the same digest, and no collector takes it for an artifact's name."""
@@ -41,7 +43,7 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     settings: dict[str, Any] = {}
     """The task's own, as it was planned."""
     data: dict[str, Any] = {}
-    """What its result says of the examples that it took; {} where its kind says nothing."""
+    """What its result says of the rows that it took; {} where it says nothing."""
 
 
 def consumed(ids: NDArray[np.uint64], seed: int, batch: int, steps: int) -> str:
@@ -55,10 +57,21 @@ def consumed(ids: NDArray[np.uint64], seed: int, batch: int, steps: int) -> str:
     return found.hexdigest()
 
 
-def data_of(split: Split, seed: int, batch: int, steps: int) -> dict[str, Any]:
-    """What a result says of the examples that its training took."""
-    digest = consumed(split.ids, seed, batch, steps)
-    return {"digest": digest, "rows": len(split), "batch": batch, "steps": steps}
+def given(ids: NDArray[np.uint64], seed: int, batch: int, steps: int) -> str:
+    """Digest of all ids, in the order in which they were read, and of what decides which of them so many steps took."""
+    found = hashlib.blake2b(f"all {seed} {len(ids)} {batch} {steps}".encode(), digest_size=DIGEST_BYTES)
+    found.update(np.ascontiguousarray(ids).astype("<u8").tobytes())
+    return found.hexdigest()
+
+
+def data_of(taken: Taken, seed: int, batch: int, steps: int) -> dict[str, Any]:
+    """What a result says of the rows that its training took."""
+    digest = _digest(taken, seed, batch, steps)
+    return {"digest": digest, "rows": len(taken.ids), "batch": batch, "steps": steps}
+
+
+def _digest(taken: Taken, seed: int, batch: int, steps: int) -> str:
+    return (given if taken.whole else consumed)(taken.ids, seed, batch, steps)
 
 
 def model_fault(described: Mapping[str, Any], trained: Trained) -> str:
@@ -74,19 +87,19 @@ def model_fault(described: Mapping[str, Any], trained: Trained) -> str:
     return ""
 
 
-def data_fault(trained: Trained, split: Split) -> str:
-    """Why the training did not take the examples of this split, by its own word; or ''. A result that says nothing of
-    its data is none of a kind that does."""
+def data_fault(trained: Trained, taken: Taken) -> str:
+    """Why the training did not take these rows, by its own word; or ''. taken: what its kind reads of the data that it
+    was given."""
     told = trained.data
     if not told:
-        return ""
+        return "its result does not say which examples its steps took"
     try:
         rows, batch, steps = (int(told[name]) for name in ("rows", "batch", "steps"))
     except (KeyError, TypeError, ValueError):
         return "what its result says of its data can not be read"
-    if rows != len(split) or not 0 < batch <= 1 << 20 or not 0 <= steps <= 1 << 53:
-        return f"its training took {rows} examples, and the data that it was given has {len(split)}"
-    if told.get("digest") != consumed(split.ids, seed_of(trained.task), batch, steps):
+    if rows != len(taken.ids) or not 0 < batch <= 1 << 20 or not 0 <= steps <= 1 << 53:
+        return f"its training took {rows} examples, and the data that it was given has {len(taken.ids)}"
+    if told.get("digest") != _digest(taken, seed_of(trained.task), batch, steps):
         return "its training took other examples than those that it was given, or in another order"
     return ""
 

@@ -1,7 +1,7 @@
 """Evaluate: per-item outcomes of a model on a split, and how long one answer takes.
 
-In:    `model`, `split`; `base`, where the model is an adapter: what it adapts; of a check `train`, the data that the
-       model's training was given
+In:    `model`, `split`; `base`, where the model is an adapter: what it adapts; of a check the data that the model's
+       training was given: `train`, or `pairs` and perhaps `held_out`
 Out:   `outcomes`, and of a tree the fact `by_branch` (items, mean loss, deviation); of a check whose model is not what
        its task asked for none, and the fact `structure` says why
 First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
@@ -53,7 +53,7 @@ class Evaluate:
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 1
     runtime: ClassVar[Runtime] = Runtime.TORCH
-    inputs: ClassVar[port.Inputs | None] = port.Inputs(("model", "split"), ("base", "train"))
+    inputs: ClassVar[port.Inputs | None] = port.Inputs(("model", "split"), ("base", "train", "pairs", "held_out"))
     Settings: ClassVar[type[port.Settings]] = EvaluateSettings
 
     def needs(self, settings: Any, facts: Mapping[str, Any]) -> Needs:

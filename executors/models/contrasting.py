@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from executors import device as devices
-from executors import ngrams, outcomes, pairs, room, training
+from executors import ngrams, outcomes, pairs, room, structure, taken, training
 from executors.device import Device
 from executors.models import contrastcard, ranking, sides
 from executors.models import encoder as encoders
@@ -75,6 +75,7 @@ def learn(job: Job, context: Context) -> Made:
         "choices": {"width": width, **{name: chosen[name] for name in sorted(chosen)}},
         "pairs": {name: len(getattr(data, name)) for name in pairs.PARTS},
         **training.facts_of(job, recipe, place, finished),
+        "data": structure.data_of(taken.of_pairs(data.train), job.seed, finished.state.batch, finished.state.step),
     }
     if learner.collapsed:
         facts["collapsed"] = learner.collapsed

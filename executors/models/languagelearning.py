@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import torch
 
-from executors import checkpoint, corpus, outcomes, room, training
+from executors import checkpoint, corpus, outcomes, room, structure, taken, training
 from executors import device as devices
 from executors.corpus import Corpus
 from executors.data import digest_of
@@ -30,6 +30,7 @@ from executors.models.tokens import Vocabulary
 from executors.models.transformer import Shape, Transformer, generated
 from executors.port import Context, Job, Made
 from executors.pulse import Pulse
+from executors.taken import Taken
 from executors.trainer import Finished
 from mesh.errors import DataRefused, TaskRefused
 from mesh.messages.judgement import Outcomes
@@ -53,6 +54,7 @@ class Data:
     vocabulary: Vocabulary
     validation: Corpus
     stream: tokens.Tokens
+    taken: Taken
     facts: dict[str, Any]
     remember: bool
     """The tokenizer was trained for this task, and by one process: several train the same one anew."""
@@ -90,6 +92,7 @@ def learn(job: Job, context: Context) -> Made:
         **data.facts,
         **training.facts_of(job, recipe, place, finished),
         **_continued(job, start, finished),
+        "data": structure.data_of(data.taken, job.seed, finished.state.batch, finished.state.step),
     }
     return _deliver(job, context, asked, claims, facts, finished)
 
@@ -138,9 +141,9 @@ def _data(job: Job, tick: Callable[[], None], start: LanguageModel | None) -> Da
     facts: dict[str, Any] = {"left_out": {"empty": train.empty}}
     if job.inputs.get("validation"):
         validation = corpus.read_corpus(job.inputs["validation"], tick)
-        seen = np.isin(train.ids, validation.ids)
-        facts["left_out"]["in validation"] = int(seen.sum())
-        train = train.take(np.flatnonzero(~seen)) if seen.any() else train
+        read = len(train)
+        train = corpus.without(train, validation)
+        facts["left_out"]["in validation"] = read - len(train)
         if not len(train):
             raise DataRefused("every training document stands in the validation corpus, too: give others")
     else:
@@ -151,7 +154,8 @@ def _data(job: Job, tick: Callable[[], None], start: LanguageModel | None) -> Da
     facts["train"] = {"documents": len(train), "bytes": train.size_bytes, "tokens": len(encoded.tokens)}
     facts["validation"] = {"documents": len(validation), "bytes": validation.size_bytes}
     own = start is None and not job.inputs.get("tokenizer") and not vocabulary.bytewise
-    return Data(vocabulary, validation, stream_of(encoded, vocabulary), facts, own and job.allotment.processes == 1)
+    remember = own and job.allotment.processes == 1
+    return Data(vocabulary, validation, stream_of(encoded, vocabulary), taken.of_documents(train), facts, remember)
 
 
 def _vocabulary(job: Job, start: LanguageModel | None, train: Corpus) -> Vocabulary:

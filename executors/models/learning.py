@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from executors import device as devices
-from executors import features, modelcard, outcomes, room, structure, training
+from executors import features, modelcard, outcomes, room, structure, taken, training
 from executors.data import Split, digest_of, read_split
 from executors.device import Device
 from executors.models import answering, encoding, store
@@ -182,7 +182,8 @@ def _deliver(
     check_finite(log_probabilities)
     claims = outcomes.outcomes_of(validation, log_probabilities, model.labels)
     facts = _facts(job, answer, choices, place, finished)
-    facts["data"] = structure.data_of(splits["train"], job.seed, finished.state.batch, finished.state.step)
+    rows = taken.of_split(splits["train"])
+    facts["data"] = structure.data_of(rows, job.seed, finished.state.batch, finished.state.step)
     kpis = {
         "validation_accuracy": outcomes.accuracy(claims),
         "validation_loss": outcomes.mean_loss(claims),

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from executors import checkpoint, outcomes, room, training
+from executors import checkpoint, outcomes, room, structure, taken, training
 from executors.corpus import Corpus, held_out, read_corpus
 from executors.data import Split, read_split
 from executors.device import Device, memory_translated
@@ -29,6 +29,7 @@ from executors.models.probabilities import fitted_temperature
 from executors.models.tuned import TunedClassifier, TunedLanguageModel
 from executors.models.tuning import LabelTuning, NextTuning, Texts
 from executors.port import Context, Job, Made, Stopped
+from executors.taken import Taken
 from executors.trainable import Trainable
 from executors.trainer import Finished
 from mesh.errors import DataRefused, TaskRefused
@@ -47,6 +48,7 @@ class Prepared:
     trainable: Trainable
     validation: Split | Corpus
     rows: int
+    taken: Taken
     labels: tuple[str, ...] = ()
 
 
@@ -68,6 +70,7 @@ def adapt(job: Job, context: Context) -> Made:
     recipe = training.recipe_of(job)
     finished = training.train(job, context, found.trainable, recipe, place)
     facts = {**training.facts_of(job, recipe, place, finished), **_facts(job, found)}
+    facts["data"] = structure.data_of(found.taken, job.seed, finished.state.batch, finished.state.step)
     return _deliver(job, context, found, place, finished, facts)
 
 
@@ -91,7 +94,7 @@ def _labels(job: Job, place: Device, tick: Tick) -> Prepared:
         for split in (train, validation)
     ]
     learner = LabelTuning(model, parts[0], parts[1], place)
-    return Prepared(base, network, tokens_max, model, learner, validation, len(train), labels)
+    return Prepared(base, network, tokens_max, model, learner, validation, len(train), taken.of_split(train), labels)
 
 
 def _language(job: Job, place: Device, tick: Tick) -> Prepared:
@@ -106,7 +109,7 @@ def _language(job: Job, place: Device, tick: Tick) -> Prepared:
     if not any(len(window) > 1 for window in windows):
         raise DataRefused("the training corpus has no token: give more text")
     learner = NextTuning(model, windows, validation, place)
-    return Prepared(base, network, tokens_max, model, learner, validation, len(windows))
+    return Prepared(base, network, tokens_max, model, learner, validation, len(windows), taken.of_documents(train))
 
 
 def _network(job: Job, labels: tuple[str, ...]) -> tuple[Loaded, Any, int]:

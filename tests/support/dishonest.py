@@ -28,7 +28,7 @@ from executors import kinds, outcomes
 from executors.child import seed_of
 from executors.port import Made
 from mesh.errors import Reject
-from mesh.messages.base import Record
+from mesh.messages.base import Facts, Record
 from mesh.messages.commands import Submit
 from mesh.messages.judgement import Recommendation
 from mesh.messages.results import Kept, TaskEnded
@@ -65,8 +65,8 @@ def honest(room: Room, task: TaskSpec, folder: Path) -> Trained:
 class Room:
     """Splits, artifacts, and the records of one round."""
 
-    def __init__(self, folder: Path, splits: Path) -> None:
-        self.folder, self.splits = folder, splits
+    def __init__(self, folder: Path, splits: Path, kind: str = "classify", settings: Facts = SETTINGS) -> None:
+        self.folder, self.splits, self.kind, self.settings = folder, splits, kind, settings
         self.digests: dict[str, Path] = {}
         self.records: list[Record] = []
         self.ran: list[str] = []
@@ -105,7 +105,8 @@ class Room:
             lines=tuple(Line(name) for name in workers), baseline=False, splits=split, independent=independent
         )
         given = {"train": split["train"], "validation": split["validation"]}
-        plan = plan.evolve(tasks=tuple(task.evolve(inputs=given, settings=SETTINGS) for task in plan.tasks))
+        asked = {"executor": self.kind, "inputs": given, "settings": self.settings}
+        plan = plan.evolve(tasks=tuple(task.evolve(**asked) for task in plan.tasks))
         self.records.append(plan)
         for task in plan.tasks:
             self.records.append(self._handed_in(task, workers[str(task.line)](self, task, self._place())))

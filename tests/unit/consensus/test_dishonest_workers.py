@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from executors import outcomes
 from executors.port import Made
 from mesh.messages.judgement import Choice
-from mesh.messages.tasks import TaskSpec
+from mesh.messages.tasks import Line, TaskSpec
 from tests.support.dishonest import SETTINGS, Room, Trained, claims_of, failures, forged, honest
+from tests.support.small_trainings import small
 from tests.support.splits import write_four
 
 
@@ -164,6 +165,27 @@ def test_who_did_not_use_the_data_and_says_so_is_caught_by_its_digest(room: Room
     made = room.play(evolver=honest, reinventor=elsewhere)
     assert made.choice is Choice.EVOLVER
     assert failures(made)["w3"].startswith("structure: its training took")
+
+
+def test_who_did_not_read_the_documents_that_he_was_given_is_caught_by_their_digest(tmp_path: Path) -> None:
+    """Language models: documents have no labels, and nobody asks what a model loses on its own."""
+    about = small("language-model", tmp_path / "data")
+    splits = {"train": about.honest["train"], "other": about.other["train"]}
+    splits |= dict.fromkeys(("validation", "holdout", "audit"), about.honest["validation"])
+    for name, path in splits.items():
+        (tmp_path / "splits" / name).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "splits" / name / "documents.jsonl")
+    room = Room(tmp_path, tmp_path / "splits", about.kind, about.settings)
+
+    def elsewhere(room: Room, task: TaskSpec, folder: Path) -> Trained:
+        return room.trained(task, folder, train=tmp_path / "splits" / "other")
+
+    made = room.play(evolver=honest, reinventor=elsewhere)
+    assert made.choice is Choice.EVOLVER
+    assert failures(made) == {
+        "w3": "structure: its training took other examples than those that it was given, or in another order"
+    }
+    assert next(one.evidence.rate for one in made.candidates if one.line is Line.EVOLVER and one.evidence) == 1.0
 
 
 @pytest.mark.parametrize("how", ["nan", "shape", "torn"])

@@ -68,6 +68,7 @@ def test_an_honest_model_passes_and_knows_its_own_data_better(digits: Path, hone
         ({"task": "t2-evolver"}, "other examples than those that it was given, or in another order"),
         ({"data": {"digest": "0" * 32, "rows": 12, "batch": 32, "steps": 3}}, "its training took 12 examples"),
         ({"data": {"digest": "x"}}, "can not be read"),
+        ({"data": {}}, "does not say which examples its steps took"),
     ],
 )
 def test_a_model_of_another_task_is_told_apart(
@@ -110,7 +111,8 @@ def test_who_did_not_use_his_data_gains_nothing_on_it(digits: Path, tmp_path: Pa
     made = trained(digits / "holdout", digits, tmp_path / "line")
     found = check(digits, tmp_path / "check", made.outputs["model"], made)
     assert "its training took" in found.facts["structure"]
-    found = check(digits, tmp_path / "again", made.outputs["model"], made, data={})
+    told = trained(digits / "train", digits, tmp_path / "told").facts["data"]
+    found = check(digits, tmp_path / "again", made.outputs["model"], made, data=told)
     honest_gain = 0.05
     assert found.kpis["own_gain"] < honest_gain
 
