@@ -130,6 +130,9 @@ TABLE: tuple[Declared, ...] = (
     _counter("mesh_verdicts_total", "Verdicts of the gate.", "outcome"),
     # the feeder
     _counter("mesh_fed_topics_total", "Topics that the feeder published."),
+    # the gateway
+    _counter("mesh_http_requests_total", "Requests that the gateway answered, by row of its table.", "route", "status"),
+    _histogram("mesh_http_request_seconds", "Time of an answer of the gateway, streams left out.", "route"),
 )  # fmt: skip
 """Every metric of every agent. An agent shows those that it has touched."""
 

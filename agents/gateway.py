@@ -1,0 +1,150 @@
+"""Gateway: a way into the mesh over HTTP, for people and machines without NATS.
+
+In:    requests with bearer tokens (docs/http.md)
+Out:   questions to the leader and to planners, topics, changes of the graph; what a seat of a worker owes
+Keeps: no state that matters: tokens stand in a file, results in their stream, leases in the ledger
+Loses: on a crash, the requests that were going on; watchers come back with the id of the last event that they saw
+Not:   decides nothing: rights aside, every answer is another agent's
+
+The routes are rows that parts bring (agents/gateway_routes.py tells how one is added); what all requests have in common
+happens at the door (agents/gateway_door.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable
+
+from aiohttp import web
+
+from agents.gateway_door import Door
+from agents.gateway_front import Front
+from agents.gateway_limits import Limits, is_loopback
+from agents.gateway_routes import Part, Route
+from agents.gateway_tokens import Tokens
+from agents.runtime import Agent, now_s
+from mesh.errors import EnvironmentUnfit, SettingsInvalid
+
+PARTS: tuple[Callable[[Agent], Part], ...] = ()
+"""Everything that can be asked of the mesh, beside the front."""
+
+SHUTDOWN_S = 2.0
+"""How long requests that are going on may keep the gateway from leaving."""
+
+KEEP_ALIVE_S = 30.0
+"""How long a connection without a request stays open."""
+
+LINE_BYTES_MAX = 8_190
+"""Of the request line and of one header: what other servers take, and room for a long path."""
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+"""On every answer that does not say otherwise."""
+
+
+class Gateway:
+    """The web server of one gateway agent."""
+
+    def __init__(self, agent: Agent, *makers: Callable[[Agent], Part]) -> None:
+        """makers: of the parts that it has, in place of all."""
+        chosen = agent.settings.gateway
+        self._agent = agent
+        self._settings = chosen
+        self.tokens = Tokens(agent.settings.home)
+        self.limits = Limits(
+            per_s=chosen.requests_per_s, requests=chosen.requests_max, streams=chosen.streams_max, clock=now_s
+        )
+        self.parts: tuple[Part, ...] = (Front(agent, lambda: self.routes), *(make(agent) for make in makers or PARTS))
+        self.routes: tuple[Route, ...] = tuple(row for part in self.parts for row in part.routes())
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    def application(self) -> web.Application:
+        """All rows behind the door."""
+        door = Door(self._agent, self.tokens, self.limits, behind_proxy=self._settings.behind_proxy)
+        app = web.Application(middlewares=[door.outside])
+        for row in self.routes:
+            path = row.path.replace("{path}", "{path:.+}")
+            app.router.add_route(row.method, path, door.handler(row))
+        app.on_response_prepare.append(_add_headers)
+        return app
+
+    async def start(self) -> None:
+        """Listen. SettingsInvalid where it may not without TLS, EnvironmentUnfit when the port is taken."""
+        chosen = self._settings
+        context = tls_of(chosen.host, chosen.cert, chosen.key, behind_proxy=chosen.behind_proxy)
+        self._runner = web.AppRunner(
+            self.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S,
+            keepalive_timeout=KEEP_ALIVE_S, lingering_time=1.0, auto_decompress=False,
+            max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX,
+        )  # fmt: skip
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, chosen.host, chosen.port, ssl_context=context).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise EnvironmentUnfit(
+                f"port {chosen.port} on {chosen.host} was wanted for the gateway and can not be used "
+                f"({os.strerror(error.errno or 0)}): choose another with --listen HOST:PORT."
+            ) from None
+        self.port = self._runner.addresses[0][1]
+        scheme = "https" if context is not None else "http"
+        self._agent.log.info("the gateway listens on %s://%s:%d", scheme, chosen.host, self.port)
+
+    async def work(self, agent: Agent) -> None:
+        """Run what the parts do beside answering, until the agent stops."""
+        async with asyncio.TaskGroup() as running:
+            tasks = [running.create_task(part.run(), name=type(part).__name__) for part in self.parts]
+            await agent.stopping.wait()
+            for task in tasks:
+                task.cancel()
+
+    async def close(self) -> None:
+        """End what is open, in order: streams, requests, connections."""
+        for part in self.parts:
+            await part.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+def tls_of(host: str, cert: str, key: str, *, behind_proxy: bool) -> ssl.SSLContext | None:
+    """The server's side of TLS; None on loopback without a certificate. SettingsInvalid for anything that is open."""
+    if bool(cert) != bool(key):
+        raise SettingsInvalid("a certificate needs its key: give --cert FILE and --key FILE.")
+    here = host == "localhost" or is_loopback(host)
+    if behind_proxy and not here:
+        raise SettingsInvalid(f"--behind-proxy is for a proxy on this machine: listen on loopback, not on {host}.")
+    if not cert:
+        if not here:
+            raise SettingsInvalid(
+                f"the gateway does not listen on {host} without TLS, as tokens would be readable on their way: give "
+                "--cert FILE and --key FILE, or listen on loopback with --behind-proxy."
+            )
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsInvalid(f"the certificate {cert} with the key {key} can not be used: {error}.") from None
+    return context
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "ramify"
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+async def body(agent: Agent) -> None:
+    """The role's life, for agents.runtime.run."""
+    gateway = Gateway(agent)
+    await gateway.start()
+    try:
+        await gateway.work(agent)
+    finally:
+        await gateway.close()
