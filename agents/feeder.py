@@ -100,7 +100,8 @@ class Feeder:
         await self._read()
         deadline_ms = int((time.time() + ANSWER_S) * 1_000)
         question = Ask(what="tasks", open_only=True, rows_max=ROWS_MAX, deadline_ms=deadline_ms)
-        answer = await self._log.request(self._subjects.ask("scheduler"), codec.encode(question), timeout_s=ANSWER_S)
+        subject = self._subjects.ask("scheduler", self._log.name)
+        answer = await self._log.request(subject, codec.encode(question), timeout_s=ANSWER_S)
         status: Record = codec.decode(answer.data, Status, Problem)
         if not isinstance(status, Status):
             raise BusUnavailable("the scheduler did not say how long its queue is")

@@ -74,7 +74,9 @@ class Reader:
         """Kinds that live workers offer."""
         question = codec.encode(Ask(what="workers", rows_max=WORKERS_MAX))
         try:
-            answer = await self._log.request(self._subjects.ask("scheduler"), question, timeout_s=WORKERS_WAIT_S)
+            answer = await self._log.request(
+                self._subjects.ask("scheduler", self._log.name), question, timeout_s=WORKERS_WAIT_S
+            )
             rows = codec.decode(answer.data, Status).workers
         except (NotFound, BusUnavailable, Malformed):
             return frozenset()

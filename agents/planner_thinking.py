@@ -33,11 +33,12 @@ class Thinker:
 
     async def serve(self) -> None:
         """Be there for questions until the agent's connection closes."""
-        await self._agent.serve("think", self._agent.subjects.ask("planner"), self.on_question, queue=QUEUE)
+        await self._agent.serve("think", self._agent.subjects.asked("planner"), self.on_question, queue=QUEUE)
 
     async def on_question(self, message: Message) -> None:
         """Answer one question."""
-        if not self._agent.subjects.may_answer(message.reply):
+        subjects = self._agent.subjects
+        if not subjects.may_answer(message.reply, subjects.asker(message.subject)):
             return
         found: Record
         try:

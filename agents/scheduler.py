@@ -129,7 +129,7 @@ async def _somebody_leads(agent: Agent) -> bool:
     """Does another scheduler answer, or at least listen?"""
     question = codec.encode(Ask(what="leader", rows_max=0))
     try:
-        await agent.broker.request(agent.subjects.ask("scheduler"), question, timeout_s=ASK_LEADER_S)
+        await agent.broker.request(agent.subjects.ask("scheduler", agent.name), question, timeout_s=ASK_LEADER_S)
     except NotFound:
         return False
     except BusUnavailable:

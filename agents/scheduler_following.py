@@ -68,7 +68,9 @@ class Follower:
             try:
                 await agent.store_identity.look()
                 hello = codec.encode(agent.hello())
-                answer = await agent.broker.request(agent.subjects.ask("scheduler"), hello, timeout_s=HELLO_S)
+                answer = await agent.broker.request(
+                    agent.subjects.ask("scheduler", agent.name), hello, timeout_s=HELLO_S
+                )
                 welcome = codec.decode(answer.data, Welcome)
                 if not welcome.accepted:
                     agent.stop(EnvironmentUnfit(welcome.reason))

@@ -66,6 +66,8 @@ class Question:
 
     owed: OwedQuestion
     reply: str
+    asker: str = ""
+    """Who asks, by the subject of the question."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

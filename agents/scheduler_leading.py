@@ -168,7 +168,7 @@ class Leader:
         agent.metrics.set("mesh_leading", 1)
         endpoints = list(agent.endpoints)
         # No queue group: a leader that stands still has not left it, and would get questions that it can not answer.
-        asked = await agent.serve("ask", agent.subjects.ask("scheduler"), self._on_question, queue="")
+        asked = await agent.serve("ask", agent.subjects.asked("scheduler"), self._on_question, queue="")
         self._adopt()
         ears = self._ears
         ears.inputs, ears.on_leader, ears.on_connected = self._inputs, self._on_leader, self._on_connected
@@ -369,7 +369,7 @@ class Leader:
         """Hear rows once more that were read before their task was planned again: the part of the ledger that knew it
         was lost, and their sender can not put them a second time."""
         ledger, receipts = self._ledger, self._mind.receipts
-        asker = self._agent.subjects.asker(question.reply)
+        asker = question.asker
         older = [
             key for key in question.owed.keys if key.epoch.generation < ledger.generation and key.task in ledger.tasks
         ]
@@ -436,10 +436,11 @@ class Leader:
 
     async def _on_question(self, message: Message) -> None:
         if not message.reply:
-            self._on_report(message.data)
-        if not self._agent.subjects.may_answer(message.reply):
+            self._on_report(message.data, asker)
+        if not self._agent.subjects.may_answer(message.reply, asker):
             return
         try:
+        asker = self._agent.subjects.asker(message.subject)
             question = codec.decode(message.data, Ask, Hello, OwedQuestion)
         except Malformed as error:
             await self._send(message.reply, Problem(reason=str(error)))
@@ -450,16 +451,21 @@ class Leader:
                 await self._send(message.reply, self._views.welcome(question, self._log.seq))
             case Ask(what="store"):
                 await self._agent.store_identity.look()
+            case Hello() if question.name != asker:
+                await self._send(message.reply, Problem(reason=f"{asker!r} says that it is {question.name!r}"))
                 await self._send(message.reply, self._collecting.use())
             case Ask():
                 await self._send(message.reply, self._views.status(question, self._log.seq))
             case OwedQuestion():
-                self._inputs.offer(Question(question, message.reply))
+                self._inputs.offer(Question(question, message.reply, asker))
 
-    def _on_report(self, data: bytes) -> None:
+    def _on_report(self, data: bytes, reader: str) -> None:
         """What is told without a question: a reader found something corrupt."""
         try:
-            self._collecting.suspect(codec.decode(data, CorruptFound))
+            report = codec.decode(data, CorruptFound)
+            if report.by not in ("", reader):
+                raise Malformed(f"{reader!r} tells it as {report.by!r}")
+            self._collecting.suspect(report)
         except Malformed as error:
             self._agent.failed("malformed", f"this is no report: {error}")
 

@@ -199,7 +199,7 @@ class Worker:
             await self._debts.all_sent(SPOOLED_S)  # the first beat ends the leases of the life before
             answers = await agent.listen(agent.subjects.answer(agent.name), self._on_answer)
             wanted = await agent.listen(agent.subjects.wanted(), self._wanted.hear)
-            asked = await agent.serve("save", agent.subjects.ask_worker(agent.name), self._on_question, queue="")
+            asked = await agent.serve("save", agent.subjects.asked_worker(agent.name), self._on_question, queue="")
             agent.broker.on_state(self._on_state)
             self._help(self._tell_progress(), "progress")
             self._help(self._tidy(), "tidy")

@@ -21,7 +21,7 @@ from mesh.messages.services import Problem, SaveAnswer, SaveQuestion
 
 async def answer(agent: Agent, message: Message, running: Iterable[Running]) -> None:
     """Answer one question about the leases that run here."""
-    if not agent.subjects.may_answer(message.reply):
+    if not agent.subjects.may_answer(message.reply, agent.subjects.asker(message.subject)):
         return
     found: Record
     try:

@@ -41,6 +41,7 @@ class Studies:
     ) -> None:
         """spawn: runs a helper under the agent."""
         self._log, self._subjects, self._incarnation, self._spawn = log, subjects, incarnation, spawn
+        self._worker = incarnation.partition(".")[0]
 
     def answer(self, asked: Consult, task: str, epoch: Epoch, asker: Asker) -> None:
         """Answer the child's question as soon as the broker does. Does not wait."""
@@ -64,7 +65,7 @@ class Studies:
         return Consulted(run=run, number=number, epoch=epoch, rows=rows, more=more)
 
     async def _put(self, asked: Consult, task: str, epoch: Epoch) -> None:
-        subject = self._subjects.study_entry(asked.study, task, epoch, asked.entry_id)
+        subject = self._subjects.study_entry(self._worker, asked.study, task, epoch, asked.entry_id)
         record = StudyEntry(task=task, epoch=epoch, by=self._incarnation, entry=asked.entry)
         try:
             await self._log.append(subject, codec.encode(record), subject_seq=0, timeout_s=limits.CALL_TIMEOUT_S)
@@ -82,8 +83,9 @@ class Studies:
             try:
                 record = codec.decode(stored.data, StudyEntry)
                 entry_id = stored.subject.rpartition(".")[2]
-                if stored.subject != self._subjects.study_entry(study, record.task, record.epoch, entry_id):
-                    raise Malformed("it stands under another task's or epoch's name")
+                writer = record.by.partition(".")[0]
+                if stored.subject != self._subjects.study_entry(writer, study, record.task, record.epoch, entry_id):
+                    raise Malformed("it stands under another worker's, task's or epoch's name")
             except (Malformed, ValueError) as error:
                 log.warning("entry %d of study %s is passed over: %s", stored.seq, study, error)
                 rows.append(StudyRow(stored.seq, "", Epoch(0, 0), ""))

@@ -130,7 +130,7 @@ async def answered(part: Part, url: str) -> float:
         question = codec.encode(Ask(what="status", rows_max=0))
         while time.monotonic() < began + ANSWER_S and part.running():
             try:
-                message = await broker.request(SUBJECTS.ask("scheduler"), question, timeout_s=1.0)
+                message = await broker.request(SUBJECTS.ask("scheduler", broker.name), question, timeout_s=1.0)
                 codec.decode(message.data, Status)
                 return time.monotonic() - began
             except (BusUnavailable, NotFound):

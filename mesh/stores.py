@@ -33,7 +33,7 @@ def open_store(broker: Broker, subjects: Subjects, settings: Settings, *, cache:
     corrupt objects. SettingsInvalid for a backend that can not be used."""
 
     async def report(name: ObjectName) -> None:
-        await broker.publish(subjects.ask("scheduler"), codec.encode(CorruptFound(names=(str(name),))))
+        await broker.publish(subjects.ask("scheduler", broker.name), codec.encode(CorruptFound(names=(str(name),))))
 
     return ArtifactStore(
         broker,

@@ -7,7 +7,8 @@
 <prefix>.art.c.<digest> / .art.m.<digest>      ARTIFACTS  chunks and manifests; put if absent
 <prefix>.art.d.<digest>.<base>                 ARTIFACTS  chunks as deltas against a base; put if absent
 <prefix>.condemned                             CONDEMNED  the leader: what the collector of garbage may remove soon
-<prefix>.study.<study>.<task>.<epoch>.<entry>  STUDIES    the worker that holds the task's lease; put if absent
+<prefix>.study.<worker>.<study>.<task>.<epoch>.<entry>
+                                               STUDIES    the worker that holds the task's lease; put if absent
 $KV.<prefix>_graph.<id>                        graph      the planner and people, by compare-and-set
 $KV.<prefix>_champions.<specialization>        champions  the gate and who goes back, by compare-and-set
 $KV.<prefix>_models.<name>                     models     who pushes a model, by compare-and-set
@@ -17,8 +18,9 @@ $KV.<prefix>_trust.<worker>                    trust      consensus, by compare-
 <prefix>.progress.<worker>.<topic>.<task>      core       lossy progress
 <prefix>.lead                                  core       the leader's beat
 <prefix>.wanted                                core       the leader: objects that caches should give back
-<prefix>.ask.<role>                            core       questions; who is in charge answers
-<prefix>.ask.worker.<name>                     core       questions to one worker
+<prefix>.ask.<role>.<asker>                    core       questions; who is in charge answers
+<prefix>.ask.worker.<worker>.<asker>           core       questions to one worker
+<prefix>.join.<invitation>                     core       an invited machine asks for credentials; the keeper answers
 $SRV.<verb>[.<name>[.<id>]]                    core       NATS service protocol
 $SYS.ACCOUNT.<account>.DISCONNECT              system     the broker says whose connection closed
 """
@@ -28,7 +30,7 @@ from __future__ import annotations
 import dataclasses
 
 from mesh.messages import object_names
-from mesh.messages.base import Epoch, Key, check_name
+from mesh.messages.base import NAME, Epoch, Key, check_name
 from mesh.messages.object_names import ObjectName
 
 DISCONNECTED = "$SYS.ACCOUNT.*.DISCONNECT"
@@ -108,13 +110,13 @@ class Subjects:
         """Lists of what the collector of garbage may remove soon."""
         return f"{self.prefix}.condemned"
 
-    def study_entry(self, study: str, task: str, epoch: Epoch, entry: str) -> str:
-        """Where an attempt of a task puts one entry of a study's log."""
-        return f"{self.prefix}.study.{_token(study)}.{_token(task)}.{epoch}.{_token(entry)}"
+    def study_entry(self, worker: str, study: str, task: str, epoch: Epoch, entry: str) -> str:
+        """Where an attempt of a task, which `worker` runs, puts one entry of a study's log."""
+        return f"{self.prefix}.study.{_token(worker)}.{_token(study)}.{_token(task)}.{epoch}.{_token(entry)}"
 
     def study(self, study: str) -> str:
         """A study's log."""
-        return f"{self.prefix}.study.{_token(study)}.>"
+        return f"{self.prefix}.study.*.{_token(study)}.>"
 
     def studies(self) -> str:
         """All studies' logs."""
@@ -166,20 +168,23 @@ class Subjects:
         """Prefix of an agent's reply subjects."""
         return f"{self.prefix}.in.{_token(name)}"
 
-    def asker(self, reply: str) -> str:
-        """Name of the agent in whose inbox an answer is wanted; '' when it is none of the mesh's inboxes."""
-        tokens = reply.split(".")
-        return tokens[2] if len(tokens) > 3 and tokens[:2] == [self.prefix, "in"] else ""
+    def asker(self, subject: str) -> str:
+        """Who asks, by the subject of the question; '' when it is no question."""
+        tokens = subject.split(".")
+        depth = 5 if tokens[2:3] == ["worker"] else 4
+        said = tokens[:2] == [self.prefix, "ask"] and len(tokens) == depth and NAME.match(tokens[-1])
+        return tokens[-1] if said else ""
 
-    def may_answer(self, reply: str) -> bool:
-        """May an agent answer on this subject? Never on one that the mesh or the broker gives a meaning: who asks
-        could else have the leader write into its own ledger."""
+    def may_answer(self, reply: str, asker: str = "") -> bool:
+        """May an agent answer on this subject? In the asker's own inbox, and never on a subject that the mesh or the
+        broker gives a meaning: who asks could else have the leader write into its own ledger, or speak to others.
+
+        asker: as the question's subject names it; '' where the subject names nobody.
+        """
         inboxes = f"{self.prefix}.in."
-        return (
-            bool(reply)
-            and not reply.startswith("$")
-            and (reply.startswith(inboxes) or not reply.startswith(f"{self.prefix}."))
-        )
+        if reply.startswith(inboxes):
+            return not asker or reply.startswith(f"{inboxes}{asker}.")
+        return bool(reply) and not reply.startswith(("$", f"{self.prefix}."))
 
     def progress(self, worker: str, topic: str, task: str) -> str:
         """Progress of one task on one worker."""
@@ -197,13 +202,29 @@ class Subjects:
         """Objects that whoever has them in a cache should store again."""
         return f"{self.prefix}.wanted"
 
-    def ask(self, role: str) -> str:
-        """Questions to an agent of this role."""
-        return f"{self.prefix}.ask.{_token(role)}"
+    def ask(self, role: str, asker: str) -> str:
+        """Where `asker` puts a question to an agent of this role."""
+        return f"{self.prefix}.ask.{_token(role)}.{_token(asker)}"
 
-    def ask_worker(self, name: str) -> str:
+    def asked(self, role: str) -> str:
+        """Questions to agents of this role."""
+        return f"{self.prefix}.ask.{_token(role)}.*"
+
+    def ask_worker(self, worker: str, asker: str) -> str:
+        """Where `asker` puts a question to one worker."""
+        return f"{self.prefix}.ask.worker.{_token(worker)}.{_token(asker)}"
+
+    def asked_worker(self, worker: str) -> str:
         """Questions to one worker."""
-        return f"{self.prefix}.ask.worker.{_token(name)}"
+        return f"{self.prefix}.ask.worker.{_token(worker)}.*"
+
+    def join(self, invitation: str) -> str:
+        """Where an invited machine asks for credentials of its own."""
+        return f"{self.prefix}.join.{_token(invitation)}"
+
+    def joins(self) -> str:
+        """Questions of all invited machines."""
+        return f"{self.prefix}.join.*"
 
     def service(self, verb: str, name: str, id_: str) -> tuple[str, str, str]:
         """The three subjects of one verb (PING, INFO, STATS) of the NATS service protocol, ADR-32."""

@@ -36,7 +36,8 @@ async def ask(
 async def answer_of(reach: Reach, role: str, question: Record, wanted: type[R], *, timeout_s: float) -> R:
     """What an agent of this role answers. BusUnavailable when none does, Reject with its reason when it can not."""
     try:
-        answer = await reach.broker.request(reach.subjects.ask(role), codec.encode(question), timeout_s=timeout_s)
+        subject = reach.subjects.ask(role, reach.broker.name)
+        answer = await reach.broker.request(subject, codec.encode(question), timeout_s=timeout_s)
     except (NotFound, BusUnavailable):
         raise BusUnavailable(
             f"the broker at {reach.where} runs, and no {role} of the mesh {reach.subjects.prefix!r} answered: "

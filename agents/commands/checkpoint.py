@@ -83,7 +83,8 @@ async def _asked(there: Reach, worker: str, task: str) -> SaveAnswer:
     """The worker's answer. BusUnavailable when it gives none, Reject with its reason when it took no request."""
     try:
         question = codec.encode(SaveQuestion(task=task))
-        message = await there.broker.request(there.subjects.ask_worker(worker), question, timeout_s=ANSWER_S)
+        subject = there.subjects.ask_worker(worker, there.broker.name)
+        message = await there.broker.request(subject, question, timeout_s=ANSWER_S)
     except (NotFound, BusUnavailable):
         raise BusUnavailable(
             f"{worker}, which runs {task}, did not answer: it is away, or an older program; `bin/agent workers` shows "

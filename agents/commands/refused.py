@@ -175,7 +175,8 @@ async def send_again(there: Reach, worker: str, record: ResultFound) -> Receipt:
 
 async def _receipt(there: Reach, key: Key) -> Receipt | None:
     question = codec.encode(OwedQuestion(keys=(key,)))
-    message = await there.broker.request(there.subjects.ask("scheduler"), question, timeout_s=RECEIPT_S)
+    subject = there.subjects.ask("scheduler", there.broker.name)
+    message = await there.broker.request(subject, question, timeout_s=RECEIPT_S)
     answer = codec.decode(message.data, OwedAnswer, Problem)
     return next(iter(answer.receipts), None) if isinstance(answer, OwedAnswer) else None
 

@@ -54,7 +54,8 @@ async def _ours(there: Reach) -> tuple[str, str]:
 async def _asked(there: Reach) -> StoreUse | None:
     try:
         question = codec.encode(Ask(what="store"))
-        answer = await there.broker.request(there.subjects.ask("scheduler"), question, timeout_s=ANSWER_S)
+        subject = there.subjects.ask("scheduler", there.broker.name)
+        answer = await there.broker.request(subject, question, timeout_s=ANSWER_S)
         return codec.decode(answer.data, StoreUse)
     except (NotFound, BusUnavailable, Malformed):  # no leader, or one of an older program
         return None

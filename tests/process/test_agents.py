@@ -186,7 +186,7 @@ async def test_the_scheduler_tells_of_its_endpoint_and_counts_what_it_is_asked(
             if endpoint["num_requests"]:
                 break
             await asyncio.sleep(0.02)
-    assert (endpoint["name"], endpoint["subject"]) == ("ask", SUBJECTS.ask("scheduler"))
+    assert (endpoint["name"], endpoint["subject"]) == ("ask", SUBJECTS.asked("scheduler"))
     assert endpoint["processing_time"] >= endpoint["average_processing_time"] > 0
 
 
@@ -300,7 +300,7 @@ async def test_another_protocol_is_one_sentence(start: Start, broker: NatsBroker
     async def refuse(message: Message) -> None:
         await broker.publish(message.reply, codec.encode(refusal))
 
-    await broker.subscribe(SUBJECTS.ask("scheduler"), refuse)
+    await broker.subscribe(SUBJECTS.asked("scheduler"), refuse)
     for role in ("gate", "worker"):
         await check_sentence(await start(role), 3, "protocol 7", "update the older side")
 

@@ -128,7 +128,7 @@ class Fleet:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 with contextlib.suppress(NotFound, BusUnavailable):
-                    message = await self.broker.request(SUBJECTS.ask("scheduler"), question, timeout_s=2.0)
+                    message = await self.broker.request(SUBJECTS.ask("scheduler", self.broker.name), question, timeout_s=2.0)
                     return codec.decode(message.data, Status)
                 await asyncio.sleep(0.05)
 

@@ -40,7 +40,7 @@ def test_every_record_and_subject_is_described() -> None:
     subjects = Subjects("mesh")
     spoken = [
         subjects.beat("worker"), subjects.gone("worker"), subjects.answer("worker"), subjects.lead(),
-        subjects.ask("scheduler"), subjects.ledger(), subjects.progress("worker", "topic", "task"),
+        subjects.ask("scheduler", "asker"), subjects.ledger(), subjects.progress("worker", "topic", "task"),
     ]  # fmt: skip
     assert [subject for subject in spoken if _pattern(subject) not in text] == []
     assert [spec.name for spec in streams.table(subjects, artifact_bytes_max=1) if f"`{spec.name}`" not in text] == []
@@ -48,6 +48,6 @@ def test_every_record_and_subject_is_described() -> None:
 
 def _pattern(subject: str) -> str:
     """As the page writes it: names that vary stand in angle brackets."""
-    for name in ("worker", "topic", "task"):
+    for name in ("worker", "topic", "task", "asker"):
         subject = re.sub(rf"\.{name}(?=\.|$)", f".<{name}>", subject)
     return subject

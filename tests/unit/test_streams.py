@@ -54,7 +54,7 @@ def test_the_table_names_what_the_mesh_keeps_and_for_how_long() -> None:
         (SUBJECTS.stored(object_names.delta("a" * 64, "b" * 64)), "ARTIFACTS"),
         (SUBJECTS.stored(object_names.manifest("a" * 64)), "ARTIFACTS"),
         (SUBJECTS.condemned(), "CONDEMNED"),
-        (SUBJECTS.study_entry("digits", "t", Epoch(1, 2), "a1-1"), "STUDIES"),
+        (SUBJECTS.study_entry("w1", "digits", "t", Epoch(1, 2), "a1-1"), "STUDIES"),
         (SUBJECTS.key("graph", "root"), "graph"),
         (SUBJECTS.key("champions", "root"), "champions"),
         (SUBJECTS.key("models", "tiny-bert"), "models"),

@@ -13,7 +13,7 @@ SUBJECTS = Subjects("mesh")
 
 @pytest.mark.parametrize("bad", ["", "a.b", "*", ">", "A", "a b", "-a", "x" * 97])
 def test_a_name_that_is_no_token_is_refused_everywhere(bad: str) -> None:
-    for spell in (SUBJECTS.topic, SUBJECTS.beat, SUBJECTS.gone, SUBJECTS.answer, SUBJECTS.ask, Subjects):
+    for spell in (SUBJECTS.topic, SUBJECTS.beat, SUBJECTS.gone, SUBJECTS.answer, SUBJECTS.asked, Subjects):
         with pytest.raises(ValueError):
             spell(bad)
     with pytest.raises(ValueError):
@@ -25,6 +25,16 @@ def test_a_name_that_is_no_token_is_refused_everywhere(bad: str) -> None:
 def test_meshes_whose_names_look_alike_share_no_stream() -> None:
     assert Subjects("lab-1").stream("LEDGER") != Subjects("lab_1").stream("LEDGER")
     assert Subjects("mesh").stream("LEDGER") == "MESH_LEDGER"
+
+
+def test_who_asks_stands_in_the_subject_and_is_answered_in_his_own_inbox_only() -> None:
+    assert SUBJECTS.asker(SUBJECTS.ask("scheduler", "w1")) == "w1"
+    assert SUBJECTS.asker(SUBJECTS.ask_worker("w1", "cli")) == "cli"
+    strangers = ("mesh.ask.scheduler", "mesh.ask.worker.w1", "mesh.ask.scheduler.*", "mesh.beat.x.w1", "other.ask.a.w1")
+    assert [SUBJECTS.asker(subject) for subject in strangers] == [""] * 5
+    assert SUBJECTS.may_answer("mesh.in.w1.4f.1", "w1")
+    assert not SUBJECTS.may_answer("mesh.in.w2.answer", "w1")
+    assert not SUBJECTS.may_answer("mesh.in.w11.answer", "w1")
 
 
 @pytest.mark.parametrize("reply", ["_INBOX.x.1", "mesh.in.cli.4f.1", "other.in.cli.1"])

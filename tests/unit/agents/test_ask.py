@@ -170,7 +170,7 @@ async def leads(mesh: MemoryMesh, said: Status) -> None:
         codec.decode(message.data, Ask)
         await mesh.leader.publish(message.reply, codec.encode(said))
 
-    await mesh.leader.subscribe(mesh.subjects.ask("scheduler"), answer)
+    await mesh.leader.subscribe(mesh.subjects.asked("scheduler"), answer)
 
 
 async def test_no_worker_that_can_answer_is_said_before_a_task_is_made(

@@ -96,7 +96,7 @@ async def test_a_follower_sees_why_its_topic_waits(tmp_path: Path, monkeypatch: 
         asked.append(codec.decode(message.data, Ask))
         await mesh.leader.publish(message.reply, codec.encode(status(row(TOO_SMALL))))
 
-    await mesh.leader.subscribe(mesh.subjects.ask("scheduler"), answer)
+    await mesh.leader.subscribe(mesh.subjects.asked("scheduler"), answer)
     planned = Planned(topic="t-1", specialization="", submit="s-1", tasks=(TRAIN,), facts={}, ledger_seq=1, at_ms=1)
     await mesh.leader.append(mesh.subjects.result("t-1", planned.kind, "r-1"), codec.encode(planned))
     following = asyncio.create_task(

@@ -53,7 +53,7 @@ async def lead(mesh: MemoryMesh, counts: dict[str, int]) -> None:
         status = Status(leader="s1", term=1, generation=1, ledger_seq=1, commands_seq=1, counts=counts)
         await mesh.leader.publish(message.reply, codec.encode(status))
 
-    await mesh.leader.subscribe(mesh.subjects.ask("scheduler"), answer)
+    await mesh.leader.subscribe(mesh.subjects.asked("scheduler"), answer)
 
 
 def feeder(mesh: MemoryMesh, tmp_path: Path, name: str = "feeder", **flags: float) -> Feeder:

@@ -165,7 +165,7 @@ async def test_a_row_that_the_ledger_does_not_know_goes_again_alone(
     async with life(server, tmp_path) as one:
         await one.owe(row("a"), row("b"))
         await sent(one, 2)
-        await leader.subscribe(SUBJECTS.ask("scheduler"), answer)
+        await leader.subscribe(SUBJECTS.asked("scheduler"), answer)
         await sent(one, 3)
         assert await one.told() == ["a", "b", "b"]
         assert (await one.stored())[-1].subject == SUBJECTS.owed("w1", row("b").key)

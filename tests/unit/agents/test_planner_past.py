@@ -44,7 +44,7 @@ class Past(Stage):
             )
             await self.mesh.leader.publish(message.reply, codec.encode(status))
 
-        await self.mesh.leader.subscribe(self.subjects.ask("scheduler"), answered)
+        await self.mesh.leader.subscribe(self.subjects.asked("scheduler"), answered)
 
     async def planned(self, one: Topic) -> Submit:
         """Publish, profile, and see the plan, which the ledger takes."""

@@ -46,7 +46,7 @@ class Greeter:
         self._broker, self._answers = server.connect("scheduler"), answers
 
     async def begin(self) -> Subscription:
-        return await self._broker.subscribe(SUBJECTS.ask("scheduler"), self._hear)
+        return await self._broker.subscribe(SUBJECTS.asked("scheduler"), self._hear)
 
     async def _hear(self, message: Message) -> None:
         self.heard.append((runtime.now_s(), codec.decode(message.data, Hello)))

@@ -87,7 +87,7 @@ async def ready(broker: MemoryBroker) -> None:
     """Until the scheduler answers."""
     for _ in range(200):
         try:
-            await broker.request(SUBJECTS.ask("scheduler"), codec.encode(Ask(what="leader")), timeout_s=1.0)
+            await broker.request(SUBJECTS.ask("scheduler", broker.name), codec.encode(Ask(what="leader")), timeout_s=1.0)
             return
         except Exception:
             await asyncio.sleep(0.05)
@@ -123,7 +123,7 @@ def test_a_task_goes_once_around_and_subscribers_see_it(tmp_path: Path) -> None:
             while not receipts:
                 receipts = (await hand.beat(offer=2, leases_max=0, owed=(key,))).receipts
             assert [receipt.recorded for receipt in receipts] == [True]
-            asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(OwedQuestion(keys=(key,))), timeout_s=2.0)
+            asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), codec.encode(OwedQuestion(keys=(key,))), timeout_s=2.0)
             assert codec.decode(asked.data, OwedAnswer).receipts[0].recorded
         kinds = [record.kind for record in await results(cli)]
         assert kinds == ["planned", "task-moved", "task-ended"]
@@ -152,7 +152,7 @@ def test_a_new_start_replays_the_ledger_and_repeats_nothing(tmp_path: Path) -> N
         before = [codec.encode(record) for record in await results(cli)]
         async with agents.running(agents.make(server, "scheduler", tmp_path), body):
             await ready(cli)
-            asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(Ask(what="tasks")), timeout_s=2.0)
+            asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), codec.encode(Ask(what="tasks")), timeout_s=2.0)
             status = codec.decode(asked.data, Status)
             assert status.term == 2
             rows = {row.id: row for row in status.tasks}
@@ -180,13 +180,14 @@ def test_rubbish_is_counted_and_changes_nothing(tmp_path: Path) -> None:
             await cli.append(SUBJECTS.command("cli", "submit", "x"), b"\x00rubbish")
             await cli.publish(SUBJECTS.beat("w1"), b"")
             await cli.publish(SUBJECTS.gone("w1"), b"\xc1")
-            answer = await cli.request(SUBJECTS.ask("scheduler"), b"nonsense", timeout_s=2.0)
+            answer = await cli.request(SUBJECTS.ask("scheduler", cli.name), b"nonsense", timeout_s=2.0)
             assert codec.decode(answer.data, Problem).reason
             await put(cli, submit("a"), "s-a")
             await put(cli, submit("a"), "s-a-again")
             status = Status(leader="", term=0, generation=0, ledger_seq=0, commands_seq=0, counts={})
             while status.commands_seq < 3:
-                asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(Ask(what="tasks")), timeout_s=2.0)
+                question = codec.encode(Ask(what="tasks"))
+                asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), question, timeout_s=2.0)
                 status = codec.decode(asked.data, Status)
                 await asyncio.sleep(0.05)
             assert [row.id for row in status.tasks] == ["a"]
@@ -197,7 +198,7 @@ def test_rubbish_is_counted_and_changes_nothing(tmp_path: Path) -> None:
 def test_a_hello_of_another_protocol_is_refused_with_a_sentence(tmp_path: Path) -> None:
     async def case() -> None:
         server = MemoryServer()
-        cli = server.connect("cli")
+        cli, w9 = server.connect("cli"), server.connect("w9")
         async with agents.running(agents.make(server, "scheduler", tmp_path), body):
             await ready(cli)
 
@@ -210,10 +211,13 @@ def test_a_hello_of_another_protocol_is_refused_with_a_sentence(tmp_path: Path) 
                     protocol_max=protocol,
                     program="9.9",
                 )
-                asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(hello), timeout_s=2.0)
+                asked = await w9.request(SUBJECTS.ask("scheduler", "w9"), codec.encode(hello), timeout_s=2.0)
                 return codec.decode(asked.data, Welcome)
 
             assert (await welcome(1)).accepted
+            hello = Hello(role="worker", name="w8", incarnation="w8.1", protocol_min=1, protocol_max=1, program="9")
+            asked = await w9.request(SUBJECTS.ask("scheduler", "w9"), codec.encode(hello), timeout_s=2.0)
+            assert codec.decode(asked.data, Problem).reason == "'w9' says that it is 'w8'"
             refused = await welcome(99)
             assert not refused.accepted
             assert "update the older side" in refused.reason
@@ -224,7 +228,7 @@ def test_a_hello_of_another_protocol_is_refused_with_a_sentence(tmp_path: Path) 
 def test_an_agent_that_has_its_artifacts_elsewhere_is_refused(tmp_path: Path) -> None:
     async def case() -> None:
         server = MemoryServer()
-        cli = server.connect("cli")
+        cli, w9 = server.connect("cli"), server.connect("w9")
         async with agents.running(agents.make(server, "scheduler", tmp_path), body):
             await ready(cli)
 
@@ -238,7 +242,7 @@ def test_an_agent_that_has_its_artifacts_elsewhere_is_refused(tmp_path: Path) ->
                     program="9",
                     facts=facts,
                 )
-                asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(hello), timeout_s=2.0)
+                asked = await w9.request(SUBJECTS.ask("scheduler", "w9"), codec.encode(hello), timeout_s=2.0)
                 return codec.decode(asked.data, Welcome)
 
             assert (await welcome({})).accepted, "who does not say it is believed"

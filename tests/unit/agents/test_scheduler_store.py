@@ -26,7 +26,7 @@ def test_a_leader_collects_and_answers_for_the_store(tmp_path: Path) -> None:
         backend = JetStreamBackend(cli, SUBJECTS)
 
         async def use() -> StoreUse:
-            asked = await cli.request(SUBJECTS.ask("scheduler"), codec.encode(Ask(what="store")), timeout_s=2.0)
+            asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), codec.encode(Ask(what="store")), timeout_s=2.0)
             return codec.decode(asked.data, StoreUse)
 
         async with agents.running(agents.make(server, "scheduler", tmp_path), body):
@@ -51,6 +51,7 @@ def test_a_report_of_corrupt_bytes_is_followed_up(tmp_path: Path) -> None:
         cli = server.connect("cli")
         backend, name = JetStreamBackend(cli, SUBJECTS), object_names.whole(codec.digest(GOOD))
         wishes = list[Wanted]()
+        report = codec.encode(CorruptFound(names=(str(name),), by="w1"))
 
         async def hear(message: Message) -> None:
             wishes.append(codec.decode(message.data, Wanted))
@@ -60,13 +61,16 @@ def test_a_report_of_corrupt_bytes_is_followed_up(tmp_path: Path) -> None:
             await cli.subscribe(SUBJECTS.wanted(), hear)
             await backend.put(name, coding.RAW_HEADER + BAD)
             await asyncio.sleep(1.0)
-            await cli.publish(SUBJECTS.ask("scheduler"), b"nonsense")
-            await cli.publish(SUBJECTS.ask("scheduler"), codec.encode(CorruptFound(names=(str(name),), by="w1")))
+            await cli.publish(SUBJECTS.ask("scheduler", "w1"), b"nonsense")
+            await cli.publish(SUBJECTS.ask("scheduler", "w2"), report)
+            await asyncio.sleep(1.0)
+            assert not wishes, "under the name of another one it is not believed"
+            await cli.publish(SUBJECTS.ask("scheduler", "w1"), report)
             await asyncio.sleep(1.0)
             assert not await backend.has(name)
             assert [wish.names for wish in wishes] == [(str(name),)]
             assert await backend.put(name, coding.RAW_HEADER + GOOD)
-            await cli.publish(SUBJECTS.ask("scheduler"), codec.encode(CorruptFound(names=(str(name),), by="w1")))
+            await cli.publish(SUBJECTS.ask("scheduler", "w1"), report)
             await asyncio.sleep(1.0)
             assert await backend.has(name)
 

@@ -98,7 +98,7 @@ class Mesh:
         raise AssertionError("the scheduler does not hear its commands")
 
     async def ask(self, what: str) -> Status:
-        message = await self.broker.request(SUBJECTS.ask("scheduler"), codec.encode(Ask(what=what)), timeout_s=1.0)
+        message = await self.broker.request(SUBJECTS.ask("scheduler", self.broker.name), codec.encode(Ask(what=what)), timeout_s=1.0)
         return codec.decode(message.data, Status)
 
     async def door(self, module: ModuleType, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
@@ -254,7 +254,7 @@ async def _checkpoint_of(
             key=key, incarnation="w1.1", manifest="ab" * 32, step=10 * number, best=False, trained_s=1.0
         )
     listening = Listening(mesh, answer, made)
-    heard = await mesh.broker.subscribe(SUBJECTS.ask_worker("w1"), listening)
+    heard = await mesh.broker.subscribe(SUBJECTS.asked_worker("w1"), listening)
     try:
         return await mesh.door(checkpoint, capsys, lease.task, "--wait", "1s")
     finally:
@@ -296,7 +296,7 @@ def test_an_attempt_that_ends_meanwhile_is_told_of(play: Play, capsys: pytest.Ca
             await mesh.broker.publish(message.reply, codec.encode(SaveAnswer(task="a", asked=True)))
             await mesh.fail(lease)
 
-        await mesh.broker.subscribe(SUBJECTS.ask_worker("w1"), fail)
+        await mesh.broker.subscribe(SUBJECTS.asked_worker("w1"), fail)
         with pytest.raises(Reject, match="this attempt at a ended before the checkpoint was on record"):
             await mesh.door(checkpoint, capsys, "a")
 

@@ -53,7 +53,7 @@ class Lab:
             async with asyncio.timeout(20):
                 while True:
                     try:
-                        heard = await agent.broker.request(SUBJECTS.ask("scheduler"), question, timeout_s=5.0)
+                        heard = await agent.broker.request(SUBJECTS.ask("scheduler", agent.name), question, timeout_s=5.0)
                         return codec.decode(heard.data, Welcome)
                     except (NotFound, BusUnavailable):
                         await asyncio.sleep(0.01)

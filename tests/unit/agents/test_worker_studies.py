@@ -61,7 +61,7 @@ async def test_an_entry_carries_what_the_child_does_not_choose() -> None:
     assert (answer.run, answer.number, answer.epoch, answer.failure, answer.more) == (4, 7, EPOCH, None, False)
     assert [(row.task, row.epoch, row.entry) for row in answer.rows] == [("task", EPOCH, '{"op_code":0}')]
     (stored,) = await server.connect("x").read("MESH_STUDIES", SUBJECTS.studies())
-    assert stored.subject == "mesh.study.s.task.1-3.a-1"
+    assert stored.subject == "mesh.study.w1.s.task.1-3.a-1"
     assert codec.decode(stored.data, StudyEntry).by == "w1.1"
 
 

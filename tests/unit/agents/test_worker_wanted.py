@@ -88,7 +88,7 @@ async def test_a_reader_of_corrupt_bytes_tells_the_leader(tmp_path: Path) -> Non
     async def hear(message: Message) -> None:
         told.append(codec.decode(message.data, CorruptFound))
 
-    await stage.hand.subscribe(SUBJECTS.ask("scheduler"), hear)
+    await stage.hand.subscribe(SUBJECTS.asked("scheduler"), hear)
     with pytest.raises(ArtifactCorrupt):
         await stage.reader.get(digest)
     await until(lambda: bool(told), "the report")

@@ -118,11 +118,12 @@ def test_what_is_no_entry_is_passed_over(desk):
     journal = desk.child("a").journal()
     journal.append_logs([BEGIN])
     strays = [
-        (SUBJECTS.study_entry("s", "b", Epoch(1, 1), "x-1"), b"\x00nothing"),
-        (SUBJECTS.study_entry("s", "b", Epoch(1, 1), "x-2"), entry("a", 9, json.dumps(noted(7)))),
-        (SUBJECTS.study_entry("s", "b", Epoch(1, 1), "x-3"), entry("b", 1, "no json")),
-        (SUBJECTS.study_entry("s", "b", Epoch(1, 1), "x-4"), entry("b", 1, '{"op_code": 99, "worker_id": "x"}')),
-        (SUBJECTS.study_entry("s", "b", Epoch(1, 1), "x-5"), entry("b", 1, "[" * 5_000)),
+        (SUBJECTS.study_entry("w", "s", "b", Epoch(1, 1), "x-1"), b"\x00nothing"),
+        (SUBJECTS.study_entry("w", "s", "b", Epoch(1, 1), "x-2"), entry("a", 9, json.dumps(noted(7)))),
+        (SUBJECTS.study_entry("w", "s", "b", Epoch(1, 1), "x-3"), entry("b", 1, "no json")),
+        (SUBJECTS.study_entry("w", "s", "b", Epoch(1, 1), "x-4"), entry("b", 1, '{"op_code": 99, "worker_id": "x"}')),
+        (SUBJECTS.study_entry("w", "s", "b", Epoch(1, 1), "x-5"), entry("b", 1, "[" * 5_000)),
+        (SUBJECTS.study_entry("v", "s", "b", Epoch(1, 1), "x-6"), entry("b", 1, json.dumps(noted(8)))),
     ]
     for subject, data in strays:
         desk.wait(desk.broker.append(subject, data))
