@@ -435,24 +435,24 @@ class Leader:
         return heard(stored, self._agent.subjects.writer(stored.subject), complain)
 
     async def _on_question(self, message: Message) -> None:
+        asker = self._agent.subjects.asker(message.subject)
         if not message.reply:
             self._on_report(message.data, asker)
         if not self._agent.subjects.may_answer(message.reply, asker):
             return
         try:
-        asker = self._agent.subjects.asker(message.subject)
             question = codec.decode(message.data, Ask, Hello, OwedQuestion)
         except Malformed as error:
             await self._send(message.reply, Problem(reason=str(error)))
             return
         match question:
+            case Hello() if question.name != asker:
+                await self._send(message.reply, Problem(reason=f"{asker!r} says that it is {question.name!r}"))
             case Hello():
                 await self._views.look_at_store(question)
                 await self._send(message.reply, self._views.welcome(question, self._log.seq))
             case Ask(what="store"):
                 await self._agent.store_identity.look()
-            case Hello() if question.name != asker:
-                await self._send(message.reply, Problem(reason=f"{asker!r} says that it is {question.name!r}"))
                 await self._send(message.reply, self._collecting.use())
             case Ask():
                 await self._send(message.reply, self._views.status(question, self._log.seq))
