@@ -30,6 +30,7 @@ from mesh.messages import (
     judgement,
     leases,
     ledger,
+    membership,
     models,
     packs,
     results,
@@ -49,8 +50,8 @@ def _records() -> dict[str, type[Record]]:
     """Every record kind of the mesh by its name on the wire."""
     found: dict[str, type[Record]] = {}
     modules = (
-        artifacts, collecting, commands, graph, judgement, leases, ledger, models, packs, results, services, studies,
-        tasks, topics, trust,
+        artifacts, collecting, commands, graph, judgement, leases, ledger, membership, models, packs, results, services,
+        studies, tasks, topics, trust,
     )  # fmt: skip
     for module in modules:
         for value in vars(module).values():

@@ -159,15 +159,17 @@ class Members(msgspec.Struct, frozen=True, kw_only=True):
     ) -> tuple[Members, Member]:
         """(with whoever asks, as what): a key that is a member's already stays what it is and spends nothing.
 
-        name: the wished one; another is given when it is taken, by a member or as one of `taken`.
+        name: the wished one; another is given when it is taken, by a member or as one of `taken`; role: the wished one,
+        '' for whatever the invitation gives.
         Reject with a sentence: NotFound for an invitation that is over, Conflict for a role that it does not give or a
         key that already has another one.
         """
         invitation = self.live(now_ms).invitation(id_)
         if invitation is None:
             raise NotFound("this invitation is over: it was used up, has expired or was revoked; ask for another.")
-        if role != invitation.role:
+        if role and role != invitation.role:
             raise Conflict(f"this invitation is for a {invitation.role}, not for a {role}: join as that.")
+        role = invitation.role
         known = self.holder(key)
         if known is not None:
             if known.role == role:

@@ -25,6 +25,7 @@ from mesh.messages import (
     judgement,
     leases,
     ledger,
+    membership,
     models,
     packs,
     results,
@@ -53,6 +54,7 @@ CONVERSATIONS: tuple[tuple[str, ModuleType], ...] = (
     ("The graph", graph),
     ("Models that people push, and base models", models),
     ("Hello and questions", services),
+    ("Joining", membership),
 )
 _PLAIN = {str: "text", int: "integer", float: "float", bool: "bool", bytes: "bytes", Any: "any value"}
 _SHAPES = {Epoch: "epoch", Key: "key"}

@@ -40,6 +40,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("Condemned", "wholes"): bytes(range(32)),
     ("Condemned", "deltas"): bytes(range(64)),
     ("Condemned", "manifests"): bytes(range(32)),
+    ("Joined", "servers"): ("tls://mesh.example:4222",),
     ("StudyEntry", "entry"): '{"op_code": 0}',
 }
 """(type, field) to a value that the type's own invariants accept."""
