@@ -10,17 +10,18 @@
 
 A handler derives the ids of what it writes from the record it was given and writes put-if-absent, so a record that is
 handled twice (a crash before the ack, a redelivery) changes nothing. That is why there is no memory of handled records
-here.
+here. Each record is handled in a span of the trace to which it belongs, and its log lines say what they are about.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 from agents.runtime import Agent
-from mesh import codec, limits
+from mesh import codec, limits, log, traced, tracing
 from mesh.bus import Delivery, Stored
 from mesh.errors import BusUnavailable, Malformed, NotFound, Reject, Retry, Stop
 from mesh.messages.base import Record
@@ -91,7 +92,8 @@ async def _row(
     """Handle one record: None when that is done, AGAIN when it shall come again, else why it never will be."""
     try:
         record = codec.decode(message.data, *wanted)
-        await handler(record, message)
+        with _inside(record, message):
+            await handler(record, message)
     except Stop:
         raise
     except Malformed as error:
@@ -110,6 +112,15 @@ async def _row(
         return AGAIN if attempt < limits.HANDLE_ATTEMPTS_MAX else f"{type(error).__name__}: {error}"
     agent.metrics.count("mesh_records_handled_total", role=agent.role, kind=record.kind)
     return None
+
+
+@contextlib.contextmanager
+def _inside(record: Record, message: Stored) -> Iterator[None]:
+    """A span of the trace that the record or its message names; what is logged inside says what it is about."""
+    asked = traced.of(record) or tracing.from_headers(message.headers)
+    span = None if asked is None else asked.child()
+    with tracing.within(span), log.about(**traced.about(record)):
+        yield
 
 
 def delay_s(attempt: int) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from agents.planner_books import Books
 from agents.runtime import Agent
 from executors import kinds
+from mesh import traced, tracing
 from mesh.errors import NotFound, Retry
 from mesh.messages.judgement import Audit, Champion, Verdict
 from mesh.messages.results import TaskEnded, TopicSettled, TopicTurnedDown
@@ -50,7 +51,8 @@ class Trees:
             known, revision = await self._known(topic)
             step = trees.next_step(known, kinds.needs_of)
             if await self._books.write(step.nodes, revision):
-                return await self._carry_out(topic, step)
+                with tracing.within(tracing.current() or traced.of(known.topic)):  # the end of a branch names no trace
+                    return await self._carry_out(topic, step)
         raise Retry(f"the graph changed {WRITE_TRIES} times while {topic} was branched")
 
     async def _carry_out(self, topic: str, step: Step) -> None:

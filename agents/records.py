@@ -6,7 +6,7 @@ Reads are of what stands there now, a page at a time. Not here: what is made of 
 from __future__ import annotations
 
 from agents.runtime import Agent
-from mesh import codec
+from mesh import codec, traced
 from mesh.bus import Stored
 from mesh.errors import Conflict
 from mesh.messages.base import Record
@@ -39,9 +39,9 @@ async def champion(agent: Agent, specialization: str) -> tuple[Champion | None, 
 
 
 async def put_once(agent: Agent, subject: str, record: Record) -> bool:
-    """Put a record; False where there is one already, which means that this was done before."""
+    """Put a record, in the present span; False where there is one already, which means that this was done before."""
     try:
-        await agent.broker.append(subject, codec.encode(record), subject_seq=0)
+        await agent.broker.append(subject, codec.encode(traced.stamped(record)), subject_seq=0)
     except Conflict:
         agent.log.debug("%s is stored already", subject)
         return False

@@ -27,7 +27,7 @@ from agents.scheduler_inputs import Closed, HeardCommand, Inputs, Question, hear
 from agents.scheduler_missing import Search
 from agents.scheduler_results import Projector
 from agents.scheduler_views import Views
-from mesh import codec
+from mesh import codec, log, traced, tracing
 from mesh.bus import Message, Stored
 from mesh.errors import BusUnavailable, Malformed, NotFound
 from mesh.messages.base import Record
@@ -335,9 +335,7 @@ class Leader:
                     leases += 1
                 case LeaseEnded() if event.cause in (Cause.LOST, Cause.DIED):
                     expired[event.cause] += 1
-                    self._agent.log.info(
-                        "%s under %s goes back to the queue: %s", event.task, event.epoch, event.reason
-                    )
+                    self._tell_expired(event)
                 case TaskSucceeded():
                     ended[TaskState.SUCCEEDED] += 1
                 case TaskParked():
@@ -353,6 +351,13 @@ class Leader:
             metrics.count("mesh_results_total", count, outcome=str(state))
         for cause, count in expired.items():
             metrics.count("mesh_lease_expirations_total", count, reason=str(cause))
+
+    def _tell_expired(self, event: LeaseEnded) -> None:
+        """Into the log, in the span of the attempt that ended."""
+        task = self._ledger.tasks.get(event.task)
+        topic, span = (task.spec.topic, traced.attempt(task.spec, event.epoch)) if task is not None else ("", None)
+        with tracing.within(span), log.about(topic=topic, task=event.task, epoch=str(event.epoch)):
+            self._agent.log.info("%s under %s goes back to the queue: %s", event.task, event.epoch, event.reason)
 
     # -- answers ------------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ from executors.packer import Packer
 from executors.pool import Pool
 from executors.port import Runtime
 from executors.room import WAITS
-from mesh import limits, metrics
+from mesh import limits, metrics, traced, tracing
 from mesh.artifacts import ArtifactStore
 from mesh.cache import disk_errors, remove_folder
 from mesh.errors import (
@@ -62,6 +62,7 @@ from mesh.errors import (
     Retry,
     Stop,
 )
+from mesh.log import about
 from mesh.log import get as get_log
 from mesh.messages.base import Key
 from mesh.messages.commands import FailureClass, FailureFound, GiveBack, ResultFound
@@ -257,6 +258,11 @@ class Running:
 
     async def run(self) -> None:
         """Returns when the last row of this lease is in the outbox, or nothing of it will ever be recorded."""
+        spec, epoch = self._spec, self._epoch
+        with tracing.within(traced.attempt(spec, epoch)), about(topic=spec.topic, task=spec.id, epoch=str(epoch)):
+            await self._live()
+
+    async def _live(self) -> None:
         self._task = asyncio.current_task()
         try:
             if self._is_off():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from agents.commands import flags, published
 from agents.commands.reach import Reach
-from mesh import codec, limits
+from mesh import codec, limits, traced, tracing
 from mesh.errors import BusUnavailable, Conflict, DataRefused, ModelRefused, NotFound, SettingsInvalid
 from mesh.messages.models import BaseModel, ModelFormat
 from mesh.messages.tasks import OnDisconnect
@@ -210,7 +210,7 @@ def topic_of(
     base: BaseModel | None = None,
     encoder: DataRef | None = None,
 ) -> Topic:
-    """The topic's record, under a fresh id."""
+    """The topic's record, under a fresh id, in the caller's trace or a new one."""
     return Topic(
         id=f"{slug(given.topic)}-{secrets.token_hex(4)}",
         text=given.topic.strip(),
@@ -230,6 +230,7 @@ def topic_of(
         base=base,
         encoder=encoder,
         branches=given.branches,
+        trace=tracing.from_environment().parent,
     )
 
 
@@ -249,7 +250,8 @@ async def publish(reach: Reach, topic: Topic, data: str | None = None) -> int:
     state = await reach.broker.state(reach.stream("RESULTS"))
     for tried in range(1, PUBLISH_TRIES + 1):
         try:
-            await reach.broker.append(reach.subjects.topic(topic.id), codec.encode(topic), subject_seq=0)
+            with tracing.within(traced.of(topic)):
+                await reach.broker.append(reach.subjects.topic(topic.id), codec.encode(topic), subject_seq=0)
         except Conflict:
             break  # an earlier attempt was stored, its answer was lost
         except BusUnavailable:

@@ -97,6 +97,8 @@ class Candidate(Part, frozen=True, kw_only=True):
     """Digest of the model from which its training went on; empty when it began from zero."""
     flat: str = ""
     """Where it is a tree: digest of the flat model in it."""
+    base: str = ""
+    """Where it is an adapter: digest of the model that it adapts, without which it is none."""
 
 
 class Choice(enum.StrEnum):
@@ -165,6 +167,10 @@ class Recommendation(Part, frozen=True, kw_only=True):
     """What was measured of the champion that it was compared with."""
     audit: str = ""
     """Digest of the audit split: read once after a promotion, by nobody before."""
+    trace: str = ""
+    """Span that made it, as W3C `traceparent` writes it; '' without one."""
+    champion_base: str = ""
+    """Where the champion is an adapter: digest of the model that it adapts."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a recommendation's id")
@@ -283,6 +289,8 @@ class Champion(Record, frozen=True, kw_only=True):
     """The person's, of going back."""
     lineage: tuple[Version, ...] = ()
     """The versions before this one, oldest first, the last 64 of them."""
+    base: str = ""
+    """Where the model is an adapter: digest of the model that it adapts, without which it is none."""
 
     def uses_of(self, split: str) -> int:
         """Challengers that were compared on this holdout, whoever was champion then; or looks at this audit split."""

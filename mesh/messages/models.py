@@ -43,6 +43,8 @@ class BaseModel(Part, frozen=True, kw_only=True):
     """As its card says it; empty when it says none."""
     size_bytes: int = 0
     """Of all of its files: who trains it needs room for it; 0 when it is not known."""
+    architecture: str = ""
+    """Of a transformers folder: the first of its config's `architectures`; empty when it is not known."""
 
     def __post_init__(self) -> None:
         check_digest(self.model, "a base model")

@@ -137,6 +137,8 @@ class TaskSpec(Record, frozen=True, kw_only=True):
     avoid_mode: Avoid = Avoid.PREFER
     on_disconnect: OnDisconnect = OnDisconnect.REPLACE
     wait_s: float = 600.0
+    trace: str = ""
+    """Span that asked for it, as W3C `traceparent` writes it; '' without one."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a task's id")

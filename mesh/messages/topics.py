@@ -73,6 +73,8 @@ class Topic(Record, frozen=True, kw_only=True):
     """Id of the topic of which this one is a branch, published by the planner; its specialization is then `node`."""
     branches: int | None = None
     """Into how many branches its data are divided: null lets the planner decide, 1 keeps the topic whole."""
+    trace: str = ""
+    """Span that published it, as W3C `traceparent` writes it; '' has its trace follow from the id."""
 
     def __post_init__(self) -> None:
         check_name(self.id, "a topic's id")

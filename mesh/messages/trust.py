@@ -27,6 +27,8 @@ class Unchecked(Part, frozen=True, kw_only=True):
     claims: str
     split: str
     """Digest of the validation split that the claims are about."""
+    base: str = ""
+    """Where the model is an adapter: digest of the model that it adapts."""
 
 
 class Streak(Part, frozen=True, kw_only=True):
