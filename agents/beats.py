@@ -111,6 +111,11 @@ class Beats:
             note=report.note[: limits.TEXT_CHARS_MAX],
         )
 
+    @property
+    def number(self) -> int:
+        """Number of the newest beat."""
+        return self._number
+
     def nudge(self) -> None:
         """Beat soon. From the beats' own loop."""
         self._news.set()
@@ -137,6 +142,11 @@ class BeatTask:
     def told(self) -> int:
         """Number of the newest offer that a beat has carried."""
         return self._beats.told
+
+    @property
+    def number(self) -> int:
+        """Number of the newest beat."""
+        return self._beats.number
 
     def start(self) -> None:
         """Begin to beat."""

@@ -242,9 +242,11 @@ class Holdings:
             self._offer = self._content(self._offer.number + 1)
         return actions
 
-    def keep(self, lease: Lease) -> None:
-        """A lease that this life holds since before this process."""
-        self._held[(lease.task.id, lease.epoch)] = _Holding(lease, lease.task.needs, ())
+    def keep(self, lease: Lease, gpus: tuple[int, ...] = ()) -> None:
+        """A lease that this life holds since before this process, on these GPUs."""
+        wish = gpus and not lease.task.needs.gpus
+        needs = lease.task.needs.fulfilled if wish else lease.task.needs
+        self._held[(lease.task.id, lease.epoch)] = _Holding(lease, needs, gpus)
         self._renew()
 
     def ended(self, task: str, epoch: Epoch) -> None:
