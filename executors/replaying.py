@@ -4,6 +4,8 @@
     segments between neighbours               1      2      3
     trained again                          the one in which the weights went furthest, and one that is drawn
     distance                               |w_again - w_recorded| / |w_recorded - w_before|, over trained weights
+    of a segment that is too long          its beginning, as far as a validation that stands in the later checkpoint:
+                                           |loss_again - loss_recorded| / loss_recorded, of training and of validation
 
 Who trained as the task says comes out where the recorded checkpoint is; who did not train, trained on other data, or
 with other settings, comes out elsewhere (Jia et al., Proof-of-Learning, arXiv:2103.05633). Tolerance by what differs:
@@ -18,7 +20,8 @@ same steps, and compares. The turns of the schedule, which a clock decided, are 
 
 What does not fit this task at all (other tensors, a torn file) is a fault of who made it: the store vouches for the
 bytes. Promises: nothing of a checkpoint is run. Not covered: a segment that was trained honestly beside segments that
-were not, when those are longer than `steps_max` or were not recorded.
+were not, when those were not recorded; what comes behind the part of a long one; a long one without a validation in
+its first `steps_max` steps.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ from executors import checkpoint, training
 from executors.checkpoint import Snapshot
 from executors.child import seed_of
 from executors.device import HALVES, Device
+from executors.modelfolder import ADAPTER_WEIGHTS as ADAPTER
+from executors.modelfolder import WEIGHTS
 from executors.port import Context, Job, Kind
 from executors.recipe import Recipe
 from executors.saving import Saver
@@ -51,6 +56,9 @@ from mesh.errors import ArtifactCorrupt, NonFinite, TaskRefused
 
 SAME, FP32, HALF = 1e-6, 1e-2, 5e-2
 """Largest distance of a segment that counts as the same."""
+
+LOSS_LEAST = 1e-3
+"""Losses below it are compared as if they had it: a network that knows its data by heart has rounding left."""
 
 STEPS_PREFERRED = 60
 """A segment of at most so many steps is drawn before longer ones: what rounding does grows with it."""
@@ -68,7 +76,10 @@ class Segment:
     """Euclidean distance that the recorded weights went."""
     tolerance: float
     identical: bool
-    """All weights are the same, bit by bit."""
+    """All weights are the same, bit by bit; of a part, both losses."""
+    part_of: int = 0
+    """Last step of the recorded segment, where its beginning alone was trained again, and compared by its losses; 0:
+    the whole was, and the weights were compared."""
 
     @property
     def same(self) -> bool:
@@ -104,14 +115,18 @@ class Found:
         if self.fault:
             return self.fault
         if off := next((one for one in self.segments if not one.same), None):
+            far = f"{off.distance:.2g}"
+            end = f"end {far} of their way from where they were"
+            if off.part_of:
+                end = f"come to losses {far} off those that were"
             return (
-                f"trained again, steps {off.begin} to {off.end} end {off.distance:.2g} of their way from where they "
-                f"were recorded, and {off.tolerance:g} is what machines of these kinds differ by"
+                f"trained again, steps {off.begin} to {off.end} {end} recorded, and {off.tolerance:g} is what machines "
+                "of these kinds differ by"
             )
         if self.bound is False:
             return "the model's weights are not those of its training's last checkpoint"
         if not self.segments:
-            return "no recorded segment is short enough to be trained again"
+            return "no recorded segment is short enough to be trained again, or begins with one that is"
         told = ", ".join(f"{one.begin} to {one.end} ({one.distance:.2g})" for one in self.segments)
         return f"trained again, steps {told} end where they were recorded"
 
@@ -177,12 +192,16 @@ class _Replaying:
             for one in points:
                 again.take_up(one)
             segments = [(one, two) for one, two in itertools.pairwise(points) if _step(one) < _step(two)]
-            done = tuple(again.segment(*one) for one in chosen(segments, self.settings.draw, self.settings.steps_max))
+            pieces = [piece for one in segments if (piece := piece_of(*one, self.settings.steps_max)) is not None]
+            done = tuple(again.piece(one) for one in chosen(pieces, self.settings.draw))
         except (ArtifactCorrupt, NonFinite) as error:
             return Found(fault=f"a recorded checkpoint is none of this task's: {str(error)[:300]}")
         last = self.points[-1]
         known = self.model and self.settings.steps in (0, _step(last))
-        return Found(done, bound=bound(Path(self.model), last) if known else None)
+        try:
+            return Found(done, bound=bound(Path(self.model), last) if known else None)
+        except ArtifactCorrupt as error:
+            return Found(done, fault=str(error)[:300])
 
 
 class Again(Trainer):
@@ -204,27 +223,46 @@ class Again(Trainer):
         if self.state.step == 0:
             self._moving.optimizer.state.clear()
 
-    def segment(self, one: Snapshot, two: Snapshot) -> Segment:
-        """Train from `one` as far as `two`, and compare."""
+    def piece(self, piece: Piece) -> Segment:
+        """Train a recorded segment again, or its beginning, and compare."""
+        one, two = piece.one, piece.two
         self.take_up(one)
         then = msgspec.convert(two.state["run"], State)
-        self.until = then.step
+        self.until = piece.end
         self.turns = tuple(plan for plan in then.plans if plan.anchor_step >= self.state.step)
         self._started = time.monotonic()
         self._cadence = self._new_cadence()
         self._loop()
-        now = self._moving.tensors()
         frozen = set(self.trainable.frozen())
         names = [name for name in two.tensors if name.startswith("model.") and name[len("model.") :] not in frozen]
-        far, way = _distance(now, two.tensors, names), _distance(one.tensors, two.tensors, names)
-        same = far == 0.0 and all(torch.equal(now[name].cpu(), two.tensors[name]) for name in names)
-        distance = 0.0 if far == 0.0 else far / way if way > 0.0 else math.inf
+        way = _distance(one.tensors, two.tensors, names)
+        distance, same = self._by_losses(piece) if piece.row else self._by_weights(two, names, way)
         return Segment(
-            begin=_step(one), end=then.step, distance=_finite(distance), displacement=way, identical=same,
+            begin=_step(one), end=piece.end, distance=_finite(distance), displacement=way, identical=same,
             tolerance=tolerance(
-                then.step - _step(one), self._mine.fingerprint, then.fingerprint, one.state["run"]["fingerprint"]
+                piece.length, self._mine.fingerprint, then.fingerprint, one.state["run"]["fingerprint"]
             ),
+            part_of=then.step if piece.row else 0,
         )  # fmt: skip
+
+    def _by_weights(self, two: Snapshot, names: Sequence[str], way: float) -> tuple[float, bool]:
+        """(distance of the weights from the recorded ones, relative to their way; are they the same?)."""
+        now = self._moving.tensors()
+        far = _distance(now, two.tensors, names)
+        same = far == 0.0 and all(torch.equal(now[name].cpu(), two.tensors[name]) for name in names)
+        return (0.0 if far == 0.0 else far / way if way > 0.0 else math.inf), same
+
+    def _by_losses(self, piece: Piece) -> tuple[float, bool]:
+        """(the larger distance of the two losses from those that the recorded run found there, relative to them; are
+        they the same?)."""
+        self._stepper.put_aside()
+        self.trainable.network.eval()
+        found = self._evaluated()
+        pairs = ((self.state.loss_mean, piece.row[1]), (found.loss, piece.row[2]))
+        off = [abs(own - told) / max(abs(told), LOSS_LEAST) for own, told in pairs]
+        if not all(map(math.isfinite, off)):
+            raise NonFinite(f"a loss of step {piece.end} is no number")
+        return max(off), all(own == told for own, told in pairs)
 
     def _reason(self) -> str:
         while self.turns and self.state.step >= self.turns[0].anchor_step:
@@ -255,16 +293,44 @@ class _Nowhere(Saver):
         return False
 
 
-def chosen(segments: Sequence[tuple[Snapshot, Snapshot]], draw: str, steps_max: int) -> list[tuple[Snapshot, Snapshot]]:
-    """Of the segments that are not too long, the one in which the weights went furthest, and one that is drawn, by
-    their steps; short ones before all others."""
-    fitting = [one for one in segments if _length(one) <= steps_max]
-    fitting = [one for one in fitting if _length(one) <= STEPS_PREFERRED] or fitting
-    if not fitting:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Piece:
+    """What can be trained again of a recorded segment."""
+
+    one: Snapshot
+    two: Snapshot
+    end: int
+    """The last step."""
+    row: tuple[float, ...] = ()
+    """Of a beginning: what the recorded run said at its end (step, training loss, validation loss)."""
+
+    @property
+    def length(self) -> int:
+        """Steps."""
+        return self.end - _step(self.one)
+
+
+def piece_of(one: Snapshot, two: Snapshot, steps_max: int) -> Piece | None:
+    """The whole segment; where it is too long its beginning, as far as the last validation within `steps_max` steps;
+    None where there was none."""
+    begin, end = _step(one), _step(two)
+    if end - begin <= steps_max:
+        return Piece(one, two, end)
+    told = msgspec.convert(two.state["run"], State).history
+    rows = [row for row in told if len(row) >= 3 and begin < row[0] <= begin + steps_max and row[0] == int(row[0])]
+    return Piece(one, two, int(rows[-1][0]), tuple(rows[-1])) if rows else None
+
+
+def chosen(pieces: Sequence[Piece], draw: str) -> list[Piece]:
+    """The one in whose segment the weights went furthest, short and whole ones before all others; and one that is
+    drawn of all, by their steps: nobody can hide what he did behind a short segment."""
+    if not pieces:
         return []
-    furthest = max(range(len(fitting)), key=lambda number: _way(*fitting[number]))
-    drawn = int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8], "big") % len(fitting)
-    return [fitting[number] for number in sorted({furthest, drawn})]
+    whole = [one for one in pieces if not one.row] or list(pieces)
+    short = [one for one in whole if one.length <= STEPS_PREFERRED] or whole
+    furthest = max(short, key=lambda one: _way(one.one, one.two))
+    drawn = pieces[int.from_bytes(hashlib.sha256(draw.encode()).digest()[:8], "big") % len(pieces)]
+    return [one for one in pieces if one is furthest or one is drawn]
 
 
 def tolerance(steps: int, mine: Mapping[str, Any], *others: Mapping[str, Any]) -> float:
@@ -284,9 +350,10 @@ def bound(model: Path, last: Snapshot) -> bool | None:
 
     best = {name[len("best.") :]: tensor for name, tensor in last.tensors.items() if name.startswith("best.")}
     try:
-        with safe_open(model / "model.safetensors", "pt") as file:
+        with safe_open(model / (ADAPTER if (model / ADAPTER).is_file() else WEIGHTS), "pt") as file:
             names = list(file.keys())
-            pairs = [(name, own) for own in best for name in names if name == own or name.endswith(f".{own}")]
+            written = {own: saved_as(own) for own in best}
+            pairs = [(name, own) for own, as_ in written.items() for name in names if f".{name}".endswith(f".{as_}")]
             pairs = [pair for pair in pairs if file.get_slice(pair[0]).get_shape() == list(best[pair[1]].shape)]
             found = [(own, file.get_tensor(name)) for name, own in pairs]
             found = [(own, tensor) for own, tensor in found if tensor.dtype == best[own].dtype]
@@ -297,12 +364,13 @@ def bound(model: Path, last: Snapshot) -> bool | None:
     return equal == met if met else None
 
 
+def saved_as(name: str) -> str:
+    """The name that a trained tensor has in a model's file: an adapter's are named without what peft puts into them."""
+    return name.removeprefix("inner.").replace(".modules_to_save.default.", ".").replace(".default.", ".")
+
+
 def _step(point: Snapshot) -> int:
     return int(point.state["run"]["step"])
-
-
-def _length(segment: tuple[Snapshot, Snapshot]) -> int:
-    return _step(segment[1]) - _step(segment[0])
 
 
 def _way(one: Snapshot, two: Snapshot) -> float:

@@ -41,7 +41,7 @@ class ReplaySettings(port.Settings, frozen=True, kw_only=True, forbid_unknown_fi
     steps: int = 0
     """Steps of the whole training, as its result says; 0: unknown."""
     steps_max: int = 600
-    """Longest segment that is trained again: rounding errors grow with it, and so does the price."""
+    """Longest segment that is trained again, or beginning of one: rounding grows with it, and so does the price."""
 
     def __post_init__(self) -> None:
         if not self.kind or not self.task:

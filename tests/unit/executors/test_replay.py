@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,19 +15,18 @@ from executors import checkpoint, replaying, schedules
 from executors.child import seed_of
 from executors.kinds.baseline import Baseline
 from executors.kinds.classify import Classify
-from executors.kinds.language_model import LanguageModel
 from executors.kinds.replay import Replay
 from executors.pace import Pace
 from executors.port import Allotment, Made
 from mesh.errors import TaskRefused
 from tests.support.executing import Recorder, job_for, made_by
+from tests.support.small_trainings import NAMES, TASK, Trained, small
 from tests.support.splits import write_four
 
 SETTINGS = {
     "architecture": "deep", "hidden": [16], "epochs_max": 2, "batch": 32, "evaluate_every": 20, "linear_path": False,
     "checkpoint_steps": 25, "checkpoint_overhead": 1.0, "checkpoint_s": 600.0, "learning_rate": 0.003,
 }  # fmt: skip
-TASK = "t1-evolver"
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +36,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = load_digits()
     labels, features = [str(name) for name in found.target_names], [str(name) for name in found.feature_names]
     return write_four(tmp_path_factory.mktemp("digits"), found.data, found.target.tolist(), labels, features)
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A training, as the mesh has it: its result, and its recorded checkpoints, newest first."""
-
-    made: Made
-    checkpoints: tuple[Path, ...]
 
 
 def trained(splits: Path, folder: Path, settings: Mapping[str, Any] = SETTINGS, task: str = TASK) -> Trained:
@@ -166,7 +155,73 @@ def test_what_is_too_long_to_be_trained_again_says_nothing(digits: Path, honest:
     found = replayed(digits, tmp_path, honest.checkpoints, steps_max=3)
     assert found.facts["ok"] is None
     assert found.kpis == {"distance": -1.0, "segments": 0.0}
-    assert found.facts["why"] == "no recorded segment is short enough to be trained again"
+    assert found.facts["why"] == "no recorded segment is short enough to be trained again, or begins with one that is"
+
+
+def test_of_a_long_segment_the_beginning_is_trained_again_as_far_as_a_validation(digits: Path, tmp_path: Path) -> None:
+    told = trained(digits, tmp_path / "line")
+    found = replayed(digits, tmp_path / "again", told.checkpoints[:1], steps_max=50)
+    (segment,) = found.facts["segments"]
+    last = told.made.facts["steps"]
+    assert (segment["begin"], segment["end"], segment["part_of"]) == (0, 41, last)
+    assert (found.facts["ok"], segment["identical"], found.kpis["distance"]) == (True, True, 0.0)
+    again = replayed(digits, tmp_path / "threads", told.checkpoints[:1], steps_max=50, cores=2.0)
+    torch.set_num_threads(1)
+    assert again.facts["ok"] is True
+    assert again.kpis["distance"] < replaying.FP32 / 10
+
+
+@pytest.mark.parametrize("lie", [{"learning_rate": 0.0033}, {"weight_decay": 0.5}, {"dropout": 0.1}])
+def test_the_beginning_of_a_long_segment_shows_who_trained_otherwise(
+    digits: Path, tmp_path: Path, lie: dict[str, Any]
+) -> None:
+    liar = trained(digits, tmp_path / "liar", {**SETTINGS, **lie})
+    found = replayed(digits, tmp_path / "again", liar.checkpoints[:1], steps_max=50)
+    assert found.facts["ok"] is False
+    assert "come to losses " in found.facts["why"]
+
+
+def test_a_short_segment_hides_no_long_one() -> None:
+    def point(step: int, weight: float, *rows: list[float]) -> checkpoint.Snapshot:
+        schedule = {"warmup": 1, "end": 9_000, "shape": "linear"}
+        run = {"rows": 9, "batch": 3, "schedule": schedule, "fingerprint": {}, "step": step, "history": list(rows)}
+        return checkpoint.Snapshot({"model.w": torch.tensor([weight])}, {"run": run})
+
+    a, b, c = point(0, 0.0), point(5_000, 8.0, [0, 1, 1, 1], [500, 1, 1, 1], [1_000, 1, 1, 1]), point(5_020, 8.1)
+    pieces = [piece for one, two in ((a, b), (b, c)) if (piece := replaying.piece_of(one, two, 600)) is not None]
+    assert [(piece.end, piece.length, piece.row[:1]) for piece in pieces] == [(500, 500, (500,)), (5_020, 20, ())]
+    drawn = {tuple(piece.end for piece in replaying.chosen(pieces, str(number))) for number in range(20)}
+    assert drawn == {(5_020,), (500, 5_020)}
+    assert replaying.piece_of(a, b, 400) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_that_trains_by_steps_is_replayed(tmp_path: Path, name: str) -> None:
+    about = small(name, tmp_path / "data")
+    lies = {"contrastive": {"momentum": 0.9}, "language-model": {"dropout": 0.0}}
+
+    def again(folder: Path, **lie: Any) -> Made:
+        told = about.trained(folder / "line", **lie)
+        states = {f"checkpoint-{place}": path for place, path in enumerate(told.checkpoints[:2], start=1)}
+        given = {**about.honest, **states, "model": told.made.outputs["model"]}
+        steps = told.made.facts["steps"]
+        says = {"kind": about.kind, "settings": about.settings, "task": TASK, "steps": steps}
+        return made_by(Replay(), given, folder / "again", says)
+
+    found = again(tmp_path / "honest")
+    assert (found.facts["ok"], found.facts["bound"], found.kpis["distance"]) == (True, True, 0.0)
+    lie = again(tmp_path / "liar", **lies.get(name, {"dropout": 0.2}))
+    assert lie.facts["ok"] is False
+    assert lie.kpis["distance"] > replaying.FP32
+
+
+def test_a_model_without_weights_is_a_fault_of_its_maker(digits: Path, honest: Trained, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(honest.made.outputs["model"], model)
+    (model / "model.safetensors").unlink()
+    found = replayed(digits, tmp_path / "again", honest.checkpoints, model=model)
+    assert found.facts["ok"] is False
+    assert found.facts["why"].startswith("the model can not be read")
 
 
 def test_what_does_not_train_by_steps_is_refused(digits: Path, honest: Trained, tmp_path: Path) -> None:
@@ -185,32 +240,3 @@ def test_the_tolerance_follows_what_differs_between_the_machines() -> None:
     assert replaying.tolerance(240, cpu, {**cpu, "threads": 2}) == 2 * replaying.FP32
     assert replaying.tolerance(9, {**cpu, "device": "H200"}, {**cpu, "device": "H200"}) == replaying.FP32
     assert replaying.tolerance(9, cpu, {**cpu, "precision": "bf16"}) == replaying.HALF
-
-
-LANGUAGE = {
-    "vocabulary": 300, "layers": 1, "width": 16, "heads": 2, "inner": 24, "sequence": 32, "batch": 8,
-    "sample_tokens": 0, "steps_max": 24, "evaluate_every": 12, "checkpoint_steps": 10, "checkpoint_overhead": 1.0,
-    "checkpoint_s": 600.0, "dropout": 0.1, "compile": "off",
-}  # fmt: skip
-
-
-def test_a_language_model_is_replayed_likewise(tmp_path: Path) -> None:
-    for name, seed in (("train", 1), ("validation", 2)):
-        words = [f"{seed * 7 + number} little ducks went swimming {number} times" for number in range(60)]
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in words))
-    inputs = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation")}
-
-    def run(folder: Path, **settings: Any) -> Trained:
-        recorder = Recorder(folder / "kept")
-        job = job_for(LanguageModel(), inputs, folder / "scratch", {**LANGUAGE, **settings}, seed=seed_of(TASK))
-        return Trained(LanguageModel().run(job, recorder), tuple(row[0] for row in reversed(recorder.checkpoints)))
-
-    def again(folder: Path, told: Trained) -> Made:
-        given = {**inputs, **{f"checkpoint-{n}": path for n, path in enumerate(told.checkpoints[:2], start=1)}}
-        about = {"kind": "language-model", "settings": LANGUAGE, "task": TASK, "steps": told.made.facts["steps"]}
-        return made_by(Replay(), {**given, "model": told.made.outputs["model"]}, folder, about)
-
-    honest = again(tmp_path / "one", run(tmp_path / "honest"))
-    assert (honest.facts["ok"], honest.facts["bound"], honest.kpis["distance"]) == (True, True, 0.0)
-    lie = again(tmp_path / "two", run(tmp_path / "liar", dropout=0.0))
-    assert lie.facts["ok"] is False
