@@ -22,7 +22,7 @@ NODE_LEAST = 18
 
 
 def worker_program() -> Path:
-    """The program with its packages installed. Skips the test, with the reason, where Node.js or they can not be had."""
+    """The program with its packages installed. Skips the test, and says why, where they or Node.js are missing."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip("Node.js and npm are not here")
