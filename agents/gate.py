@@ -20,6 +20,7 @@ from agents import records
 from agents.handling import handle
 from agents.runtime import Agent
 from consensus.champions import next_champion
+from consensus.comparison import spent_share
 from consensus.gate import verdict, verdict_id
 from consensus.policies import with_settings
 from mesh import codec
@@ -75,6 +76,8 @@ class Gate:
             return published
         outcome = "accepted" if said.accepted else "rejected"
         self._agent.metrics.count("mesh_verdicts_total", outcome=outcome)
+        self._agent.metrics.set("mesh_holdout_challengers", recommendation.holdout_uses)
+        self._agent.metrics.set("mesh_holdout_alpha_spent_ratio", spent_share(recommendation.holdout_uses))
         self._agent.log.info("topic %s: %s %s. %s", said.topic, said.choice.value, outcome, said.why)
         return said
 

@@ -20,7 +20,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from agents.runtime import Agent
+from agents.runtime import Agent, now_s
 from mesh import codec, limits, log, traced, tracing
 from mesh.bus import Delivery, Stored
 from mesh.errors import BusUnavailable, Malformed, NotFound, Reject, Retry, Stop
@@ -92,8 +92,12 @@ async def _row(
     """Handle one record: None when that is done, AGAIN when it shall come again, else why it never will be."""
     try:
         record = codec.decode(message.data, *wanted)
-        with _inside(record, message):
-            await handler(record, message)
+        began = now_s()
+        try:
+            with _inside(record, message):
+                await handler(record, message)
+        finally:
+            agent.metrics.observe("mesh_record_seconds", now_s() - began, kind=record.kind)
     except Stop:
         raise
     except Malformed as error:

@@ -82,5 +82,5 @@ class HealthServer:
         return web.json_response(body, status=503 if problems else 200)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        text = self._agent.metrics.render() + metrics.render()  # the agent's own, and what its process counts
+        text = metrics.rendered((self._agent.metrics, metrics.PROCESS))  # the agent's own, and what its process counts
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})

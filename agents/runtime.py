@@ -141,7 +141,7 @@ class Agent:
 
     async def serve(self, name: str, subject: str, handler: Handler, *, queue: str) -> Subscription:
         """Subscribe a handler of questions; the service protocol tells of it and of its statistics."""
-        endpoint = Endpoint(name, subject, queue, handler)
+        endpoint = Endpoint(name, subject, queue, handler, self.metrics)
         subscription = await self.listen(subject, endpoint.handle, queue=queue)
         self.endpoints.append(endpoint)
         return subscription
@@ -215,6 +215,8 @@ class Agent:
     async def live(self, body: Callable[[Agent], Awaitable[None]]) -> None:
         """Run the role's body with everything around it, until the stop. Raises what stopped it."""
         self.metrics.set("mesh_agent_info", 1, role=self.role, name=self.name, version=PROGRAM_VERSION)
+        python = ".".join(map(str, sys.version_info[:3]))
+        self.metrics.set("mesh_build_info", 1, version=PROGRAM_VERSION, python=python, system=platform.SYSTEM)
         self.broker.on_state(self._on_broker)
         self._on_broker(self.broker.connected)
         http = HealthServer(self)
@@ -307,6 +309,8 @@ class Agent:
         if connected and self._was_connected is False:
             self.metrics.count("mesh_bus_reconnects_total")
         self._was_connected = connected
+        if self.broker.refusal is not None:
+            self.stop(self.broker.refusal)
         self.metrics.set("mesh_broker_connected", float(connected))
 
     # -- hello --------------------------------------------------------------------------------------------------------

@@ -87,6 +87,8 @@ class Follower:
     async def _read_on(self) -> None:
         """Fold what the leader has told of, and forget what it has projected."""
         leader, history = self._ears.leader, self._history
+        lag = 0 if leader is None else max(0, leader.ledger_seq - history.log.seq)
+        self._agent.metrics.set("mesh_ledger_lag_entries", lag)
         if leader is None or leader.ledger_seq == history.log.seq:
             return
         try:

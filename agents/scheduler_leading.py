@@ -412,10 +412,14 @@ class Leader:
             if self._states.get(name, WorkerState.LIVE) is not stands:
                 self._agent.log.info("%s is %s", name, stands)
         self._states = workers
-        metrics.set("mesh_workers", sum(stands is not WorkerState.LOST for stands in workers.values()))
+        standing = Counter(workers.values())
+        for stands in WorkerState:
+            metrics.set("mesh_workers", standing[stands], state=str(stands))
         metrics.set_total("mesh_stale_writes_total", mind.stale_writes)
         metrics.set_total("mesh_inputs_dropped_total", self._inputs.dropped)
         metrics.set("mesh_ledger_sequence", self._log.seq)
+        metrics.set("mesh_ledger_lag_entries", 0)
+        metrics.set("mesh_commands_uncovered", max(0, self._heard - self._history.covered))
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 

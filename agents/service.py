@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.bus import Handler, Message, Subscription
 from mesh.errors import BusUnavailable
+from mesh.metrics import Metrics
 from mesh.version import PROGRAM_VERSION
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ ERROR_CHARS_MAX = 200
 class Endpoint:
     """A handler of questions, and its statistics. Times are nanoseconds, as ADR-32 wants them."""
 
-    def __init__(self, name: str, subject: str, queue: str, handler: Handler) -> None:
+    def __init__(self, name: str, subject: str, queue: str, handler: Handler, metrics: Metrics) -> None:
         self._about = {"name": name, "subject": subject, "queue_group": queue}
-        self._handler = handler
+        self._name, self._handler, self._metrics = name, handler, metrics
         self._requests = self._errors = self._busy_ns = 0
         self._last_error = ""
 
@@ -44,8 +45,10 @@ class Endpoint:
             self._last_error = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX]
             raise
         finally:
+            took_ns = time.perf_counter_ns() - began
             self._requests += 1
-            self._busy_ns += time.perf_counter_ns() - began
+            self._busy_ns += took_ns
+            self._metrics.observe("mesh_request_seconds", took_ns / 1e9, endpoint=self._name)
 
     def info(self) -> dict[str, Any]:
         """As in INFO."""

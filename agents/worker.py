@@ -504,6 +504,8 @@ class Worker:
         metrics.set("mesh_outbox_bytes", size_bytes)
         metrics.set("mesh_outbox_age_seconds", oldest_s)
         metrics.set("mesh_leases_held", len(self._running))
+        ages = (running.checkpoint_age_s for running in self._running.values())
+        metrics.set("mesh_checkpoint_age_seconds", max(ages, default=0.0))
         metrics.set("mesh_checkpoints_paused", sum(bool(running.paused) for running in self._running.values()))
         metrics.set("mesh_outputs_paused", sum(bool(running.outputs_wait) for running in self._running.values()))
         bytes_max = self._agent.settings.worker.outbox_bytes_max

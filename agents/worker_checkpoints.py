@@ -118,6 +118,8 @@ class Checkpoints:
         self.skipped = 0
         self.paused = ""
         """Why nothing is uploaded at the moment, in a sentence; '' when nothing stands in the way."""
+        self.stored_at = time.monotonic()
+        """When the newest one was stored; before the first, when that was made."""
         self._task, self._epoch, self._incarnation = task, epoch, incarnation
         self._store, self._packer, self._owe, self._folder = store, packer, owe, folder
         self._cache_bytes_max = cache_bytes_max
@@ -285,6 +287,7 @@ class Checkpoints:
             return
         made = ready.made
         metrics.count("mesh_checkpoints_total", outcome="made")
+        self.stored_at = time.monotonic()
         await self._owe(
             CheckpointMade(
                 key=Key(self._task, self._epoch, CheckpointMade.kind, made.number),

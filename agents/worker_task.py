@@ -182,6 +182,12 @@ class Running:
         return "" if self._uploads is None else self._uploads.paused
 
     @property
+    def checkpoint_age_s(self) -> float:
+        """Since its newest checkpoint was stored; 0 for what has made none, or is not running."""
+        running = self._uploads is not None and self.stage is Stage.RUNNING
+        return time.monotonic() - self._uploads.stored_at if running and self._uploads is not None else 0.0
+
+    @property
     def held_up(self) -> str:
         """Why its checkpoints or outputs are not stored at the moment, or ''."""
         return self.outputs_wait or self.paused

@@ -198,6 +198,11 @@ def spent_alpha(challenger: int, alpha: float = ALPHA) -> float:
     return alpha * 6.0 / (math.pi * max(1, challenger)) ** 2
 
 
+def spent_share(challengers: int) -> float:
+    """What so many comparisons on one holdout have spent of its alpha, 0 to 1."""
+    return sum(spent_alpha(number, 1.0) for number in range(1, challengers + 1))
+
+
 def items_needed(deviation: float, effect: float, alpha: float = 2.0 * ALPHA) -> int:
     """Items with which an effect of this size would be seen with 80 % power; 0 when there is no effect.
 

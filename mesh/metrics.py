@@ -17,7 +17,7 @@ import dataclasses
 import enum
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,16 +68,19 @@ def _histogram(name: str, help_: str, *labels: str) -> Declared:
 TABLE: tuple[Declared, ...] = (
     # every agent
     _gauge("mesh_agent_info", "Always 1; the labels say who this is.", "role", "name", "version"),
+    _gauge("mesh_build_info", "Always 1; the labels say what runs.", "version", "python", "system"),
     _gauge("mesh_broker_connected", "1 while the broker is connected, else 0."),
     _counter("mesh_bus_reconnects_total", "Connections to the broker after the first one."),
     _counter("mesh_bus_dropped_total", "Core messages dropped because a handler was too slow."),
     _gauge("mesh_loop_lag_seconds", "How late the event loop's last turn was.", "role"),
     _counter("mesh_records_handled_total", "Records handled and acknowledged.", "role", "kind"),
+    _histogram("mesh_record_seconds", "Time of handling one record, also where it failed.", "kind"),
     _counter("mesh_handler_failures_total", "Handlers that failed, by what went wrong.", "role", "reason"),
+    _histogram("mesh_request_seconds", "Time of answering one question of another agent or a command.", "endpoint"),
     # the scheduler
     _gauge("mesh_leading", "1 while this scheduler leads, else 0."),
     _gauge("mesh_tasks", "Tasks in the ledger, by state: the length of each queue.", "state"),
-    _gauge("mesh_workers", "Workers that are alive or suspect."),
+    _gauge("mesh_workers", "Workers that the leader has heard, by how it stands with them.", "state"),
     _counter("mesh_leases_total", "Leases given."),
     _counter("mesh_lease_expirations_total", "Leases that ended because their worker was lost.", "reason"),
     _counter("mesh_results_total", "Results recorded in the ledger, by the task's outcome.", "outcome"),
@@ -93,6 +96,8 @@ TABLE: tuple[Declared, ...] = (
     _counter("mesh_collected_total", "Objects and manifests that it removed.", "kind"),
     _counter("mesh_corrupt_removed_total", "Corrupt objects that were removed, to be stored again."),
     _gauge("mesh_ledger_sequence", "Last sequence of the ledger that this scheduler has seen."),
+    _gauge("mesh_ledger_lag_entries", "Entries of which the leader has told and that this scheduler has not folded."),
+    _gauge("mesh_commands_uncovered", "Commands that the leader has read and no entry of the ledger covers yet."),
     _counter("mesh_inputs_dropped_total", "Beats dropped because the scheduler's inbox was full."),
     # the worker
     _counter("mesh_beats_total", "Beats sent."),
@@ -107,6 +112,7 @@ TABLE: tuple[Declared, ...] = (
         "mesh_checkpoints_total", "Checkpoints: made, skipped for a newer one, lost, unusable to go on from.", "outcome"
     ),
     _counter("mesh_checkpoint_bytes_total", "Bytes of packed checkpoints: of their state, and of new objects.", "what"),
+    _gauge("mesh_checkpoint_age_seconds", "Of the running task whose newest stored checkpoint is oldest: its age."),
     _gauge("mesh_checkpoints_paused", "Running tasks whose checkpoints wait: no room, or no broker."),
     _gauge("mesh_outputs_paused", "Tasks that have computed their outputs and wait: no room, or no broker."),
     _counter("mesh_child_kills_total", "Child processes that were killed, by reason.", "reason"),
@@ -128,11 +134,16 @@ TABLE: tuple[Declared, ...] = (
     _gauge("mesh_cache_bytes", "Bytes in the local cache of artifacts."),
     # the gate
     _counter("mesh_verdicts_total", "Verdicts of the gate.", "outcome"),
+    _gauge("mesh_holdout_alpha_spent_ratio", "Share of its alpha that the newest verdict's holdout has spent."),
+    _gauge("mesh_holdout_challengers", "Challengers that were compared on that holdout so far."),
     # the feeder
     _counter("mesh_fed_topics_total", "Topics that the feeder published."),
     # the gateway
     _counter("mesh_http_requests_total", "Requests that the gateway answered, by row of its table.", "route", "status"),
     _histogram("mesh_http_request_seconds", "Time of an answer of the gateway, streams left out.", "route"),
+    _gauge("mesh_http_watchers", "Streams of events that the gateway serves now."),
+    _counter("mesh_http_watchers_cut_total", "Streams that it ended because they were read too slowly."),
+    _counter("mesh_http_events_total", "Records of the result stream that it made into events, each once for all."),
 )  # fmt: skip
 """Every metric of every agent. An agent shows those that it has touched."""
 
@@ -193,38 +204,17 @@ class Metrics:
 
     def render(self) -> bytes:
         """Everything that was touched, in the Prometheus text format (version 0.0.4)."""
-        from prometheus_client import CollectorRegistry, generate_latest  # 60 ms, spent at the first look only
+        return rendered((self,))
 
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        return generate_latest(registry)
-
-    def collect(self) -> Iterator[Metric]:
-        """For prometheus_client's registry: a consistent copy of each metric."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-
+    def copied(self) -> tuple[dict[str, dict[Labels, float]], dict[str, dict[Labels, _Observed]]]:
+        """A consistent copy of the values, and of what was observed."""
         with self._lock:
             values = {name: dict(series) for name, series in self._values.items()}
             observed = {
                 name: {key: _Observed(list(found.counts), found.sum) for key, found in series.items()}
                 for name, series in self._observed.items()
             }
-        for declared in TABLE:
-            name, help_, labels = declared.name, declared.help, declared.labels
-            if declared.kind is Kind.HISTOGRAM:
-                histogram = HistogramMetricFamily(name, help_, labels=labels)
-                for key, found in observed.get(name, {}).items():
-                    histogram.add_metric(key, _cumulative(found.counts), found.sum)
-                family: Metric = histogram
-            else:
-                simple = (CounterMetricFamily if declared.kind is Kind.COUNTER else GaugeMetricFamily)(
-                    name, help_, labels=labels
-                )
-                for key, value in values.get(name, {}).items():
-                    simple.add_metric(key, value)
-                family = simple
-            if family.samples:
-                yield family
+        return values, observed
 
     def _put(self, name: str, kind: Kind, value: float, labels: dict[str, str], *, add: bool) -> None:
         key = _key(name, kind, labels)
@@ -256,6 +246,56 @@ def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
         total += number
         found.append(("+Inf" if bound == math.inf else repr(bound), float(total)))
     return found
+
+
+class _Together:
+    """The values of several, as one collector for prometheus_client: each metric once, however many of them feed it."""
+
+    def __init__(self, parts: Iterable[Metrics]) -> None:
+        self._values: dict[str, dict[Labels, float]] = {}
+        self._observed: dict[str, dict[Labels, _Observed]] = {}
+        for part in parts:
+            values, observed = part.copied()
+            for name, series in values.items():
+                self._add(name, series)
+            for name, found in observed.items():
+                self._observed.setdefault(name, {}).update(found)
+
+    def _add(self, name: str, series: dict[Labels, float]) -> None:
+        """Counters of the same labels add up; of a gauge the later one counts."""
+        held = self._values.setdefault(name, {})
+        for key, value in series.items():
+            held[key] = value + (held.get(key, 0.0) if _BY_NAME[name].kind is Kind.COUNTER else 0.0)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric that was touched, in the table's order."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        for declared in TABLE:
+            name, help_, labels = declared.name, declared.help, declared.labels
+            if declared.kind is Kind.HISTOGRAM:
+                histogram = HistogramMetricFamily(name, help_, labels=labels)
+                for key, found in self._observed.get(name, {}).items():
+                    histogram.add_metric(key, _cumulative(found.counts), found.sum)
+                family: Metric = histogram
+            else:
+                simple = (CounterMetricFamily if declared.kind is Kind.COUNTER else GaugeMetricFamily)(
+                    name, help_, labels=labels
+                )
+                for key, value in self._values.get(name, {}).items():
+                    simple.add_metric(key, value)
+                family = simple
+            if family.samples:
+                yield family
+
+
+def rendered(parts: Iterable[Metrics]) -> bytes:
+    """Everything that these have touched, as one text in the Prometheus format: a metric stands in it once."""
+    from prometheus_client import CollectorRegistry, generate_latest  # 60 ms, spent at the first look only
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Together(parts))
+    return generate_latest(registry)
 
 
 PROCESS = Metrics()

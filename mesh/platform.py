@@ -36,6 +36,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+SYSTEM = sys.platform
+"""Which system this is, for people: `linux`, `darwin`, `win32`."""
+
 NICE_STEP = 10
 """Lowered priority: a desktop stays responsive, an otherwise idle machine still gives everything."""
 

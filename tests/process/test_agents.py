@@ -10,7 +10,9 @@ import contextlib
 import datetime as dt
 import json
 import re
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -169,6 +171,11 @@ async def check_metrics(agent: AgentProcess, name: str) -> None:
     assert status == 200
     sample = re.compile(r'[a-z_]+(\{([a-z_]+="[^"]*",?)*\})? [-+0-9.eInfNa]+')
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in text.splitlines() if line)
+    if shutil.which("promtool"):
+        checked = await asyncio.to_thread(
+            subprocess.run, ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     assert await agent.metric(f'mesh_agent_info{{name="{name}",role="{agent.role}",version="') == 1
     assert await agent.metric("mesh_broker_connected") == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -95,6 +96,42 @@ def test_labels_that_are_ids_after_all_end_in_other() -> None:
     seen = samples(found)
     assert len(seen) == metrics.SERIES_MAX + 1
     assert seen["mesh_child_kills_total", "other"] == 50
+
+
+def everything() -> Metrics:
+    """Every metric of the table, touched with two values of each label."""
+    found = Metrics()
+    for declared in TABLE:
+        for word in ("a", "b c") if declared.labels else ("",):
+            labels = dict.fromkeys(declared.labels, word)
+            match declared.kind:
+                case Kind.COUNTER:
+                    found.count(declared.name, **labels)
+                case Kind.GAUGE:
+                    found.set(declared.name, 2.5, **labels)
+                case Kind.HISTOGRAM:
+                    found.observe(declared.name, 0.3, **labels)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus) is not installed")
+def test_promtool_finds_nothing_to_complain_about() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=everything().render(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_what_two_feed_stands_in_the_text_once() -> None:
+    """An agent's own metrics and those of its process."""
+    one, other = everything(), everything()
+    text = metrics.rendered((one, other)).decode()
+    assert [line for line in text.splitlines() if line.startswith("# HELP")] == [
+        f"# HELP {declared.name} {declared.help}" for declared in TABLE
+    ]
+    assert "mesh_leases_total 2.0" in text
+    assert "mesh_store_bytes 2.5" in text
+    assert "mesh_ledger_append_seconds_count 1.0" in text
 
 
 def test_threads_do_not_lose_counts() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from consensus.comparison import (
     ACCURACY,
+    ALPHA,
     LOSS,
     RESAMPLES,
     Differences,
@@ -24,6 +25,7 @@ from consensus.comparison import (
     loss_differences,
     p_value,
     spent_alpha,
+    spent_share,
     standard_error,
 )
 from tests.support.outcomes import first, items
@@ -128,6 +130,9 @@ def test_the_interval_is_the_hull_with_the_bootstrap_where_that_can_see_the_tail
 
 def test_alpha_is_spent_and_never_overspent() -> None:
     shares = [spent_alpha(k) for k in range(1, 10_001)]
+    assert spent_share(0) == 0.0
+    assert spent_share(50) == pytest.approx(sum(shares[:50]) / ALPHA)
+    assert 0.98 < spent_share(50) < 1.0
     assert shares[0] == pytest.approx(0.05 * 6 / math.pi**2)
     assert all(later < earlier for earlier, later in itertools.pairwise(shares))
     assert 0.0499 < sum(shares) < 0.05
