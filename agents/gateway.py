@@ -20,14 +20,17 @@ from collections.abc import Callable
 from aiohttp import web
 
 from agents.gateway_door import Door
+from agents.gateway_events import Events
 from agents.gateway_front import Front
 from agents.gateway_limits import Limits, is_loopback
+from agents.gateway_network import Network
 from agents.gateway_routes import Part, Route
 from agents.gateway_tokens import Tokens
+from agents.gateway_topics import Topics
 from agents.runtime import Agent, now_s
 from mesh.errors import EnvironmentUnfit, SettingsInvalid
 
-PARTS: tuple[Callable[[Agent], Part], ...] = ()
+PARTS: tuple[Callable[[Agent], Part], ...] = (Network, Topics, Events)
 """Everything that can be asked of the mesh, beside the front."""
 
 SHUTDOWN_S = 2.0

@@ -118,6 +118,7 @@ class Door:
         request, address = call.request, self._address(call.request)
         self._limits.arrived(address)
         call.identity = self._identified(route, request, address)
+        call.welcome = lambda: self._still(request, call.identity)
         call.path = _path(route, request)
         places = self._limits.streams if route.long else self._limits.requests
         with places.one(call.identity.name if route.roles else address):
@@ -167,6 +168,11 @@ class Door:
                 "forbidden", f"this is for the role {allowed}, and the token of {identity.name!r} is {identity.role}'s."
             )
         return identity
+
+    def _still(self, request: web.Request, identity: Identity) -> bool:
+        """Is who was let in still who he was?"""
+        given = request.headers.get("Authorization", "").partition(" ")[2]
+        return identity is ANYBODY or self._tokens.identify(given.strip()) == identity
 
     def _nobody(self, address: str, why: str, more: str = "") -> Refused:
         self._limits.refused(address)

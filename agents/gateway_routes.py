@@ -97,6 +97,8 @@ class Call:
     """What stood at the places of the path, checked."""
     decoded: msgspec.Struct | None = None
     asked: msgspec.Struct | None = None
+    welcome: Callable[[], bool] = lambda: True
+    """Does the token still hold? A stream asks before it sends: a revoked token hears nothing more."""
     begun: web.StreamResponse | None = None
     """The response whose head was sent already."""
 
