@@ -81,7 +81,7 @@ class Trees:
             champion, _ = await self._books.champion(node)
             if champion is not None:
                 champions[node] = champion
-        nodes, revision = await self._books.graph() if found else ({}, 0)
+        nodes, revision = await self._books.graph()
         champion, _ = await self._books.champion(specialization)
         router, measured = await self._grown(champion, id_)
         known = Known(

@@ -202,12 +202,12 @@ def settled_nodes(
 
 
 def older_nodes(
-    topic: Topic, parent: str, found: Found, known: Mapping[str, Specialization], why: str, at_ms: int
+    topic: Topic, parent: str, found: Found | None, known: Mapping[str, Specialization], why: str, at_ms: int
 ) -> tuple[Specialization, ...]:
-    """Once a tree is accepted: the active branches of an older tree of `parent` that it does not contain, merged back
-    with what lives below them. What people or topics made is no branch, and a branch that such a node lives below stays
-    as well."""
-    new = {child_node_id(parent, branch.name) for branch in found.branches}
+    """Once `parent` has another champion: the active branches of an older tree that it does not contain, merged back
+    with what lives below them. found: the branches of the tree that is champion now; None: it is no tree. What people
+    or topics made is no branch, and a branch that such a node lives below stays as well."""
+    new = {child_node_id(parent, branch.name) for branch in found.branches} if found is not None else set()
     old = [
         node.id
         for node in changes.children(known, parent)

@@ -11,6 +11,10 @@
                                                                                  older tree merged back, settle
                                                                     else ──────> children merged back, settle
 
+A branch is active as long as the champion of its parent is a tree that contains it. So whenever a topic ends and that
+champion is no tree (any more: a line, or merged weights, was better than it), what an older tree has left is merged
+back; and where the champion's own tree is put together again in vain, its branches are active as before.
+
 Aim: to need no memory. The answer is a function of the records, of the ends of the children and of the graph; every id
 in it is derived from the topic's id, and commands, topics and nodes are written only where they are not there yet:
 after a crash at any point, or with two planners, the same records lead to the same commands. What could change under
@@ -31,7 +35,7 @@ from mesh import limits
 from mesh.messages.base import Facts, Record, derived_id
 from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeState, Specialization
-from mesh.messages.judgement import Audit, Candidate, Champion, Verdict
+from mesh.messages.judgement import Audit, Candidate, Champion, Recommendation, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.tasks import TaskState
 from mesh.messages.topics import Topic
@@ -44,6 +48,9 @@ ENDED = "canceled"
 
 NOTHING: Facts = {"champion": "", "branches": 0}
 """Facts of a topic that was settled before anything was trained."""
+
+LOSS = "loss"
+"""The metric of comparisons that are not of right and wrong answers."""
 
 End = TopicSettled | TopicTurnedDown
 
@@ -256,20 +263,34 @@ class _Fold:
         said, taken = verdict.recommendation, _candidate(verdict, verdict.champion)
         promoted = verdict.accepted and taken is not None
         accepted = promoted and taken is not None and bool(taken.flat)
-        low, high = said.interval
-        figures = f"effect {said.effect:+.4f}, interval {low:+.4f} to {high:+.4f}, {said.holdout_examples} examples"
-        tree: Facts = {**said.tree, "accepted": accepted, "effect": said.effect, "interval": [low, high]}
+        figures = _figures(said, taken)
+        tree: Facts = {**said.tree, "accepted": accepted, "effect": said.effect, "interval": list(said.interval)}
         tree |= {"holdout_examples": said.holdout_examples, "recommendation": said.id}
-        count = len(found.branches)
+        count, stay = len(found.branches), not promoted and self._has_these(found, verdict)
         if accepted:
             why = f"The tree of its {count} branches is its champion ({figures})."
         elif promoted:
             why = f"Its {count} branches are merged back: their weights put together are its champion ({figures})."
         else:
+            stays = f"The tree of its {count} branches that was champion stays it: the new one is not better"
+            back = f"Its {count} branches are merged back: the tree is not better"
             more = "" if verdict.accepted else f" {verdict.why}"
-            why = f"Its {count} branches are merged back: the tree is not better ({figures}).{more}"
-        state = NodeState.ACTIVE if accepted else NodeState.MERGED
+            why = f"{stays if stay else back} ({figures}).{more}"
+        state = NodeState.ACTIVE if accepted or stay else NodeState.MERGED
         return self._end(found, verdict, state, why, tree, verdict.decided_at_ms)
+
+    def _has_these(self, found: Found, verdict: Verdict) -> bool:
+        """Is the champion a tree of these very branches, which another one of them could not better?"""
+        router = self._known.router
+        return bool(router) and found.router == router and self._is_tree(verdict) is True
+
+    def _is_tree(self, verdict: Verdict) -> bool | None:
+        """Is what this verdict left as champion a tree? None: there is none, or nobody can tell."""
+        champion, model = self._known.champion, verdict.champion
+        for said in (verdict, self._first):
+            if said is not None and (made := _candidate(said, model)) is not None:
+                return bool(made.flat)
+        return bool(champion.flat) if champion is not None and model and champion.model == model else None
 
     def _end(self, found: Found, verdict: Verdict, state: NodeState, why: str, tree: Facts, at_ms: int) -> Step:
         """The topic is over, and so are its branches as a question. verdict: the one that left the champion."""
@@ -281,10 +302,19 @@ class _Fold:
         }
         where = self._topic, self._specialization, found, self._known.nodes
         nodes = branches.settled_nodes(*where, state, why, at_ms)
-        if state is NodeState.ACTIVE:
+        if tree["accepted"]:
             gone = f"no branch of the tree {verdict.champion[:12]} that topic {self._topic.id} brought: {why}"
             nodes += branches.older_nodes(*where, gone, at_ms)
+        else:
+            nodes += self._left_over(verdict, why, at_ms)
         return Step(why, nodes=nodes, settles=(self._settle(why, facts),))
+
+    def _left_over(self, verdict: Verdict, why: str, at_ms: int) -> tuple[Specialization, ...]:
+        """Branches of a tree that has been champion, where the champion is none now, merged back."""
+        if self._is_tree(verdict) is not False:
+            return ()
+        gone = f"the champion {verdict.champion[:12]}, with which topic {self._topic.id} ended, is no tree: {why}"
+        return branches.older_nodes(self._topic, self._specialization, None, self._known.nodes, gone, at_ms)
 
     def _child(self, branch: Branch) -> Facts:
         id_ = branches.child_id(self._topic.id, branch.index)
@@ -299,7 +329,8 @@ class _Fold:
 
     def _whole(self, first: Verdict, why: str) -> Step:
         """The topic is over with the model that it has."""
-        return Step(why, settles=(self._settle(why, {**self._champion_facts(first), "branches": 1}),))
+        settle = self._settle(why, {**self._champion_facts(first), "branches": 1})
+        return Step(why, nodes=self._left_over(first, why, first.decided_at_ms), settles=(settle,))
 
     def _champion_facts(self, verdict: Verdict) -> Facts:
         """What whoever goes on from the result has to know: the champion's digest, size, and what it went on from."""
@@ -357,6 +388,18 @@ def _verdict(records: Iterable[Record], recommendation: str) -> Verdict | None:
 def _candidate(verdict: Verdict, model: str) -> Candidate | None:
     """The candidate with this model, if it was one."""
     return next((one for one in verdict.recommendation.candidates if model and one.model == model), None)
+
+
+def _figures(said: Recommendation, taken: Candidate | None) -> str:
+    """What a comparison came to. The loss is told of who was taken, too: it may be what decided."""
+    low, high = said.interval
+    told = f"effect {said.effect:+.4f}, interval {low:+.4f} to {high:+.4f}, {said.holdout_examples} examples"
+    name = (taken.name or taken.line.value) if taken is not None else ""
+    wanted = (name, "champion", LOSS)
+    loss = next((one for one in said.comparisons if (one.a, one.b, one.metric) == wanted), None)
+    if loss is None or said.metric == LOSS:
+        return told
+    return f"{told}; loss lower by {loss.effect:+.4f}, interval {loss.low:+.4f} to {loss.high:+.4f}"
 
 
 def _bytes(kpis: Mapping[str, float]) -> int:

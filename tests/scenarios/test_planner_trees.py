@@ -8,8 +8,9 @@ Commands:
     judged [keep] [champion=NAME|none]    the first verdict
     branched COUNT                        the search for branches ended (parked likewise)
     child INDEX [champion=NAME]           a branch is settled; `turned-down` instead: it was refused
-    judged-tree accepted|kept|soup        the second verdict
+    judged-tree accepted|kept|soup        the second verdict; kept: whatever was champion
     older NAME                            an earlier tree's branch, and a person's node, are there
+    grown NAME …                          an earlier tree of these branches is champion; `merged`: they were merged back
     settled [canceled]                    the ledger has the topic's end
     crash N                               the planner dies after N writes of its next step
     next                                  nothing new: what is to be done?
@@ -26,9 +27,9 @@ from pathlib import Path
 import pytest
 
 from mesh.messages.commands import Submit
-from mesh.messages.graph import Specialization
-from mesh.messages.judgement import Choice
-from mesh.messages.tasks import TaskSpec, TaskState
+from mesh.messages.graph import NodeState, Specialization
+from mesh.messages.judgement import Champion, Choice
+from mesh.messages.tasks import Line, TaskSpec, TaskState
 from planner.branches import child_node_id
 from planner.trees import ENDED, Step
 from tests.support import transcripts
@@ -87,13 +88,15 @@ class Play:
     def do_judged(self, words: list[str], options: dict[str, str]) -> None:
         champion = options.get("champion", "flat")
         choice = Choice.KEEP if "keep" in words else Choice.EVOLVER
+        if choice is not Choice.KEEP:
+            self.books.champion, self.books.router = None, ""
         self.books.judged(champion="" if champion == "none" else champion, choice=choice)
 
     def do_branched(self, words: list[str], _: dict[str, str]) -> None:
         if words == ["parked"]:
             self.books.ended(TaskSpec(id=f"{TOPIC}-branch", topic=TOPIC, executor="branch"), None, TaskState.PARKED)
         else:
-            self.books.branched(int(words[0]))
+            self.books.branched(int(words[0]), **({"why": "splitting does not help"} if words[0] == "1" else {}))
 
     def do_child(self, words: list[str], options: dict[str, str]) -> None:
         self.books.child(
@@ -102,7 +105,23 @@ class Play:
         )  # fmt: skip
 
     def do_judged_tree(self, words: list[str], _: dict[str, str]) -> None:
-        self.books.judged_tree(accepted=words[0] != "kept", soup=words[0] == "soup")
+        if words[0] == "kept" and self.books.router:
+            self.books.verdict("tree-recommendation", True, digest("old"), Choice.KEEP, ())
+        else:
+            self.books.judged_tree(accepted=words[0] != "kept", soup=words[0] == "soup")
+
+    def do_grown(self, words: list[str], _: dict[str, str]) -> None:
+        """A tree is champion, with the router that the search for branches will find again."""
+        state = NodeState.MERGED if "merged" in words else NodeState.ACTIVE
+        for name in words:
+            if name != "merged":
+                node = Specialization(id=child_node_id(NODE, name), name=name, parent=NODE, by="t0", state=state)
+                self.books.nodes[node.id] = node
+        self.books.router = digest("router")
+        self.books.champion = Champion(
+            specialization=NODE, version_number=2, model=digest("old"), topic="t0", task="t0-tree", line=Line.MERGE,
+            verdict="v", flat=digest("flat"),
+        )  # fmt: skip
 
     def do_settled(self, words: list[str], _: dict[str, str]) -> None:
         self.books.settled(**({ENDED: True} if "canceled" in words else {}))

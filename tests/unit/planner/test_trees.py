@@ -10,7 +10,7 @@ import pytest
 
 from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeEvent, NodeState, Specialization
-from mesh.messages.judgement import Audit, Champion, Choice, Verdict
+from mesh.messages.judgement import Audit, Champion, Choice, Comparison, Verdict
 from mesh.messages.results import TaskEnded
 from mesh.messages.tasks import Line, TaskSpec, TaskState
 from mesh.messages.topics import Topic
@@ -30,6 +30,14 @@ def grown(losses: Sequence[float | None] | None = None, **wishes: object) -> Boo
     books.planned(submitted(books))
     books.branched(3, losses=losses)
     return books
+
+
+def old_tree() -> Champion:
+    """The tree that is champion since an earlier topic."""
+    return Champion(
+        specialization=NODE, version_number=2, model=digest("old tree"), topic="t0", task="t0-tree", line=Line.MERGE,
+        verdict="v", flat=digest("old flat"), settings={"hidden": [16]},
+    )  # fmt: skip
 
 
 def submitted(books: Books) -> Submit:
@@ -204,13 +212,50 @@ def test_an_accepted_tree_takes_the_place_of_an_older_trees_branches() -> None:
     assert [books.nodes[node.id] for node in others] == list(others)
 
 
-@pytest.mark.parametrize("accepted", [False, True])
-def test_an_older_trees_branches_stay_when_no_tree_is_accepted(accepted: bool) -> None:
+@pytest.mark.parametrize("champion", ["flat", "soup", "old tree"])
+def test_an_older_trees_branches_stay_as_long_as_the_champion_is_a_tree(champion: str) -> None:
     books = whole_tree()
     old = below(NODE, "loans", by="t0", event=NodeEvent.ACCEPTED)
     books.nodes[old.id] = old
-    books.judged_tree(accepted=accepted, soup=accepted)
-    assert [node.id for node in books.step().nodes] == NODES
+    if champion == "old tree":
+        books.champion = old_tree()
+        books.verdict("tree-recommendation", True, digest(champion), Choice.KEEP, ())
+    else:
+        books.judged_tree(accepted=champion == "soup", soup=champion == "soup")
+    step = books.step()
+    assert [node.id for node in step.nodes] == [*NODES, *([old.id] if champion != "old tree" else [])]
+    if champion != "old tree":
+        assert (step.nodes[-1].state, step.nodes[-1].into) == (NodeState.MERGED, NODE)
+        assert step.nodes[-1].reason.startswith(f"the champion {digest(champion)[:12]}, with which topic {TOPIC} ended")
+
+
+def test_a_line_that_is_better_than_a_tree_ends_its_branches_though_the_topic_stays_whole() -> None:
+    books = Books(branches=1)
+    old = below(NODE, "loans", by="t0", event=NodeEvent.ACCEPTED)
+    books.nodes[old.id] = old
+    books.champion = old_tree()
+    books.profiled()
+    books.trained()
+    books.judged()
+    step = books.step()
+    assert [(node.id, node.state) for node in step.nodes] == [(old.id, NodeState.MERGED)]
+    assert step.settles[0].facts["champion"] == digest("flat")
+    books.take(step)
+    assert books.step().nodes == ()  # the gate's next write, or a crash, changes nothing
+
+
+def test_who_won_by_the_loss_alone_is_told_with_it() -> None:
+    books = whole_tree()
+    books.judged_tree(accepted=True)
+    said = books.records[-1]
+    assert isinstance(said, Verdict)
+    loss = Comparison(a="merge", b="champion", metric="loss", effect=0.04, low=0.02, high=0.06, p_value=0.001, items=9)
+    told = msgspec.structs.replace(said.recommendation, comparisons=(loss,))
+    books.records[-1] = said.evolve(recommendation=told)
+    assert settlement(books).why == (
+        "The tree of its 3 branches is its champion (effect +0.0200, interval +0.0100 to +0.0300, 1000 examples; "
+        "loss lower by +0.0400, interval +0.0200 to +0.0600)."
+    )
 
 
 @pytest.mark.parametrize("soup", [False, True])
@@ -247,7 +292,8 @@ def test_a_branch_of_the_champions_tree_stays_active_while_it_is_tried_again_and
     for index in range(3):
         books.child(index, champion=f"m{index}")
     books.planned(submitted(books))
-    books.judged_tree(accepted=False)
+    books.champion = old_tree()
+    books.verdict("tree-recommendation", True, digest("old tree"), Choice.KEEP, ())
     assert books.step().nodes == ()
 
 
@@ -256,10 +302,7 @@ def test_the_evolver_of_a_branch_goes_on_from_the_flat_model_in_a_champion_that_
     books.profiled()
     books.trained()
     books.judged(champion="old tree", choice=Choice.KEEP)
-    books.champion = Champion(
-        specialization=NODE, version_number=2, model=digest("old tree"), topic="t0", task="t0-tree", line=Line.MERGE,
-        verdict="v", flat=digest("old flat"), settings={"hidden": [16]},
-    )  # fmt: skip
+    books.champion = old_tree()
     flat = submitted(books).facts["flat"]
     assert (flat["model"], flat["settings"]) == (digest("old flat"), {"hidden": [16]})
 
@@ -271,10 +314,7 @@ def test_a_tree_that_became_worse_on_a_branch_is_divided_anew(loss: float) -> No
     (measured,) = before.records
     assert isinstance(measured, TaskEnded)
     books.measured, books.router = measured, digest("router")
-    books.champion = Champion(
-        specialization=NODE, version_number=2, model=digest("old tree"), topic="t0", task="t0-tree", line=Line.MERGE,
-        verdict="v", flat=digest("old flat"),
-    )  # fmt: skip
+    books.champion = old_tree()
     books.profiled()
     books.trained()
     books.evaluated("old tree", [1.0, loss])
