@@ -3,8 +3,8 @@
 /health   200 {"status": "ok", …} or 503 {"status": "unwell", "problems": {…}}
 /metrics  the Prometheus text format
 
-The port is free to choose by the system (0) unless set; it is written to `<home>/run/<role>-<pid>.json`, so that a
-person or a scraper's file discovery finds it.
+The port is free to choose by the system (0) unless set; it is written to `<home>/run/<role>-<pid>.json`, where a person
+finds it, and to a file beside it that Prometheus' file discovery reads (agents/scraping.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from agents.scraping import ScrapeNote
 from mesh import metrics
 from mesh.errors import EnvironmentUnfit
 
@@ -34,6 +35,7 @@ class HealthServer:
         self._agent = agent
         self._runner: web.AppRunner | None = None
         self._note: Path | None = None
+        self._scrape = ScrapeNote(agent.settings.home, agent.role, agent.name)
         self.port = 0
 
     async def start(self) -> None:
@@ -53,9 +55,11 @@ class HealthServer:
             ) from None
         self.port = self._runner.addresses[0][1]
         self._write_note(http.host)
+        self._scrape.write(http.host, self.port)
 
     async def close(self) -> None:
         """Stop listening and remove the note."""
+        self._scrape.remove()
         if self._note is not None:
             self._note.unlink(missing_ok=True)
         if self._runner is not None:
