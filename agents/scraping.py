@@ -2,9 +2,9 @@
 
     <home>/run/scrape/<role>-<pid>.json     [{"targets": ["127.0.0.1:41873"], "labels": {"role": …, "agent": …}}]
 
-deploy/prometheus/prometheus.yml names the folder. Files appear whole (written beside, then renamed), go with their agent
-in an ordered stop, and after a kill with the next agent that starts in the same home; until then Prometheus finds the
-target down, which is what it should say. A home that can not be written costs discovery, and nothing else.
+deploy/prometheus/prometheus.yml names the folder. Files appear whole (written beside, then renamed), go with their
+agent in an ordered stop, and after a kill with the next agent that starts in the same home; until then Prometheus finds
+the target down, which is what it should say. A home that can not be written costs discovery, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mesh import platform
 
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 """Who listens everywhere is asked on loopback."""
 
 
