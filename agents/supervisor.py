@@ -50,7 +50,10 @@ STOP_EXTRA_S = 10.0
 REPORT_S = 3.0
 """Patience with the broker for the report of a death."""
 
-FINAL = frozenset(error.exit_code for error in (SettingsInvalid, BrokerRefused, EnvironmentUnfit, Deposed, Interrupted))
+FINAL = frozenset(
+    error.exit_code
+    for error in (SettingsInvalid, BusUnavailable, BrokerRefused, EnvironmentUnfit, Deposed, Interrupted)
+)
 """Exit codes that the next life would only repeat. A defect (70) is not among them: it may depend on the task."""
 
 

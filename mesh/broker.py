@@ -5,7 +5,8 @@
     broker_client.py    the library's client, made short
 
 `connect` refuses with one sentence what could not work later: no server, wrong credentials, no JetStream, a server that
-is too old. After that the connection is there for good: it reconnects for ever, and everything that listens goes on.
+is too old. After that the connection is there for good: it reconnects for ever, and everything that listens goes on;
+unless the broker takes the key back (`refusal`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mesh.broker_link import Ear, Link, unheard
 from mesh.broker_log import NatsLog
 from mesh.broker_readers import Consumption, Tail
 from mesh.bus import Delivery, Handler, Message, Stored
-from mesh.errors import NotFound
+from mesh.errors import BrokerRefused, NotFound
 from mesh.listening import Listener
 from mesh.nats_options import NatsLike
 from mesh.subjects import Subjects
@@ -83,6 +84,11 @@ class NatsBroker(NatsLog):
     def connected(self) -> bool:
         """False while the broker is away."""
         return self._link.connected
+
+    @property
+    def refusal(self) -> BrokerRefused | None:
+        """Why there will be no connection any more, after there was one."""
+        return self._link.refusal
 
     def on_state(self, callback: Callable[[bool], None]) -> None:
         """Call back with True after each (re)connection and False after each loss."""

@@ -12,6 +12,7 @@ import contextlib
 import random
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -32,6 +33,9 @@ ABANDON_TRIES = 10
 
 REASON_CHARS_MAX = 200
 """A library's words in our sentence: some quote what they received."""
+
+MEMBERSHIP = "membership"
+"""Folder of the key of a machine that has joined (mesh/membership.py)."""
 
 _CREDENTIALS = ("authorization", "authentication", "user jwt", "nkey", "expired", "revoked")
 
@@ -114,6 +118,10 @@ class Dialer:
     def _advice(self) -> str:
         """Which option to look at."""
         options = self._options
+        if Path(options.nkey).parent.name == MEMBERSHIP and not options.creds:
+            return (
+                "this machine was revoked, or its membership is over; `bin/agent leave`, and ask for a new invitation"
+            )
         if options.creds or options.nkey:
             return f"check {f'--creds {options.creds}' if options.creds else f'--nkey {options.nkey}'}"
         userinfo = any("@" in server.partition("://")[2] for server in options.servers)
@@ -137,6 +145,11 @@ class Dialer:
 def _is_web(error: Exception | None) -> bool:
     """Did the library for WebSockets fail: what answers there speaks no HTTP."""
     return type(error).__module__.partition(".")[0] == "aiohttp"
+
+
+def is_refusal(error: Exception) -> bool:
+    """Does the server refuse the credentials, by its own words?"""
+    return _is_refusal(str(error))
 
 
 def _is_refusal(text: str) -> bool:

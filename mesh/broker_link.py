@@ -11,6 +11,7 @@ The library (nats-py, pinned) has traps, each reproduced; the rule that follows 
     what was buffered at a loss is sent after the reconnection            the buffer is emptied at the loss
     an expired credential or a protocol error closes the client for good  a new client takes over all subscriptions
     a refused right arrives out of band, lower-cased                      it is matched to the request that it refuses
+    a key that was taken back is tried for ever                           refused thrice, it is over (`refusal`)
 
 Not covered: bytes that the dying socket had already taken may be lost, or may arrive; only an answer is certain.
 """
@@ -32,7 +33,7 @@ from nats.aio.subscription import Subscription
 
 from mesh import limits
 from mesh.broker_client import DirectClient
-from mesh.broker_dial import Dialer, abort, end
+from mesh.broker_dial import Dialer, abort, end, is_refusal
 from mesh.bus import Message
 from mesh.errors import BrokerRefused, BusUnavailable, RamifyError
 from mesh.nats_options import NatsLike
@@ -45,6 +46,11 @@ Take = Callable[[Message], None]
 
 STALL_S = 0.5
 """An event loop that is later than this was held up itself (a laptop that slept, a machine out of breath)."""
+
+
+REFUSALS_MAX, REFUSED_S = 3, 1.0
+"""So many refusals in a row of a key that was good before, over at least so long, are the broker's last word: a server
+that is just reading its users anew has done so. Not of a credentials file: that may be renewed in its place."""
 
 
 class Ear:
@@ -107,6 +113,10 @@ class Link:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._word_at = 0.0  # the loop's time of the library's last report, or of the loss
         self._complaint = ""
+        self.refusal: BrokerRefused | None = None
+        """Why there will be no connection any more, after there was one."""
+        self._renewable = not options.nkey or bool(options.creds)
+        self._refusals, self._refused_at = 0, 0.0
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -125,7 +135,7 @@ class Link:
     @property
     def connected(self) -> bool:
         """May something be sent now?"""
-        return self._up.is_set() and not self._closing and self.client.is_connected
+        return self._up.is_set() and not self._closing and self.refusal is None and self.client.is_connected
 
     @property
     def closed(self) -> bool:
@@ -148,7 +158,7 @@ class Link:
         return lambda: self._watchers.pop(callback, None)
 
     async def until_connected(self) -> None:
-        """Wait for the connection. BusUnavailable when it was closed."""
+        """Wait for the connection. BusUnavailable when it was closed, BrokerRefused when it is over."""
         while not self.connected:
             self.check_open()
             await self._up.wait()
@@ -156,9 +166,11 @@ class Link:
                 await asyncio.sleep(0.05)
 
     def check_open(self) -> None:
-        """BusUnavailable when the connection was closed by its owner."""
+        """BusUnavailable when the connection was closed by its owner, BrokerRefused when the broker wants no more."""
         if self._closing:
             raise BusUnavailable("the connection to the broker was closed")
+        if self.refusal is not None:
+            raise self.refusal
 
     def away(self) -> BusUnavailable:
         """The error of anything that needs the connection now."""
@@ -169,7 +181,7 @@ class Link:
         """Flush what was published, within a deadline, and end everything."""
         if self._closing:
             return
-        with contextlib.suppress(BusUnavailable):
+        with contextlib.suppress(BusUnavailable, BrokerRefused):
             await self.barrier()
         self._closing = True
         for task in self._tasks:
@@ -217,14 +229,14 @@ class Link:
         }
 
     def _start_renewal(self) -> None:
-        if not self._closing and not self._renewing:
+        if not self._closing and not self._renewing and self.refusal is None:
             self._renewing = True
             self._own(self._renew(), "renewal")
 
     async def _renew(self) -> None:
         """The client closed itself for good: make a new one, and give it every subscription."""
         pause_s = 0.1
-        while not self._closing:
+        while not self._closing and self.refusal is None:
             old = self.client
             self.client = DirectClient()  # whatever the old one still says is not ours any more
             await end(old)
@@ -271,7 +283,9 @@ class Link:
         found = _REFUSED.search(str(error))
         if found:
             self._refuse(found[1], found[2])
-        elif self._up.is_set():
+            return
+        self._count_refusal(error)
+        if self._up.is_set():
             self._complain(f"the connection of {self.name} reports: {error}")
 
     def _refuse(self, what: str, subject: str) -> None:
@@ -284,11 +298,33 @@ class Link:
                 BrokerRefused(f"{self.name} may not publish to {route.asked}: check the rights of its credentials")
             )
 
+    def _count_refusal(self, error: Exception) -> None:
+        """Is this, after there was a connection, the refusal that ends it?"""
+        if self.refusal is not None or not is_refusal(error):
+            return
+        if not self._up.is_set():
+            abort(self.client)  # the library forgets the socket over which it was refused
+        if self._renewable:
+            return
+        now = asyncio.get_running_loop().time()
+        self._refusals += 1
+        self._refused_at = self._refused_at or now
+        if self._refusals < REFUSALS_MAX or now - self._refused_at < REFUSED_S:
+            return
+        self.refusal = BrokerRefused(
+            f"the broker at {self.address} does not let {self.name} in any more: its key was revoked, or its time is "
+            "over; ask whoever runs the mesh for a new invitation"
+        )
+        self._lose(self.refusal)
+        self._up.set()  # wakes who waits for it, to hear that it is over
+        self._tell(False)
+        self._own(end(self.client), "end")
+
     def _set_up(self, up: bool) -> None:
-        if up == self._up.is_set() or self._closing:
+        if up == self._up.is_set() or self._closing or self.refusal is not None:
             return
         if up:
-            self._complaint = ""
+            self._complaint, self._refusals, self._refused_at = "", 0, 0.0
             self._up.set()
         else:
             self._word_at = asyncio.get_running_loop().time()

@@ -22,6 +22,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from mesh.errors import BrokerRefused
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Message:
@@ -119,6 +121,11 @@ class Bus(Protocol):
     @property
     def connected(self) -> bool:
         """False while the broker is away."""
+        ...
+
+    @property
+    def refusal(self) -> BrokerRefused | None:
+        """Why the broker will not be back for us: it takes our key no more. `on_state` calls back when this is set."""
         ...
 
     async def publish(

@@ -145,7 +145,7 @@ class SettingsInvalid(Stop):
 class BrokerRefused(Stop):
     """The broker refuses this client; check the credentials and the versions."""
 
-    exit_code = 4
+    exit_code = 9
 
 
 class EnvironmentUnfit(Stop):

@@ -23,7 +23,7 @@ from contextlib import AbstractAsyncContextManager
 
 from mesh import limits, streams, wire
 from mesh.bus import Delivery, Handler, Message, Stored, StreamSpec, StreamState
-from mesh.errors import BusUnavailable, NotFound
+from mesh.errors import BrokerRefused, BusUnavailable, NotFound
 from mesh.listening import Listener, Names
 from mesh.memory_server import Fate, Faults, Interest, ServerCore
 from mesh.memory_store import MemoryConsumer
@@ -97,6 +97,8 @@ class MemoryBroker:
         self._requests = 0
         self._open = True
         self._was_connected = True
+        self.refusal: BrokerRefused | None = None
+        """A test may take the key back: set it, then `notice`."""
         self._callbacks: list[Callable[[bool], None]] = []
 
     # -- the connection -----------------------------------------------------------------------------------------------
@@ -104,7 +106,8 @@ class MemoryBroker:
     @property
     def connected(self) -> bool:
         """False while the broker is away."""
-        return self._open and self._server.up and (not self.cut or self.cut_silently)
+        up = self._open and self._server.up and self.refusal is None
+        return up and (not self.cut or self.cut_silently)
 
     def on_state(self, callback: Callable[[bool], None]) -> None:
         """Call back with True after each (re)connection and False after each loss."""

@@ -77,7 +77,7 @@ def test_wrong_and_unusable_credentials_name_what_to_look_at(tmp_path: Path, gua
     )
     for options, words in cases:
         code, said = agent(tmp_path, "status", *options)
-        assert code == 4, said
+        assert code == 9, said
         assert one_sentence(said), said
         assert words in said
         assert "hunter2" not in said

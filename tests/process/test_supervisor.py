@@ -93,7 +93,7 @@ async def test_a_worker_that_dies_is_reported_and_started_again(tmp_path: Path) 
     assert "signal 9" in watched.said[1]
 
 
-@pytest.mark.parametrize("code", [2, 3, 4, 8, 130])
+@pytest.mark.parametrize("code", [2, 3, 4, 8, 9, 130])
 async def test_what_a_restart_can_not_mend_is_not_restarted(tmp_path: Path, code: int) -> None:
     watched = Watched(tmp_path, str(code))
     assert await watched.supervisor.run() == code
@@ -125,6 +125,12 @@ async def test_an_outage_after_a_life_that_worked_is_no_reason_to_give_up(
     assert await watched.supervisor.run() == 0
     assert len(watched.lives()) == 13
     assert [gone.exit_code for gone in watched.reported] == [1], "a life without a broker held nothing"
+
+
+async def test_a_key_that_was_taken_back_ends_it_also_after_a_life_that_worked(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, "lost,9")
+    assert await watched.supervisor.run() == 9
+    assert len(watched.lives()) == 2
 
 
 async def test_a_broker_that_was_reached_and_lost_is_waited_for_however_short_that_was(tmp_path: Path) -> None:

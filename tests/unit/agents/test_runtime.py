@@ -595,6 +595,20 @@ def test_a_refusal_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (code, dialed.tries) == (BrokerRefused.exit_code, 1)
 
 
+def test_a_key_that_the_broker_takes_back_ends_the_agent_with_its_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def revoked(agent: Agent) -> None:
+        assert isinstance(agent.broker, MemoryBroker)
+        agent.broker.refusal = BrokerRefused("the broker lets gate in no more")
+        agent.broker.notice()
+        await agent.stopping.wait()
+
+    code, _ = ran(tmp_path, monkeypatch, revoked)
+    assert code == BrokerRefused.exit_code
+    assert capfd.readouterr().err.count("bin/agent gate: the broker lets gate in no more\n") == 1
+
+
 def test_the_home_folder_is_made_or_refused_with_a_sentence(tmp_path: Path) -> None:
     settings = load({"home": str(tmp_path / "home")}, {}, tmp_path)
     assert runtime.home_folder(settings, "a", "b").is_dir()
