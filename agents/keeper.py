@@ -5,11 +5,15 @@ Out:   the broker's address; a sentence when it can not go on
 Keeps: the store's lock; the broker running: started again with back-off when it dies, on the same port
 Loses: nothing stored: the broker syncs every write. Killed -9, the broker ends with it, and the next command's lease
        starts another keeper
-Not:   no agent: it speaks no NATS, and knows nothing of topics or tasks
+Not:   no agent: it knows nothing of topics or tasks
 
-    lock the store -> start the broker -> listen -> write the note -> say so on stdout, let go of the terminal
+    lock the store -> prepare the guard, if there is to be one -> start the broker -> listen -> write the note -> say so
+    on stdout, let go of the terminal
     … until asked to stop, or the last lease ended `keeper.linger_s` ago, or the broker died five times at once:
     stop listening -> remove the note -> end the connections -> stop the broker -> release the lock
+
+A guarded broker (mesh/guard.py) is one that other machines may reach. Its keeper renews the certificate, hands out the
+identities of this machine, and answers those who want to join (agents/keeper_members.py).
 """
 
 from __future__ import annotations
@@ -21,12 +25,18 @@ import os
 import secrets
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from mesh import keeper as protocol
 from mesh import log, platform
 from mesh.errors import EnvironmentUnfit, RamifyError
+from mesh.guard import PORT, Guard, listening
 from mesh.server import Server
 from mesh.setting_tree import Settings
+from mesh.setting_values import place
+
+if TYPE_CHECKING:
+    from agents.keeper_guarded import GuardedKeeper
 
 FIRST_LEASE_S = 10.0
 """Patience with the command that started this keeper: it only has to connect."""
@@ -69,6 +79,7 @@ class Keeper:
         self._leases: set[asyncio.StreamWriter] = set()
         self._used, self._unused = asyncio.Event(), asyncio.Event()
         self._failure: RamifyError | None = None
+        self._guarded: GuardedKeeper | None = None
 
     async def run(self) -> int:
         """Until asked to stop, unused, or unable to go on; the exit code."""
@@ -77,6 +88,7 @@ class Keeper:
             return protocol.EXIT_BUSY
         undo = platform.on_stop(asyncio.get_running_loop(), lambda _: self._stopping.set())
         try:
+            await self._prepare()
             await self._server.start()
             self._ready.set()
             listener = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=protocol.LINE_BYTES_MAX)
@@ -98,6 +110,15 @@ class Keeper:
             self._log.info("broker stopped")
         return self._failure.exit_code if self._failure else 0
 
+    async def _prepare(self) -> None:
+        """What other machines need before the broker may listen for them."""
+        folder, settings = protocol.folder_of(self._settings), self._settings
+        self._server.guard = await asyncio.to_thread(Guard.prepare, folder, settings.broker, settings.prefix)
+        if self._server.guard is not None:
+            from agents.keeper_guarded import GuardedKeeper
+
+            self._guarded = GuardedKeeper(self._server.guard, self._server, settings)
+
     async def _until_over(self) -> None:
         """The first of: asked to stop, nobody uses the broker, the broker can not be kept running."""
         tasks = [
@@ -105,6 +126,8 @@ class Keeper:
             asyncio.create_task(self._until_unused(), name="unused"),
             asyncio.create_task(self._keep_running(), name="broker"),
         ]
+        if self._guarded is not None:
+            tasks.append(asyncio.create_task(self._guarded.run(self._ready), name="guard"))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             self._log.info("stopping: %s", ", ".join(task.get_name() for task in done))
@@ -153,7 +176,7 @@ class Keeper:
                 self._log.warning("the broker does not start: %s", error)
             else:
                 self._ready.set()
-                self._tell_all({"url": self._server.url})
+                self._tell_all(self._guarded.way() if self._guarded else {"url": self._server.url})
 
     def _pause_s(self, quick_deaths: int) -> float:
         keeper = self._settings.keeper
@@ -165,16 +188,18 @@ class Keeper:
         """One conversation. Its end, however it comes, is the end of the lease."""
         self._connections.add(writer)
         try:
-            want = await self._asked(reader)
-            if not want:
+            asked = await self._asked(reader)
+            want = asked.get("want")
+            if not want or (want == "lease" and self._makes_way(asked)):
                 return
             if want == "lease":
                 self._count(writer, leased=True)
             writer.write(protocol.line({"keeper": protocol.PROTOCOL}))
             await self._ready.wait()
-            writer.write(protocol.line({"url": self._server.url}))
+            answer = await self._answer(asked)
+            writer.write(protocol.line(answer))
             await writer.drain()
-            while want == "lease" and await reader.read(protocol.LINE_BYTES_MAX):
+            while "error" not in answer and want == "lease" and await reader.read(protocol.LINE_BYTES_MAX):
                 pass
         except (OSError, ValueError, TimeoutError) as error:
             self._log.debug("a connection broke: %s", error)
@@ -183,14 +208,49 @@ class Keeper:
             self._connections.discard(writer)
             writer.close()
 
-    async def _asked(self, reader: asyncio.StreamReader) -> str:
-        """What a connection wants: 'lease', 'look', or '' for strangers."""
+    async def _answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the keeper says to this question."""
+        try:
+            if self._guarded is not None:
+                self._check_place(asked)
+                return await self._guarded.answer(asked)
+            if asked["want"] not in ("lease", "look"):
+                raise EnvironmentUnfit(
+                    "The broker here is open to this machine only, so nobody can be invited: `bin/agent up --listen "
+                    "ADDRESS` lets other machines reach it."
+                )
+            self._check_place(asked)
+            return {"url": self._server.url}
+        except RamifyError as error:
+            return {"error": str(error), "class": type(error).__name__}
+
+    def _makes_way(self, asked: dict[str, Any]) -> bool:
+        """A broker that is to listen elsewhere is started anew when nobody uses this one."""
+        if self._place_fits(asked) or self._leases:
+            return False
+        self._stopping.set()
+        return True
+
+    def _place_fits(self, asked: dict[str, Any]) -> bool:
+        wanted = asked.get("listen")
+        return not wanted or place(str(wanted), PORT) == listening(self._settings.broker)
+
+    def _check_place(self, asked: dict[str, Any]) -> None:
+        if not self._place_fits(asked):
+            where = self._settings.broker.listen or "loopback only"
+            raise EnvironmentUnfit(
+                f"The broker of {self._settings.home} runs already and listens on {where}: end what uses it (another "
+                "`run`, `up` or `worker`), then start again with --listen."
+            )
+
+    async def _asked(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+        """What a connection wants, with its particulars; empty for strangers."""
         async with asyncio.timeout(ASK_TIMEOUT_S):
             asked = protocol.parsed(await reader.readline())
         token = asked.get("token")
         if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._token.encode()):
-            return ""
-        return str(asked.get("want")) if len(self._connections) <= CONNECTIONS_MAX else ""
+            return {}
+        return asked if isinstance(asked.get("want"), str) and len(self._connections) <= CONNECTIONS_MAX else {}
 
     def _count(self, writer: asyncio.StreamWriter, *, leased: bool) -> None:
         if leased:

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mesh import platform
 from mesh.errors import EnvironmentUnfit, RamifyError, SettingsInvalid
@@ -79,13 +80,16 @@ class Together:
         say: Callable[[str], None] = lambda _: None,
         needed: NeededAsk = always_needed,
         argv: Callable[[str], Sequence[str]] = agent_argv,
+        own: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
-        """environ: the children's environment, settings and secrets included (never on their command line).
+        """environ: the children's environment, settings and secrets included (never on their command line); own: what
+        a role's environment has besides, its credentials.
 
         needed(role, exit code): is the role that ended here still to be filled by us? argv: the program of a role.
         """
         self._logs = home / "logs"
         self._environ = with_checkout(environ)
+        self._own = own
         self._worker_grace_s = worker_grace_s
         self._say = say
         self._needed = needed
@@ -152,7 +156,11 @@ class Together:
         try:
             with path.open("ab") as log:
                 process = await platform.spawn_group_async(
-                    self._argv(role), env=self._environ, stdout=log, stderr=log, die_with_parent=True
+                    self._argv(role),
+                    env={**self._environ, **self._own.get(role, {})},
+                    stdout=log,
+                    stderr=log,
+                    die_with_parent=True,
                 )
         except OSError as error:
             raise EnvironmentUnfit(

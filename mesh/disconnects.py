@@ -42,6 +42,8 @@ class SystemNote:
     url: str
     user: str
     password: str = dataclasses.field(repr=False)
+    ca: str = ""
+    """What to verify a guarded broker with."""
 
     @staticmethod
     def path(folder: Path) -> Path:
@@ -63,7 +65,7 @@ class SystemNote:
 
     def options(self) -> NatsOptions:
         """How to connect."""
-        return NatsOptions(servers=(self.url,), user=self.user, password=self.password)
+        return NatsOptions(servers=(self.url,), user=self.user, password=self.password, ca=self.ca)
 
 
 class ServerDisconnects:

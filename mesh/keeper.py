@@ -6,11 +6,17 @@ the keeper, and that open connection *is* the lease: the system closes it when t
     command                                             keeper
       read <home>/broker/keeper.json   (port, token; only the owner can read it)
       connect to 127.0.0.1:port
-      {"token": …, "want": "lease"}   ------------->
-                                      <-------------    {"keeper": 1}              at once
+      {"token": …, "want": "lease",   ------------->
+       "role": …, "name": …}          <-------------    {"keeper": 1}              at once
                                       <-------------    {"url": "nats://…"}        when the broker is ready
                                       <-------------    {"error": …, "class": …}   it can not go on
       close                           ------------->    counts the lease as ended
+
+A broker that other machines may reach is guarded (mesh/guard.py): its keeper says besides what to verify it with and
+which file holds the seed of whoever asks, `{"url": "tls://…", "ca": …, "nkey": …, "name": …}`. Whoever can read the
+token is this machine's owner, and may be anybody who works on it; a worker's identity is made when it is asked for. A
+lease may say where the broker has to listen (`"listen"`): a keeper whose broker listens elsewhere makes way when nobody
+uses it, and refuses else. Other wants ("invite", "members", "revoke") are answered by the registrar, in one line.
 
 Nobody answers: start a keeper and try again. Two commands may start two; the one that finds the store locked leaves,
 and both commands meet at the other. A note that a killed keeper left behind leads to nobody, or to a stranger that does
@@ -38,13 +44,16 @@ from typing import Any
 
 from mesh import platform
 from mesh import settings as mesh_settings
-from mesh.errors import DiskFull, EnvironmentUnfit, RamifyError
+from mesh.errors import Conflict, DiskFull, EnvironmentUnfit, NotFound, RamifyError, SettingsInvalid
 from mesh.log import get
 from mesh.setting_tree import NatsSettings, Settings
 
 PROTOCOL = 1
 LINE_BYTES_MAX = 8_192
 """One line of the conversation; a sentence and an address are far shorter."""
+
+ANSWER_BYTES_MAX = 8 << 20
+"""A registrar's answer: the list of all members."""
 
 ANSWER_TIMEOUT_S = 3.0
 """Whoever does not say {"keeper": 1} within this is no keeper, or one that is stopped."""
@@ -63,8 +72,19 @@ OUTPUT_BYTES_MAX = 65_536
 KEEPER = (sys.executable, "-P", "-m", "agents", "keeper")
 
 _LOG = get(__name__)
-_PASSED_ON = ("broker", "keeper", "log")
+_PASSED_ON = ("broker", "keeper", "log", "prefix")
 """Sections that a keeper has to know."""
+
+PERSON = "operator"
+"""The role of whoever gives commands on the broker's own machine."""
+
+_ERRORS: dict[str, type[RamifyError]] = {
+    class_.__name__: class_ for class_ in (Conflict, DiskFull, EnvironmentUnfit, NotFound, SettingsInvalid)
+}
+"""What a keeper may complain of, by the class's name; anything else is an unfit environment."""
+
+_TOLD = {"url": "url", "ca": "ca", "nkey": "nkey", "name": "name"}
+"""What a keeper says of the way to its broker, to the setting of section `nats` that it is."""
 
 
 def folder_of(settings: Settings) -> Path:
@@ -108,9 +128,9 @@ class Note:
         """Put the note in place, whole."""
         platform.write_private(self.path(settings), json.dumps(dataclasses.asdict(self)).encode())
 
-    def ask(self, want: str) -> bytes:
-        """The first line of a conversation: want is 'lease' or 'look'."""
-        return line({"token": self.token, "want": want, "pid": os.getpid()})
+    def ask(self, want: str, **fields: object) -> bytes:
+        """The first line of a conversation: want is 'lease', 'look', or a question for the registrar."""
+        return line({"token": self.token, "want": want, "pid": os.getpid(), **fields})
 
 
 def line(fields: Mapping[str, object]) -> bytes:
@@ -127,31 +147,49 @@ def parsed(text: bytes) -> dict[str, Any]:
     return {}
 
 
-def peek(settings: Settings) -> NatsSettings | None:
-    """The running embedded broker of this home folder, or None. Starts and holds nothing; blocks a second or two."""
+def peek(settings: Settings, role: str = PERSON, name: str = "") -> NatsSettings | None:
+    """The running embedded broker of this home folder, as this role reaches it, or None. Starts and holds nothing;
+    blocks a second or two. name: of whoever asks; its role's when it is empty.
+
+    A RamifyError of the keeper's for a name that can not be used.
+    """
+    said = ask(settings, "look", role=role, name=name or role)
+    return at(settings, said) if said and isinstance(said.get("url"), str) else None
+
+
+def ask(settings: Settings, want: str, *, timeout_s: float = LOOK_TIMEOUT_S, **fields: object) -> dict[str, Any] | None:
+    """The keeper's answer to one question; None when no keeper runs for this home. Blocks as long as `timeout_s`.
+
+    The keeper's own error when it refuses.
+    """
     note = Note.read(settings)
     if note is None:
         return None
     with contextlib.suppress(OSError):
         with socket.create_connection(("127.0.0.1", note.port), LOOK_TIMEOUT_S) as connection:
-            connection.sendall(note.ask("look"))
+            connection.settimeout(timeout_s)
+            connection.sendall(note.ask(want, prefix=settings.prefix, **fields))
             with connection.makefile("rb") as lines:
                 if parsed(lines.readline(LINE_BYTES_MAX)).get("keeper") == PROTOCOL:
-                    url = parsed(lines.readline(LINE_BYTES_MAX)).get("url")
-                    return at(settings, url) if isinstance(url, str) else None
+                    said = parsed(lines.readline(ANSWER_BYTES_MAX))
+                    if "error" in said:
+                        raise _error(said)
+                    return said or None
     return None
 
 
-def at(settings: Settings, url: str) -> NatsSettings:
-    """The settings of a connection to the embedded broker: its address, no credentials."""
-    return NatsSettings(url=url, connect_timeout_s=settings.nats.connect_timeout_s)
+def at(settings: Settings, said: Mapping[str, Any]) -> NatsSettings:
+    """The settings of a connection to the embedded broker, from what its keeper says: the address, and where it is
+    guarded, whose key to use."""
+    more = {ours: str(said[theirs]) for theirs, ours in _TOLD.items() if said.get(theirs)}
+    return NatsSettings(**more, connect_timeout_s=settings.nats.connect_timeout_s)
 
 
 class KeeperLease:
     """The right to use the embedded broker, held until released or until this process ends."""
 
     def __init__(self, settings: Settings) -> None:
-        self.url = ""
+        self._said: dict[str, Any] = {}
         self._settings = settings
         self._writer: asyncio.StreamWriter | None = None
         self._holding: asyncio.Task[None] | None = None
@@ -169,9 +207,28 @@ class KeeperLease:
         return lease
 
     @property
+    def url(self) -> str:
+        """The broker's address."""
+        return str(self._said.get("url", ""))
+
+    @property
     def nats(self) -> NatsSettings:
-        """How to connect to the broker."""
-        return at(self._settings, self.url)
+        """How this command connects to the broker."""
+        return at(self._settings, self._said)
+
+    @property
+    def guarded(self) -> bool:
+        """Does everybody who connects need TLS and a key?"""
+        return bool(self._said.get("nkey"))
+
+    async def nats_of(self, role: str, name: str = "") -> NatsSettings:
+        """How an agent of this machine connects to the broker; name: its role's when it is empty."""
+        if not self.guarded:
+            return self.nats
+        found = await asyncio.to_thread(peek, self._settings, role, name)
+        if found is None:
+            raise EnvironmentUnfit(f"The keeper of the broker in {folder_of(self._settings)} does not answer.")
+        return found
 
     async def failed(self) -> RamifyError:
         """Wait until the lease can not be held any more (the keeper gave up and no other could be started); why."""
@@ -212,7 +269,7 @@ class KeeperLease:
         if "error" in said:
             raise _error(said)
         if isinstance(said.get("url"), str):
-            self.url = said["url"]
+            self._said = said
 
     async def _reach(self) -> asyncio.StreamReader:
         """A connection to a keeper whose broker is ready."""
@@ -242,7 +299,10 @@ class KeeperLease:
             return None
         try:
             reader, self._writer = await asyncio.open_connection("127.0.0.1", note.port, limit=LINE_BYTES_MAX)
-            self._writer.write(note.ask("lease"))
+            broker = self._settings.broker
+            self._writer.write(
+                note.ask("lease", role=PERSON, name=PERSON, prefix=self._settings.prefix, listen=broker.listen)
+            )
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 said = parsed(await reader.readline())
             if said.get("keeper") == PROTOCOL:
@@ -330,5 +390,4 @@ def _environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, st
 
 def _error(said: Mapping[str, Any]) -> RamifyError:
     """The keeper's complaint as an error of the class that it names."""
-    class_ = DiskFull if said.get("class") == DiskFull.__name__ else EnvironmentUnfit
-    return class_(str(said["error"]))
+    return _ERRORS.get(str(said.get("class")), EnvironmentUnfit)(str(said["error"]))

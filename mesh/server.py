@@ -9,9 +9,14 @@
     <folder>/store              JetStream's files
     <folder>/ports              the server writes its address there when it listens
 
-It listens on loopback only, open to this machine; the system account needs the password. Every write is synced, because
-an acknowledgement is otherwise not on disk for two minutes. The server ends when this process dies (not on macOS: there
-the pid file repairs it at the next start).
+It listens on loopback, open to this machine; or where it was told to, behind a guard (mesh/guard.py) that asks everyone
+for TLS and a key. The system account needs the password. Every write is synced, because an acknowledgement is otherwise
+not on disk for two minutes. The server ends when this process dies (not on macOS: there the pid file repairs it at the
+next start).
+
+Who may come in changes while it runs: `reload` writes the configuration anew and has the server read it. Whoever is not
+in it any more is cut off by that, everybody else notices nothing. Where a program can not be told to (Windows) it
+is started again in its place.
 
 Errors, one sentence each: EnvironmentUnfit (no program, too old, port taken, store in use, folder not writable) and
 DiskFull.
@@ -21,17 +26,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import json
+import os
 import re
 import secrets
 import shutil
+import signal
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
-from mesh import limits, platform, units
+from mesh import limits, members, platform, server_config, units
 from mesh.errors import DiskFull, EnvironmentUnfit, RamifyError
+from mesh.guard import Guard, listening, local_host
+from mesh.server_config import LOG_BYTES_MAX, SYSTEM_USER, ServerPlan
 from mesh.setting_tree import BrokerSettings
 
 VERSION_LEAST = (2, 11)
@@ -45,23 +56,24 @@ than its streams need."""
 DISK_FREE_LEAST_BYTES = limits.STORE_BYTES_LEAST + (64 << 20)
 """Below this the store would stop in the middle of the first topic."""
 
-MEMORY_STORE_BYTES = 256 << 20
-"""Memory-only streams and consumers; ours are small."""
-
-LOG_BYTES_MAX = 4 << 20
-"""The server's own log is started anew beyond this; two old ones are kept."""
-
-SYSTEM_USER = "system"
 READY_POLL_S = 0.005
 VERSION_TIMEOUT_S = 10.0
 ORPHAN_TIMEOUT_S = 5.0
+
+RELOAD_TIMEOUT_S = 4.0
+"""Patience with a server that reads its users anew: it takes milliseconds, and who is turned out must be out in 5 s."""
+
+RELOAD_SIGNAL: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""Has the server read its configuration anew; None where the system has no such signal."""
 
 
 class Server:
     """One embedded server on one folder. `start` and `stop` may alternate; the lock is held from the first start on."""
 
-    def __init__(self, folder: Path, settings: BrokerSettings, log_file: Path) -> None:
+    def __init__(self, folder: Path, settings: BrokerSettings, log_file: Path, guard: Guard | None = None) -> None:
+        """guard: what everybody who connects is asked for; None: nothing, and only this machine reaches it."""
         self.folder = folder
+        self.guard = guard
         self.url = ""
         self.system_password = secrets.token_urlsafe(24)
         self._settings = settings
@@ -69,7 +81,12 @@ class Server:
         self._lock = platform.FileLock(folder / "lock")
         self._process: asyncio.subprocess.Process | None = None
         self._program: Path | None = None
-        self._port = settings.port
+        self._host, self._port_wanted = listening(settings)
+        self._port = self._port_wanted
+        self._plan: ServerPlan | None = None
+        self._reloading = asyncio.Lock()
+        self._started_again = asyncio.Event()
+        self._started_again.set()
 
     @property
     def pid(self) -> int | None:
@@ -87,6 +104,10 @@ class Server:
 
     async def start(self) -> None:
         """Start and wait until the server accepts connections; `url` is its address then."""
+        async with self._reloading:  # a signal that comes before the server knows it would end it
+            await self._start()
+
+    async def _start(self) -> None:
         if not self.take_lock():
             raise EnvironmentUnfit(
                 f"The store {self.folder} must be free, but process {self._lock.holder() or 'unknown'} uses it: end "
@@ -99,15 +120,75 @@ class Server:
         for port in self._ports_to_try():
             if await self._start_on(port):
                 return
+        choice = "--listen ADDRESS:PORT" if self._settings.listen else "RAMIFY_BROKER_PORT, or 0 for a free one"
         raise EnvironmentUnfit(
-            f"Port {self._settings.port} of {self._settings.host} must be free for the broker, but another program "
-            "uses it: choose another with RAMIFY_BROKER_PORT, or 0 for a free one."
+            f"Port {self._port_wanted} of {self._host} must be free for the broker, but another program uses it: "
+            f"choose another with {choice}."
         )
 
     async def wait(self) -> int:
-        """Until the server has ended; its exit status."""
-        assert self._process is not None
-        return await self._process.wait()
+        """Until the server has ended by itself; its exit status."""
+        while True:
+            assert self._process is not None
+            status = await self._process.wait()
+            if self._started_again.is_set():
+                return status
+            await self._started_again.wait()
+
+    async def reload(self) -> None:
+        """Have the server follow members.json and its certificates, now: it has done so when this returns.
+
+        Harmless when no server runs: the next one reads both at its start. EnvironmentUnfit with the server's reason
+        when it does not take them; then everybody who was in stays in.
+        """
+        async with self._reloading:
+            if self.guard is None or self._plan is None or self.pid is None:
+                return
+            plan = dataclasses.replace(self._plan, users=await asyncio.to_thread(self._users))
+            log_start = self._log_size()
+            try:
+                platform.write_private(self.folder / "nats-server.conf", server_config.text(plan))
+            except OSError as error:
+                raise _unfit(self.folder, error) from error
+            self._plan = plan
+            if RELOAD_SIGNAL is None:
+                await self._start_again()
+            elif self._process is not None:
+                with contextlib.suppress(ProcessLookupError):  # it ended just now: the next one reads the same file
+                    self._process.send_signal(RELOAD_SIGNAL)
+                await self._reloaded(log_start)
+
+    async def _start_again(self) -> None:
+        """For whoever waits for the server's end it has not ended."""
+        self._started_again.clear()
+        try:
+            await self.stop()
+            await self._start()
+        finally:
+            self._started_again.set()
+
+    async def _reloaded(self, log_start: int) -> None:
+        """Wait for what the server says about its new configuration."""
+        deadline = asyncio.get_running_loop().time() + RELOAD_TIMEOUT_S
+        while self.pid is not None and asyncio.get_running_loop().time() < deadline:
+            said = _log_since(self._log_file, log_start)
+            if "Reloaded server configuration" in said:
+                return
+            if failed := re.search(r"\[ERR\] Failed to reload server configuration: (.*)", said):
+                raise EnvironmentUnfit(f"The broker does not take its new configuration: {failed[1].strip()[:500]}.")
+            await asyncio.sleep(READY_POLL_S)
+        if self.pid is not None:
+            raise EnvironmentUnfit(
+                f"The broker must read its new configuration within {RELOAD_TIMEOUT_S:g} s, but says nothing: see "
+                f"{self._log_file}."
+            )
+
+    def _users(self) -> list[dict[str, Any]]:
+        now_ms = int(time.time() * 1000)
+        return self.guard.users(members.load(self.folder).live(now_ms)) if self.guard else []
+
+    def _log_size(self) -> int:
+        return self._log_file.stat().st_size if self._log_file.exists() else 0
 
     async def stop(self) -> None:
         """Ask, wait, kill. The lock stays held. Harmless when nothing runs."""
@@ -124,14 +205,14 @@ class Server:
         self._lock.release()
 
     def _ports_to_try(self) -> list[int]:
-        if self._settings.port:
-            return [self._settings.port]
+        if self._port_wanted:
+            return [self._port_wanted]
         last = self._port or _read_port(self.folder / "port")
-        return [last, -1] if last and platform.port_is_free(self._settings.host, last) else [-1]
+        return [last, -1] if last and platform.port_is_free(self._host, last) else [-1]
 
     async def _start_on(self, port: int) -> bool:
         """True when the server runs; False when the port is taken; raises for everything else."""
-        log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
+        log_start = self._log_size()
         try:
             self._write_config(port)
             self._process = await platform.spawn_group_async(
@@ -171,12 +252,20 @@ class Server:
         while process.returncode is None and asyncio.get_running_loop().time() < deadline:
             for path in folder.glob(f"*_{process.pid}.ports"):
                 with contextlib.suppress(ValueError, LookupError, OSError):  # half-written: look again
-                    return str(json.loads(path.read_text("utf-8"))["nats"][0])
+                    port = int(str(json.loads(path.read_text("utf-8"))["nats"][0]).rpartition(":")[2])
+                    return self._url(port)
             await asyncio.sleep(READY_POLL_S)
         return ""
 
+    def _url(self, port: int) -> str:
+        """How this machine reaches the server."""
+        host = local_host(self._host)
+        return f"{'tls' if self.guard else 'nats'}://{f'[{host}]' if ':' in host else host}:{port}"
+
     def _write_system_note(self) -> None:
         note = {"url": self.url, "user": SYSTEM_USER, "password": self.system_password}
+        if self.guard is not None:
+            note["ca"] = str(self.guard.authority)
         platform.write_private(self.folder / "system.json", json.dumps(note).encode())
 
     def _write_config(self, port: int) -> None:
@@ -190,13 +279,11 @@ class Server:
                 f"The broker needs at least {units.show_size(DISK_FREE_LEAST_BYTES)} of free disk at {self.folder}, "
                 f"there are {free >> 20} MiB: free some space, or choose another disk with --home."
             )
-        config = _config(
-            self.folder, self._settings, port, self._store_bytes(free), self._log_file, self.system_password
-        )
-        # The server reads JSON as its own format, except for \u escapes.
-        platform.write_private(
-            self.folder / "nats-server.conf", json.dumps(config, indent=1, ensure_ascii=False).encode()
-        )
+        self._plan = ServerPlan(
+            folder=self.folder, log_file=self._log_file, host=self._host, port=port, guard=self.guard,
+            store_bytes=self._store_bytes(free), password=self.system_password, users=self._users(),
+        )  # fmt: skip
+        platform.write_private(self.folder / "nats-server.conf", server_config.text(self._plan))
 
     def _store_bytes(self, free: int) -> int:
         """Most bytes of the store. What it holds already counts as free: a fuller disk must not shrink it below."""
@@ -271,33 +358,6 @@ async def end_group(process: asyncio.subprocess.Process, patience_s: float) -> N
         await process.wait()
 
 
-def _config(
-    folder: Path, settings: BrokerSettings, port: int, store_bytes: int, log_file: Path, password: str
-) -> dict[str, Any]:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return {
-        "server_name": "ramify",
-        "listen": f"{host}:{port}",
-        "ports_file_dir": str(folder / "ports"),
-        "log_file": str(log_file),
-        "log_size_limit": LOG_BYTES_MAX,
-        "log_max_num": 2,
-        "max_payload": 1024 * 1024,
-        "jetstream": {
-            "store_dir": str(folder / "store"),
-            "max_file_store": store_bytes,
-            "max_memory_store": MEMORY_STORE_BYTES,
-            "sync_interval": "always",
-        },
-        "accounts": {
-            "SYS": {"users": [{"user": SYSTEM_USER, "password": password}]},
-            "MESH": {"jetstream": "enabled", "users": [{"user": "mesh", "password": password}]},
-        },
-        "system_account": "SYS",
-        "no_auth_user": "mesh",
-    }
-
-
 def _end_if_ours(pid: int, config: str) -> None:
     import psutil
 
@@ -313,15 +373,19 @@ def _end_if_ours(pid: int, config: str) -> None:
         process.wait(ORPHAN_TIMEOUT_S)
 
 
-def _fatal_line(log_file: Path, start: int) -> str:
-    """What the server said about its end, from the part of its log that belongs to this start."""
+def _log_since(log_file: Path, start: int) -> str:
+    """The part of the server's log from a place on; all of it where the server has begun a new file since."""
     try:
         with log_file.open("rb") as file:
-            file.seek(start)
-            text = file.read(LOG_BYTES_MAX).decode("utf-8", "replace")
+            file.seek(start if start <= os.fstat(file.fileno()).st_size else 0)
+            return file.read(LOG_BYTES_MAX).decode("utf-8", "replace")
     except OSError:
         return ""
-    fatal = re.findall(r"\[(?:FTL|ERR)\] (.*)", text)
+
+
+def _fatal_line(log_file: Path, start: int) -> str:
+    """What the server said about its end, from the part of its log that belongs to this start."""
+    fatal = re.findall(r"\[(?:FTL|ERR)\] (.*)", _log_since(log_file, start))
     return fatal[-1].strip()[:500] if fatal else ""
 
 

@@ -38,4 +38,9 @@ def run(given: argparse.Namespace) -> int:
 
     values = {f"feeder.{name}": getattr(given, name) for name in FLAGS}
     told = {name: value for name, value in values.items() if value is not None}
-    return live("feeder", found(flags.settings_of(given, told)), body, name=given.name or "")
+    return live(
+        "feeder",
+        found(flags.settings_of(given, told), role="feeder", name=given.name or ""),
+        body,
+        name=given.name or "",
+    )

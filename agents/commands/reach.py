@@ -55,11 +55,16 @@ class Reach:
         return open_store(self.broker, self.subjects, self.settings, cache=cache)
 
 
-def found(settings: Settings, selected: Settings | None = None) -> Settings:
-    """The settings with the address of the broker to use. BusUnavailable when none is named and none runs here."""
+def found(
+    settings: Settings, selected: Settings | None = None, *, role: str = keeper.PERSON, name: str = ""
+) -> Settings:
+    """The settings with the address of the broker to use. BusUnavailable when none is named and none runs here.
+
+    role, name: as whom a broker of this machine that asks for keys is reached; the role's name when it is empty.
+    """
     if settings.nats.named:
         return settings
-    address = keeper.peek(settings)
+    address = keeper.peek(settings, role, name)
     if address is not None:
         return with_nats(settings, address)
     if selected is not None and selected.nats.named:

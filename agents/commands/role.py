@@ -22,4 +22,4 @@ def run_role(role: str, body: Callable[[Agent], Awaitable[None]], given: argpars
     """Run the agent until it is asked to stop; its exit code."""
     from agents.runtime import run
 
-    return run(role, found(flags.settings_of(given)), body, name=given.name or "")
+    return run(role, found(flags.settings_of(given), role=role, name=given.name or ""), body, name=given.name or "")

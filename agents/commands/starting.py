@@ -23,7 +23,7 @@ from mesh import keeper
 from mesh import settings as mesh_settings
 from mesh.errors import BusUnavailable, EnvironmentUnfit, RamifyError
 from mesh.messages.services import Status
-from mesh.setting_tree import Settings
+from mesh.setting_tree import NatsSettings, Settings
 
 READY_S = 30.0
 """How long the leader may take to its first answer: interpreters start, the ledger is replayed."""
@@ -39,6 +39,10 @@ ONE_PORT = mesh_settings.variable("http.port")
 
 SEEN_AGE_S_MAX = 30.0
 """An agent that was silent for longer counts as missing: three of its hellos."""
+
+
+_Way = tuple[Settings, asyncio.Task[RamifyError] | None, dict[str, NatsSettings]]
+"""(settings with the broker's address, the lease's failure, how each role connects where everybody needs a key)."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -63,10 +67,11 @@ async def started(
 ) -> AsyncIterator[Started]:
     """A mesh with these roles, by default a complete one, for as long as the context lasts. BusUnavailable when the
     named broker is away."""
-    async with _broker(settings) as (found, lease), reach(found, name="run") as there:
+    async with _broker(settings) as (found, lease, ways), reach(found, name="run") as there:
         together = Together(
             found.home,
             {name: value for name, value in environment(found, os.environ).items() if name != ONE_PORT},
+            own={role: _credentials(with_nats(found, nats)) for role, nats in ways.items()},
             worker_grace_s=found.worker.stop_grace_s,
             say=say,
             needed=lambda role, code: _needed(there, role, code),
@@ -88,18 +93,32 @@ async def started(
 
 
 @contextlib.asynccontextmanager
-async def _broker(settings: Settings) -> AsyncIterator[tuple[Settings, asyncio.Task[RamifyError] | None]]:
-    """(settings with the broker's address, the lease's failure)."""
+async def _broker(settings: Settings) -> AsyncIterator[_Way]:
+    """A broker that runs, and is kept running."""
     if settings.nats.named:
-        yield settings, None
+        yield settings, None, {}
         return
     async with await keeper.KeeperLease.acquire(settings) as lease:
+        ways: dict[str, NatsSettings] = {}
+        if lease.guarded:
+            ways = {role: await lease.nats_of(role, _name(role, settings)) for role in ROLES}
         failed = asyncio.create_task(lease.failed(), name="keeper lease failed")
         try:
-            yield with_nats(settings, lease.nats), failed
+            yield with_nats(settings, lease.nats), failed, ways
         finally:
             failed.cancel()
             await asyncio.gather(failed, return_exceptions=True)
+
+
+def _credentials(settings: Settings) -> dict[str, str]:
+    """The part of an environment that says how to reach the broker, and as whom."""
+    ours = mesh_settings.variable("nats.")
+    return {name: value for name, value in environment(settings, {}).items() if name.startswith(ours)}
+
+
+def _name(role: str, settings: Settings) -> str:
+    """Under which name an agent of this machine works: a worker's is its own, the others bear that of their role."""
+    return settings.worker.name if role == "worker" else role
 
 
 def missing_roles(status: Status | None, own: Iterable[str] = ()) -> list[str]:

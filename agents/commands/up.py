@@ -1,4 +1,8 @@
-"""`bin/agent up`: a broker and one of each agent here, until Ctrl-C; says how other machines join."""
+"""`bin/agent up`: a broker and one of each agent here, until Ctrl-C; says how other machines join.
+
+With `--listen` other machines reach this home's own broker. It then asks everybody for TLS and a key, on this machine
+too, and stays so (mesh/guard.py): what has been stored there by others is not this machine's alone any more.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,14 @@ from urllib.parse import urlsplit
 
 from agents.commands import flags, loop, output, worker_flags
 from agents.commands.starting import started
+from mesh.errors import SettingsInvalid
+from mesh.guard import Guard
 from mesh.setting_tree import ArtifactSettings, Settings
 from mesh.setting_values import mask_url
 from mesh.settings import variable
 
 EXAMPLE = """bin/agent up
+bin/agent up --listen 0.0.0.0 --advertise mesh.example.org
 bin/agent up --server nats://HOST:4222 --cores 4"""
 
 DEFAULT = ArtifactSettings()
@@ -36,7 +43,16 @@ LOOK_EVERY_S = 1.0
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The worker's options, and --json."""
+    """Where to listen, the worker's options, and --json."""
+    group = parser.add_argument_group("for other machines")
+    group.add_argument(
+        "--listen", metavar="ADDRESS[:PORT]",
+        help="let other machines reach this broker there, with TLS and keys (0.0.0.0: everywhere; port: 4222)",
+    )  # fmt: skip
+    group.add_argument(
+        "--advertise", metavar="HOST[:PORT]", action="append",
+        help="a name or address by which others reach it, when they can not see this machine's own; may be repeated",
+    )  # fmt: skip
     worker_flags.add_flags(parser)
     flags.add_json(parser, "the broker's address and the roles that run here")
 
@@ -44,7 +60,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Stays until Ctrl-C or SIGTERM, then 0; 3 with a sentence when a role can not be kept alive."""
     output.check_target(given.json)
-    settings = flags.settings_of(given, worker_flags.settings(given))
+    settings = flags.settings_of(given, worker_flags.settings(given) | _listening(given))
+    check(settings)
     return loop.run_stoppable(lambda stop: _run(given, settings, stop))
 
 
@@ -55,7 +72,13 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
             output.write_json(given.json, {"server": mesh.reach.where, "roles": mesh.together.roles})
         if given.json != "-" and not stop.is_set():
             output.say(f"the mesh {settings.prefix!r} runs on {mesh.reach.where}; Ctrl-C stops what was started here.")
-            output.say(join_line(url, mesh.reach.where, settings, own=mesh.lease is not None))
+            guarded = mesh.lease is not None and bool(mesh.reach.settings.nats.nkey)
+            for line in listens(url, settings) if guarded else ():
+                output.say(line)
+            if not guarded:
+                output.say(join_line(url, mesh.reach.where, settings, own=mesh.lease is not None))
+            if not guarded and mesh.lease is not None:
+                output.say("without a tunnel:  start this with --listen ADDRESS, then  bin/agent invite")
             if settings.artifacts.backend != DEFAULT.backend:
                 output.say(NEEDED[settings.artifacts.backend])
         while not stop.is_set():
@@ -70,9 +93,41 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     return 0
 
 
+def _listening(given: argparse.Namespace) -> dict[str, object]:
+    said = {"broker.listen": given.listen, "broker.advertise": tuple(given.advertise or ()) or None}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def check(settings: Settings) -> None:
+    """SettingsInvalid for wishes that exclude each other."""
+    broker = settings.broker
+    if settings.nats.named and broker.listen:
+        raise SettingsInvalid(
+            f"--listen is about the broker of this home, but another one is named ({mask_url(settings.nats.url)} from "
+            f"{settings.origin('nats.url')}): leave one of both out."
+        )
+    if broker.advertise and not broker.listen and Guard.found(settings.home / "broker") is None:
+        raise SettingsInvalid("--advertise names a broker that listens for other machines: give --listen ADDRESS, too.")
+
+
+def listens(url: str, settings: Settings) -> list[str]:
+    """Where a guarded broker is reached, and how machines join it."""
+    from mesh import guard
+
+    folder, port = settings.home / "broker", urlsplit(url).port or guard.PORT
+    shown = ", ".join(guard.addresses(settings.broker, port))
+    lines = [
+        f"it asks everybody for TLS and a key; its authority is {folder / 'tls' / 'ca.pem'}",
+        "add a machine or a person:  bin/agent invite  prints one line for them to paste",
+    ]
+    if not shown:
+        return [*lines, "it listens on loopback only: --listen ADDRESS lets other machines reach it"]
+    return [f"other machines reach it at {shown}", *lines]
+
+
 def join_line(url: str, shown: str, settings: Settings, *, own: bool) -> str:
     """How another machine adds a worker: with the mesh's name and the place of its artifacts, where they are not the
-    usual ones. The embedded broker listens on loopback only: it is reached by a tunnel."""
+    usual ones. An open embedded broker listens on loopback only: it is reached by a tunnel, or with --listen."""
     worker = " ".join((*_artifacts(settings), "bin/agent worker"))
     mesh = f" --prefix {settings.prefix}" if settings.prefix != Settings().prefix else ""
     if not own:

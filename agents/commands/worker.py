@@ -20,7 +20,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     """Until SIGTERM or Ctrl-C; 3 after five quick deaths."""
-    settings = found(flags.settings_of(given, worker_flags.settings(given)))
+    settings = flags.settings_of(given, worker_flags.settings(given))
+    settings = found(settings, role="worker", name=settings.worker.name)
     if given.alone:
         from agents import runtime
         from agents.worker import body
