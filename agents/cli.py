@@ -59,6 +59,9 @@ GROUPS: dict[str, dict[str, str]] = {
         "checkpoint": "Have a running task take a checkpoint now, and wait until it is on record.",
         "refused": "List the late results that a worker here was refused, hand one in, or take it out.",
     },
+    "Letting others in": {
+        "token": "Issue, list or revoke tokens, with which people and machines come in over HTTP.",
+    },
     "Agents, one process each": {
         "worker": "Run a worker here, restarted when it dies.",
         "planner": "Run a planner: topics become tasks.",
@@ -66,6 +69,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "consensus": "Run a consensus agent: it has results checked and compares the lines.",
         "gate": "Run a gate: it accepts or rejects what consensus recommends.",
         "feeder": "Run a feeder: it keeps the queue filled where more training is expected to help.",
+        "gateway": "Run a gateway: a way into the mesh over HTTP, for people and machines without NATS.",
         "keeper": "Run the embedded broker; commands start this by themselves.",
     },
     "Measuring": {

@@ -13,22 +13,25 @@ happens at the door (agents/gateway_door.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import ssl
 from collections.abc import Callable
+from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from agents.gateway_door import Door
 from agents.gateway_events import Events
 from agents.gateway_front import Front
-from agents.gateway_limits import Limits, is_loopback
+from agents.gateway_limits import Limits
 from agents.gateway_network import Network
 from agents.gateway_routes import Part, Route
+from agents.gateway_tls import Tls
 from agents.gateway_tokens import Tokens
 from agents.gateway_topics import Topics
 from agents.runtime import Agent, now_s
-from mesh.errors import EnvironmentUnfit, SettingsInvalid
+from mesh.errors import EnvironmentUnfit
 
 PARTS: tuple[Callable[[Agent], Part], ...] = (Network, Topics, Events)
 """Everything that can be asked of the mesh, beside the front."""
@@ -63,7 +66,9 @@ class Gateway:
         )
         self.parts: tuple[Part, ...] = (Front(agent, lambda: self.routes), *(make(agent) for make in makers or PARTS))
         self.routes: tuple[Route, ...] = tuple(row for part in self.parts for row in part.routes())
+        self._tls = Tls(agent)
         self._runner: web.AppRunner | None = None
+        self._note: Path | None = None
         self.port = 0
 
     def application(self) -> web.Application:
@@ -77,9 +82,11 @@ class Gateway:
         return app
 
     async def start(self) -> None:
-        """Listen. SettingsInvalid where it may not without TLS, EnvironmentUnfit when the port is taken."""
+        """Listen, off loopback with TLS. SettingsInvalid for a certificate that can not be used, EnvironmentUnfit when
+        the port is taken."""
         chosen = self._settings
-        context = tls_of(chosen.host, chosen.cert, chosen.key, behind_proxy=chosen.behind_proxy)
+        await self._tls.start()
+        context = self._tls.context
         self._runner = web.AppRunner(
             self.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S,
             keepalive_timeout=KEEP_ALIVE_S, lingering_time=1.0, auto_decompress=False,
@@ -95,46 +102,45 @@ class Gateway:
                 f"({os.strerror(error.errno or 0)}): choose another with --listen HOST:PORT."
             ) from None
         self.port = self._runner.addresses[0][1]
-        scheme = "https" if context is not None else "http"
-        self._agent.log.info("the gateway listens on %s://%s:%d", scheme, chosen.host, self.port)
+        self._write_note()
+        verify = f"; clients verify with {self._tls.authority}" if self._tls.authority else ""
+        self._agent.log.info("the gateway listens on %s%s", self.url, verify)
+        if not await asyncio.to_thread(self.tokens.listed):
+            self._agent.log.info("nobody has a token yet: `bin/agent token issue --role publisher` makes one")
 
     async def work(self, agent: Agent) -> None:
         """Run what the parts do beside answering, until the agent stops."""
         async with asyncio.TaskGroup() as running:
-            tasks = [running.create_task(part.run(), name=type(part).__name__) for part in self.parts]
+            tasks = [running.create_task(self._tls.run(), name="certificate")]
+            tasks += [running.create_task(part.run(), name=type(part).__name__) for part in self.parts]
             await agent.stopping.wait()
             for task in tasks:
                 task.cancel()
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"{'https' if self._tls.context is not None else 'http'}://{host}:{self.port}"
+
+    def _write_note(self) -> None:
+        """Where it listens, for people and scripts: the port may be any."""
+        agent = self._agent
+        self._note = agent.settings.home / "run" / f"gateway-http-{os.getpid()}.json"
+        authority = str(self._tls.authority) if self._tls.authority else ""
+        note = {"role": agent.role, "name": agent.name, "pid": os.getpid(), "api": self.url, "authority": authority}
+        with contextlib.suppress(OSError):  # the note is a convenience: a read-only home must not stop the gateway
+            self._note.parent.mkdir(parents=True, exist_ok=True)
+            self._note.write_bytes(msgspec.json.encode(note))
 
     async def close(self) -> None:
         """End what is open, in order: streams, requests, connections."""
         for part in self.parts:
             await part.close()
+        if self._note is not None:
+            self._note.unlink(missing_ok=True)
         if self._runner is not None:
             await self._runner.cleanup()
-
-
-def tls_of(host: str, cert: str, key: str, *, behind_proxy: bool) -> ssl.SSLContext | None:
-    """The server's side of TLS; None on loopback without a certificate. SettingsInvalid for anything that is open."""
-    if bool(cert) != bool(key):
-        raise SettingsInvalid("a certificate needs its key: give --cert FILE and --key FILE.")
-    here = host == "localhost" or is_loopback(host)
-    if behind_proxy and not here:
-        raise SettingsInvalid(f"--behind-proxy is for a proxy on this machine: listen on loopback, not on {host}.")
-    if not cert:
-        if not here:
-            raise SettingsInvalid(
-                f"the gateway does not listen on {host} without TLS, as tokens would be readable on their way: give "
-                "--cert FILE and --key FILE, or listen on loopback with --behind-proxy."
-            )
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsInvalid(f"the certificate {cert} with the key {key} can not be used: {error}.") from None
-    return context
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
