@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +25,14 @@ from mesh.errors import ArtifactCorrupt, ArtifactMissing, DataRefused, DiskFull
 from mesh.messages.artifacts import FileEntry, Manifest
 from mesh.object_lists import Portion, ReadList, batches, entry_of, parts_of, read_list
 from mesh.object_traffic import Bytes, Traffic
-from mesh.windows import in_window
+from mesh.windows import all_of, in_window
 
 ENTRIES_MAX = 32
 """Cached artifacts that are looked through for objects of another: a millisecond each."""
+
+
+STRETCH_OBJECTS = 4
+"""Objects of a stretch that are fetched together: 2 MiB for each reader."""
 
 
 class Place(NamedTuple):
@@ -92,6 +97,19 @@ class Getting:
         async for batch in batches([entry], self._traffic.fetch_list):
             await in_window(_places(Path(), batch), one)
         return bytes(content)
+
+    async def stretch(self, entry: FileEntry, start: int, stop: int) -> AsyncIterator[bytes]:
+        """A part of one file in order, STRETCH_OBJECTS objects at a time."""
+        async for batch in batches([entry], self._traffic.fetch_list):
+            wanted = (one for one in _places(Path(), batch) if one.offset < stop and one.offset + one.size > start)
+            while some := list(itertools.islice(wanted, STRETCH_OBJECTS)):
+                for place, body in zip(some, await all_of(map(self._body, some)), strict=True):
+                    yield body[max(0, start - place.offset) : stop - place.offset]
+
+    async def _body(self, place: Place) -> bytes:
+        found = list[bytes]()
+        await self._traffic.fetch(place.digest, place.base, place.size, lambda body: found.append(bytes(body)))
+        return found[0]
 
     def cached_list(self, digest: str) -> ReadList:
         """Reads the lists of a cached artifact. ArtifactMissing for one that is damaged or gone."""

@@ -24,7 +24,7 @@ import functools
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -227,6 +227,12 @@ class ArtifactStore:
         if entry.size_bytes > bytes_max:
             raise DataRefused(f"{path!r} of {digest[:16]} may have {bytes_max} bytes and has {entry.size_bytes}.")
         return await self._getting.read(entry)
+
+    def stretch(self, entry: FileEntry, start: int, stop: int) -> AsyncIterator[bytes]:
+        """The bytes from `start` to before `stop` of a file that a manifest names, in order, checked, and never more
+        than a few objects at a time. From the store: the local cache is not filled. ArtifactMissing, ArtifactCorrupt,
+        BusUnavailable."""
+        return self._getting.stretch(entry, start, stop)
 
     async def needs(self, digest: str, names: Collection[ObjectName]) -> bool:
         """Is a cached artifact stored under any of these names, bases of its deltas included? ArtifactMissing."""
