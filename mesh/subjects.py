@@ -68,6 +68,10 @@ class Subjects:
         """Where a worker puts a pack of outbox rows, named by its content: sent again, it is stored once."""
         return f"{self.prefix}.cmd.{_token(writer)}.pack.{_token(digest[:32])}"
 
+    def written(self, writer: str) -> str:
+        """All commands of one writer."""
+        return f"{self.prefix}.cmd.{_token(writer)}.>"
+
     def commands(self) -> str:
         """All commands."""
         return f"{self.prefix}.cmd.>"
@@ -186,6 +190,10 @@ class Subjects:
             return not asker or reply.startswith(f"{inboxes}{asker}.")
         return bool(reply) and not reply.startswith(("$", f"{self.prefix}."))
 
+    def inboxes(self) -> str:
+        """Inboxes and answers of all agents."""
+        return f"{self.prefix}.in.>"
+
     def progress(self, worker: str, topic: str, task: str) -> str:
         """Progress of one task on one worker."""
         return f"{self.prefix}.progress.{_token(worker)}.{_token(topic)}.{_token(task)}"
@@ -217,6 +225,10 @@ class Subjects:
     def asked_worker(self, worker: str) -> str:
         """Questions to one worker."""
         return f"{self.prefix}.ask.worker.{_token(worker)}.*"
+
+    def asked_workers(self) -> str:
+        """Questions to all workers."""
+        return f"{self.prefix}.ask.worker.*.*"
 
     def join(self, invitation: str) -> str:
         """Where an invited machine asks for credentials of its own."""

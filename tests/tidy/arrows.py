@@ -80,7 +80,7 @@ ALLOWED_IMPORTERS = {
         "mesh/broker_link.py",
         "mesh/broker_parser.py",
     },
-    "nkeys": {"mesh/broker.py", "mesh/identity.py"},
+    "nkeys": {"mesh/broker.py", "mesh/nkeypairs.py"},
     "faiss": {"retrieval/vectors.py", "retrieval/stored.py"},
     "msgpack": {"mesh/codec.py"},
     "obstore": {"mesh/objects_s3.py"},
