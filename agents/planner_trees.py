@@ -8,15 +8,19 @@ in between leaves the input unacknowledged, and the same step is taken again; wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from agents.planner_books import Books
 from agents.runtime import Agent
 from executors import kinds
 from mesh import traced, tracing
 from mesh.errors import NotFound, Retry
+from mesh.messages.base import Record
 from mesh.messages.judgement import Audit, Champion, Verdict
 from mesh.messages.results import TaskEnded, TopicSettled, TopicTurnedDown
 from mesh.messages.topics import Topic
 from planner import branches, branching, drifting, trees
+from planner.past import TOPICS_READ
 from planner.tree_plans import newest
 from planner.trees import Known, Step
 
@@ -84,6 +88,8 @@ class Trees:
         nodes, revision = await self._books.graph()
         champion, _ = await self._books.champion(specialization)
         router, measured = await self._grown(champion, id_)
+        own = nodes.get(specialization)
+        seen = await self._seen(champion, records, own.topics if own is not None else ()) if router else None
         known = Known(
             topic=topic,
             depth=await self._depth(topic),
@@ -94,6 +100,7 @@ class Trees:
             nodes=nodes,
             router=router,
             measured=measured,
+            seen=seen,
         )
         return known, revision
 
@@ -106,6 +113,19 @@ class Trees:
         ended = newest(records, branches.task_id(champion.topic))
         measured = drifting.evaluated(records, champion.model)
         return (branches.found_by(ended).router if ended is not None else ""), measured
+
+    async def _seen(
+        self, champion: Champion | None, records: Sequence[Record], topics: Sequence[str]
+    ) -> TaskEnded | None:
+        """How the tree that is champion was measured on this topic's holdout by an earlier topic of the node. records:
+        of this topic; topics: of its node, oldest first."""
+        holdouts = drifting.holdouts(records)
+        if champion is None or champion.holdout not in holdouts or drifting.evaluated(records, champion.model):
+            return None
+        for id_ in reversed(topics[-TOPICS_READ:]):
+            if found := drifting.measured_on(await self._books.records(id_), champion.model, holdouts):
+                return found
+        return None
 
     async def _depth(self, topic: Topic) -> int:
         """How many topics stand above this one; no more are counted than matter."""

@@ -2,12 +2,14 @@
 
     holdout evaluation, when it became champion ──┐
                                                   ├── per branch: mean, deviation, items ──> the branches that got worse
-    holdout evaluation, in this topic's round ────┘
+    holdout evaluation, on this topic's holdout ──┘
 
 Both are of the same model, so its branches are the same; and neither holdout has chosen anything, so the two figures
 can be compared as they are (what the tree's own task says of validation is flattered by the choice of its mixture).
 A rise counts when it is larger than chance explains (NOISE standard errors) and large enough to matter (LOSS_RISE).
-A topic on the same data again has the same holdout: nothing is evaluated, and nothing has become worse.
+Other examples make another holdout: the first topic that brings them has the tree asked about it in its round. A later
+topic on the same data finds the tree measured there already, so what was said then is read again (`measured_on`). On
+the data by which the tree became champion nothing has become worse.
 
 Pure. Not here: whether texts have moved between the branches (executors/branching/drift.py, on a worker).
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mesh import limits
@@ -49,12 +51,25 @@ class Loss:
 def evaluated(records: Sequence[Record], model: str) -> TaskEnded | None:
     """The newest evaluation of this model on the holdout of the topic whose records these are. A champion's own record
     does not name the holdout by which it became champion, but the one that it was last compared on."""
-    holdouts = {_holdout(one) for one in records if isinstance(one, Planned)} - {""}
+    return _newest(records, model, holdouts(records))
+
+
+def measured_on(records: Sequence[Record], model: str, splits: Collection[str]) -> TaskEnded | None:
+    """The newest evaluation of this model on one of these splits, in the records of another topic."""
+    return _newest(records, model, splits)
+
+
+def holdouts(records: Sequence[Record]) -> frozenset[str]:
+    """Digests of the holdout of a topic."""
+    return frozenset(_holdout(one) for one in records if isinstance(one, Planned)) - {""}
+
+
+def _newest(records: Sequence[Record], model: str, splits: Collection[str]) -> TaskEnded | None:
     found = None
     for one in records:
         if isinstance(one, TaskEnded) and one.task.executor == KIND and one.state is TaskState.SUCCEEDED:
             inputs = one.task.inputs
-            if inputs.get("model") == model and inputs.get("split") in holdouts:
+            if inputs.get("model") == model and inputs.get("split") in splits:
                 found = one
     return found
 

@@ -76,6 +76,9 @@ class Known:
     """Digest of the router of the tree that is champion."""
     measured: TaskEnded | None = None
     """The evaluation of that tree on the holdout by which it became champion."""
+    seen: TaskEnded | None = None
+    """Its evaluation on this topic's holdout by an earlier topic on the same data, where this one's round needed
+    none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,7 +192,8 @@ class _Fold:
         champion = self._known.champion
         if champion is None:
             return ""
-        return drifting.worse(self._known.measured, drifting.evaluated(self._known.records, champion.model))
+        now = drifting.evaluated(self._known.records, champion.model) or self._known.seen
+        return drifting.worse(self._known.measured, now)
 
     def _flat(self, first: Verdict) -> Facts:
         """The model that answers for the whole topic: its digest ('' without one), settings, size."""

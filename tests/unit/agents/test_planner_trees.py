@@ -157,16 +157,7 @@ async def test_the_router_of_the_champions_tree_is_tried_again_unless_a_branch_b
         verdict="v", flat=digest("old flat"), holdout=digest("compared on since"),
     )  # fmt: skip
     await mesh.promote(old)
-    earlier = Books()
-    earlier.profiled()
-    earlier.branched()
-    earlier.evaluated("old tree", [1.0, 1.0])
-    for record in earlier.records:
-        if isinstance(record, TaskEnded):
-            id_ = record.task.id.replace(TOPIC, "t0")
-            await stage.put(record.evolve(topic="t0", task=record.task.evolve(id=id_, topic="t0")))
-        elif isinstance(record, Planned):
-            await stage.put(record.evolve(topic="t0"))
+    await of_topic(stage, "t0", "holdout", [1.0, 1.0])
     async with running(make(mesh.server, "planner", mesh.settings.home), body):
         await stage.topic(books.topic)
         books.profiled()
@@ -177,6 +168,52 @@ async def test_the_router_of_the_champions_tree_is_tried_again_unless_a_branch_b
         submit = await stage.command(Submit, f"{TOPIC}-branch")
     assert submit.tasks[0].inputs.get("router", "") == (digest("router") if loss == 1.0 else "")
     assert ("the loss of 'b1' rose" in submit.facts["why"]) is (loss > 1.0)
+
+
+async def of_topic(stage: Stage, topic: str, holdout: str, losses: list[float]) -> None:
+    """An earlier topic that found branches, and in which the tree was asked about a holdout of this name."""
+    books, splits = Books(), {digest("holdout"): digest(holdout)}
+    books.profiled()
+    books.branched()
+    books.evaluated("old tree", losses)
+    for record in books.records:
+        if isinstance(record, TaskEnded):
+            inputs = {name: splits.get(value, value) for name, value in record.task.inputs.items()}
+            task = record.task.evolve(id=record.task.id.replace(TOPIC, topic), topic=topic, inputs=inputs)
+            await stage.put(record.evolve(topic=topic, task=task))
+        elif isinstance(record, Planned):
+            facts = {**record.facts, "splits": {"holdout": digest(holdout)}}
+            await stage.put(record.evolve(topic=topic, facts=facts))
+
+
+@pytest.mark.parametrize("since", ["t0", "t1-more"])
+async def test_other_examples_are_remembered_by_the_topics_that_come_after_the_one_that_brought_them(
+    tmp_path: Path, since: str
+) -> None:
+    """The tree was kept on the examples that `t1-more` brought, where it had become worse: it is asked no more."""
+    mesh = await MemoryMesh(tmp_path).start()
+    stage, books = Stage(mesh), Books()
+    first = "first examples" if since == "t1-more" else "holdout"
+    old = Champion(
+        specialization=NODE, version_number=2, model=digest("old tree"), topic="t0", task="t0-tree", line=Line.MERGE,
+        verdict="v", flat=digest("old flat"), holdout=digest("holdout"), outcomes=digest("outcomes"),
+    )  # fmt: skip
+    await mesh.promote(old)
+    node = Specialization(id=NODE, name="questions", parent="root", topics=("t0", "t1-more", TOPIC))
+    await mesh.leader.append(stage.subjects.key("graph", NODE), codec.encode(node))
+    await of_topic(stage, "t0", first, [1.0, 1.0])
+    if since == "t1-more":
+        await of_topic(stage, "t1-more", "holdout", [1.0, 2.0])
+    async with running(make(mesh.server, "planner", mesh.settings.home), body):
+        await stage.topic(books.topic)
+        books.profiled()
+        books.trained()
+        books.judged(champion="old tree", choice=Choice.KEEP)
+        await stage.tell(books)
+        submit = await stage.command(Submit, f"{TOPIC}-branch")
+    worse = since == "t1-more"
+    assert submit.tasks[0].inputs.get("router", "") == ("" if worse else digest("router"))
+    assert ("the loss of 'b1' rose from 1.000 to 2.000" in submit.facts["why"]) is worse
 
 
 async def test_a_planner_that_dies_after_any_write_is_followed_by_one_that_writes_the_rest(tmp_path: Path) -> None:
