@@ -16,6 +16,8 @@ What is decided here is decided without a clock: whoever asks says what time it 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import errno
 import re
 from pathlib import Path
@@ -211,9 +213,11 @@ class Members(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_key(key: str) -> None:
-    """Raise ValueError unless `key` is written like the public half of a user's nkey pair."""
-    if not _KEY.match(key):
-        raise ValueError(f"the public key of a user is U and 55 of A-Z and 2-7, got {key[:80]!r}")
+    """Raise ValueError unless `key` is the public half of a user's nkey pair: one that is none would have the broker
+    refuse its whole configuration."""
+    raw = base64.b32decode(key) if _KEY.match(key) else b""
+    if not raw or binascii.crc_hqx(raw[:-2], 0) != int.from_bytes(raw[-2:], "little"):
+        raise ValueError(f"the public key of a user is U and 55 more characters with a checksum, got {key[:80]!r}")
 
 
 def _free(wished: str, used: frozenset[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import stat
 from pathlib import Path
@@ -17,7 +19,8 @@ DAY_MS = 86_400_000
 
 
 def key(number: int) -> str:
-    return "U" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[number] * 55
+    raw = bytes([20 << 3]) + bytes([number]) * 32
+    return base64.b32encode(raw + binascii.crc_hqx(raw, 0).to_bytes(2, "little")).decode()
 
 
 def invitation(**changes: object) -> Invitation:
@@ -150,6 +153,7 @@ TWICE = {"name": "a", "role": "worker", "key": key(0), "since_ms": 1}
     "text",
     [
         "", "{", "[]", '{"members": 1}', json.dumps({"members": [TWICE | {"key": "SUAA"}]}),
+        json.dumps({"members": [TWICE | {"key": "U" + "A" * 55}]}),
         json.dumps({"members": [TWICE, TWICE | {"key": key(1)}]}),
         json.dumps({"members": [TWICE, TWICE | {"name": "b"}]}),
     ],
