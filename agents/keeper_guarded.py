@@ -13,9 +13,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from agents.keeper_members import Registrar
 from mesh import certificates, keeper, log, members
 from mesh.errors import Conflict, EnvironmentUnfit, RamifyError
 from mesh.guard import HERE, Guard, certified
+from mesh.identity import Role
 from mesh.server import Server
 from mesh.setting_tree import NatsSettings, Settings
 
@@ -32,8 +34,6 @@ class GuardedKeeper:
     """What a keeper of a guarded broker does besides."""
 
     def __init__(self, guard: Guard, server: Server, settings: Settings) -> None:
-        from agents.keeper_members import Registrar
-
         self._guard, self._server, self._settings = guard, server, settings
         self._log = log.get("agents.keeper")
         self._registrar = Registrar(guard, server, settings)
@@ -53,8 +53,7 @@ class GuardedKeeper:
                 f"{prefix!r}: use --prefix {self._guard.prefix}, or another --home."
             )
         if asked["want"] not in LOOKS:
-            answer: dict[str, Any] = await self._registrar.answer(asked)
-            return answer
+            return await self._registrar.answer(asked)
         role = str(asked.get("role") or keeper.PERSON)
         return await self._way_for(role, str(asked.get("name") or role))
 
@@ -69,7 +68,7 @@ class GuardedKeeper:
         }
 
     async def _way_for(self, role: str, name: str) -> dict[str, Any]:
-        if role not in (*HERE, "worker"):
+        if role not in (*HERE, Role.WORKER):
             raise EnvironmentUnfit(f"There is no role {role!r} for this machine: update Ramify here, or there.")
         if await asyncio.to_thread(self._make, role, name):
             await self._server.reload()
@@ -104,4 +103,4 @@ class GuardedKeeper:
             await asyncio.sleep(AGAIN_S)
 
     def _nats(self) -> NatsSettings:
-        return keeper.at(self._settings, self.way("keeper"))
+        return keeper.at(self._settings, self.way(Role.KEEPER))

@@ -24,8 +24,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from mesh import certificates, platform
-from mesh.errors import Conflict, DiskFull, EnvironmentUnfit
+from mesh import certificates, identity, nkeypairs, platform
+from mesh.errors import Conflict, DiskFull, EnvironmentUnfit, SettingsInvalid
+from mesh.identity import Identity, Role
 from mesh.members import Members
 from mesh.messages.base import check_name
 from mesh.setting_tree import BrokerSettings
@@ -37,7 +38,12 @@ VERSION = 1
 PORT = 4222
 """Where a broker listens when no other port is said: the one that clients of NATS expect."""
 
-HERE = ("scheduler", "planner", "consensus", "gate", "feeder", "gateway", "operator", "keeper")
+MESH = "MESH"
+"""The account in which the streams and this machine's agents are."""
+
+HERE = (
+    Role.SCHEDULER, Role.PLANNER, Role.CONSENSUS, Role.GATE, Role.FEEDER, Role.GATEWAY, Role.OPERATOR, Role.KEEPER,
+)  # fmt: skip
 """Roles that have one identity on this machine, made together with the guard; workers get theirs by their names."""
 
 LOCAL_MAX = 1_000
@@ -127,21 +133,17 @@ class Guard:
             raise Conflict(f"{name!r} is the name of another agent on this machine: choose another with --name.")
         if len(here) >= LOCAL_MAX:
             raise Conflict(f"This machine has {LOCAL_MAX} identities: remove old ones from {self.folder / 'keys'}.")
-        from mesh import nkeypairs
-
         self.seed(role, name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         nkeypairs.make(self.seed(role, name))
         return True
 
     def local(self) -> list[tuple[str, str]]:
         """(role, name) of everybody on this machine."""
-        from mesh import identity
-
         found = []
         for path in sorted((self.folder / "keys").glob("*.nk")):
             role, _, name = path.name.removesuffix(".nk").partition(".")
             with contextlib.suppress(ValueError):
-                identity.Role(role)
+                Role(role)
                 check_name(name or role, "a name in the mesh")
                 found.append((role, name or role))
         return found
@@ -152,19 +154,17 @@ class Guard:
 
     # -- for the server's configuration -------------------------------------------------------------------------------
 
-    def users(self, members: Members) -> list[dict[str, Any]]:
+    def accounts(self, members: Members) -> dict[str, Any]:
         """Everybody who may connect, as nats-server's configuration wants it: this machine's own, members, and those
-        who hold an invitation."""
-        from mesh import identity, nkeypairs
-
-        who = [(role, name, nkeypairs.public_key(self.seed(role, name))) for role, name in self.local()]
-        who += [(one.role, one.name, one.key) for one in members.members]
-        who += [("invited", one.id, one.key) for one in members.invitations]
-        subjects = Subjects(self.prefix)
-        return [
-            identity.server_user(key, identity.permissions(identity.Role(role), name, subjects))
-            for role, name, key in who
-        ]
+        who hold an invitation. EnvironmentUnfit for a seed or a role that can not be used."""
+        try:
+            who = [(role, name, nkeypairs.public_key(self.seed(role, name))) for role, name in self.local()]
+            who += [(one.role, one.name, one.key) for one in members.members]
+            who += [(Role.INVITED, one.id, one.key) for one in members.invitations]
+            everybody = [Identity(Role(role), name, key) for role, name, key in who]
+        except (OSError, ValueError, SettingsInvalid) as error:
+            raise EnvironmentUnfit(f"Who may use the broker in {self.folder} can not be read: {error}.") from None
+        return identity.accounts(everybody, Subjects(self.prefix), mesh=MESH)
 
 
 def listening(broker: BrokerSettings) -> tuple[str, int]:

@@ -144,7 +144,7 @@ class Server:
         async with self._reloading:
             if self.guard is None or self._plan is None or self.pid is None:
                 return
-            plan = dataclasses.replace(self._plan, users=await asyncio.to_thread(self._users))
+            plan = dataclasses.replace(self._plan, accounts=await asyncio.to_thread(self._accounts))
             log_start = self._log_size()
             try:
                 platform.write_private(self.folder / "nats-server.conf", server_config.text(plan))
@@ -183,9 +183,9 @@ class Server:
                 f"{self._log_file}."
             )
 
-    def _users(self) -> list[dict[str, Any]]:
+    def _accounts(self) -> dict[str, Any]:
         now_ms = int(time.time() * 1000)
-        return self.guard.users(members.load(self.folder).live(now_ms)) if self.guard else []
+        return self.guard.accounts(members.load(self.folder).live(now_ms)) if self.guard else {}
 
     def _log_size(self) -> int:
         return self._log_file.stat().st_size if self._log_file.exists() else 0
@@ -281,7 +281,7 @@ class Server:
             )
         self._plan = ServerPlan(
             folder=self.folder, log_file=self._log_file, host=self._host, port=port, guard=self.guard,
-            store_bytes=self._store_bytes(free), password=self.system_password, users=self._users(),
+            store_bytes=self._store_bytes(free), password=self.system_password, accounts=self._accounts(),
         )  # fmt: skip
         platform.write_private(self.folder / "nats-server.conf", server_config.text(self._plan))
 

@@ -1,9 +1,10 @@
 """The configuration of the embedded nats-server: what it stores, where it listens, who may come in, and all its bounds.
 
     open      on loopback, open to this machine (`no_auth_user`): the account MESH has one user
-    guarded   TLS and a key for everybody (mesh/guard.py): each user has the permissions of its role
+    guarded   TLS and a key for everybody (mesh/guard.py): each user has the permissions of its role, and a guest's
+              account (mesh/identity.py) shows it nothing of the mesh but what its role needs
 
-The server reads JSON as its own format. It is written anew before each start; while the server runs, only the users
+The server reads JSON as its own format. It is written anew before each start; while the server runs, only the accounts
 change in it, and the certificates behind the same names.
 """
 
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mesh import certificates
-from mesh.guard import Guard
+from mesh.guard import MESH, Guard
 
 LOG_BYTES_MAX = 4 << 20
 """The server's own log is started anew beyond this; two old ones are kept."""
@@ -51,7 +52,7 @@ AUTH_TIMEOUT_S = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ServerPlan:
-    """What the configuration is made from. `users`: of a guarded server (mesh/guard.py)."""
+    """What the configuration is made from. `accounts`: of a guarded server (mesh/guard.py)."""
 
     folder: Path
     log_file: Path
@@ -62,7 +63,7 @@ class ServerPlan:
     password: str = dataclasses.field(repr=False)
     """Of the system account, and of nobody else."""
     guard: Guard | None = None
-    users: Sequence[dict[str, Any]] = ()
+    accounts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def text(plan: ServerPlan) -> bytes:
@@ -97,10 +98,10 @@ def tree(plan: ServerPlan) -> dict[str, Any]:
     system = {"users": [{"user": SYSTEM_USER, "password": plan.password}]}
     if plan.guard is None:
         mesh = {"jetstream": "enabled", "users": [{"user": "mesh", "password": plan.password}]}
-        return common | {"accounts": {"SYS": system, "MESH": mesh}, "no_auth_user": "mesh"}
+        return common | {"accounts": {"SYS": system, MESH: mesh}, "no_auth_user": "mesh"}
     served = str(certificates.combined(plan.guard.tls))
     return common | {
-        "accounts": {"SYS": system, "MESH": {"jetstream": "enabled", "users": list(plan.users)}},
+        "accounts": {"SYS": system, **plan.accounts},
         "tls": {"cert_file": served, "key_file": served, "timeout": AUTH_TIMEOUT_S, "min_version": "1.2"},
         "authorization": {"timeout": AUTH_TIMEOUT_S},
     }
