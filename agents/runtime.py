@@ -36,6 +36,7 @@ from mesh.messages.services import Hello, Problem, Welcome
 from mesh.metrics import Metrics
 from mesh.setting_tree import Settings
 from mesh.stores import StoreIdentity, home_of, open_store
+from mesh.streams import STUDIES
 from mesh.streams import names as stream_names
 from mesh.subjects import Subjects
 from mesh.version import PROGRAM_VERSION
@@ -282,11 +283,16 @@ class Agent:
     async def _await_streams(self) -> None:
         """Wait until the mesh's streams exist; EnvironmentUnfit with a sentence after STREAMS_WAIT_S."""
         deadline = now_s() + STREAMS_WAIT_S
-        missing = stream_names(self.subjects)
+        # A worker may read few of them; the one that it asks for is made after the others that it needs.
+        worker = self.role == "worker"
+        missing = (self.stream(STUDIES),) if worker else stream_names(self.subjects)
         self.health("streams", lambda: f"The stream {missing[0]} is not there yet." if missing else "")
         while missing and not self.stopping.is_set():
             try:
-                await self.broker.state(missing[0])
+                if worker:
+                    await self.broker.read(missing[0], self.subjects.studies(), messages_max=1)
+                else:
+                    await self.broker.state(missing[0])
                 missing = missing[1:]
                 continue
             except (NotFound, BusUnavailable):

@@ -14,6 +14,7 @@ stream back.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from mesh import limits
@@ -31,6 +32,7 @@ from mesh.errors import (
 from mesh.subjects import is_key
 
 WRONG_SEQUENCE = {10071, 10164}
+_LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
 NAME_TAKEN = 10058
 _NO_ROOM = {10047, 10023, 10028, 10002}
 _STORE_FAILED = 10077
@@ -50,7 +52,9 @@ def error_of(answer: dict[str, Any], what: str) -> RamifyError | None:
     text = str(error.get("description", "no reason given"))
     sentence = f"{what}: {text}"
     if number in WRONG_SEQUENCE:
-        return Conflict(f"{sentence}; somebody else wrote first", err_code=number)
+        last = _LAST_SEQUENCE.search(text)
+        facts = {"last_seq": int(last[1])} if last else {}
+        return Conflict(f"{sentence}; somebody else wrote first", err_code=number, **facts)
     if number in _NO_ROOM or (number == _STORE_FAILED and _says_full(text)):
         return DiskFull(f"{sentence}; raise the limit or remove something", err_code=number)
     if number in _MISSING:
@@ -118,6 +122,8 @@ class JetStream:
         """Why did nobody answer a direct read? The stream is missing, not declared for it, or away."""
         try:
             config = (await self.stream(stream))["config"]
+        except BrokerRefused:  # who may only read directly may not know why it can not
+            return BusUnavailable(f"stream {stream} does not answer at the moment; try again later")
         except RamifyError as error:
             return error
         if not config.get("allow_direct"):

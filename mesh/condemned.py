@@ -88,7 +88,8 @@ class CondemnedLists:
             while batch := await self._following():
                 for stored in batch:
                     self._take(stored)
-                self._forget((await self._log.state(self._stream)).first_seq)
+                oldest = await self._log.read(self._stream, self._subject, messages_max=1)
+                self._forget(oldest[0].seq if oldest else self._read + 1)
         except NotFound:  # no such stream: nobody has ever condemned anything
             self._start_anew()
 

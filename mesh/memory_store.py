@@ -204,7 +204,8 @@ def stored_bytes(subject: str, data: bytes, headers: dict[str, str]) -> int:
 def conflict(subject: str, expected: int, found: int | None) -> Conflict:
     """The error of a lost compare-and-set."""
     there = "another one" if found is None else f"{found}"
-    return Conflict(f"{subject}: expected the last sequence {expected}, found {there}: somebody else wrote first")
+    sentence = f"{subject}: expected the last sequence {expected}, found {there}: somebody else wrote first"
+    return Conflict(sentence, last_seq=found)
 
 
 def disk_full(stream: str) -> DiskFull:

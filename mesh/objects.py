@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Protocol
 
 from mesh.bus import Log
-from mesh.errors import Conflict, DiskFull
+from mesh.errors import Conflict, DiskFull, InvariantBroken
 from mesh.messages.object_names import ObjectName
 from mesh.subjects import Subjects
 from mesh.windows import in_window
@@ -23,16 +23,8 @@ PUT_TIMEOUT_S = 30.0
 """Longest wait for one stored chunk: a slow uplink needs 16 s for 512 KiB at 256 kbit/s."""
 
 
-LIST_FROM = 32
-"""Up to so many names it is never worth while to list all subjects."""
-
-SUBJECTS_PER_QUESTION = 50
-"""Subjects that are listed in the time of one question: 3 microseconds each, against 150. So 20,000 stored objects (10
-GB) are listed in the time of 400 questions."""
-
-LISTED_MAX = 200_000
-"""Subjects above which they are not listed for that in any case: a page of such a list has 10 MB, which holds up a slow
-line."""
+NO_SEQUENCE = 2**62
+"""No stream comes so far: a write that expects it as its subject's last is never taken, and is told the true one."""
 
 
 class ObjectBackend(Protocol):
@@ -114,16 +106,16 @@ class JetStreamBackend:
         return None if found is None else found.data
 
     async def has(self, name: ObjectName) -> bool:
-        """Is it there?"""
-        return bool([page async for page in self._log.subjects(self._stream, self._subjects.stored(name))])
+        """Is it there? Asked by a write that can not succeed: only who knows a name hears of it, and whoever may write
+        objects need not be allowed to list them."""
+        try:
+            await self._log.append(self._subjects.stored(name), b"", subject_seq=NO_SEQUENCE)
+        except Conflict as error:
+            return bool(error.last_seq)
+        raise InvariantBroken(f"{self._stream} stored {name} behind the sequence {NO_SEQUENCE}")
 
     async def absent(self, names: Collection[ObjectName]) -> set[ObjectName]:
-        """Those that are not there: they are asked for one by one, or the subjects of their kinds are listed, whichever
-        is faster."""
-        if len(names) <= LIST_FROM:
-            return {name for name in names if not await self.has(name)}
-        if (await self._log.state(self._stream)).messages <= min(LISTED_MAX, SUBJECTS_PER_QUESTION * len(names)):
-            return await self._not_listed(names)
+        """Those that are not there: each is asked for, many at a time."""
         absent = set[ObjectName]()
 
         async def ask(name: ObjectName) -> None:
@@ -132,14 +124,6 @@ class JetStreamBackend:
 
         await in_window(names, ask)
         return absent
-
-    async def _not_listed(self, names: Collection[ObjectName]) -> set[ObjectName]:
-        absent = {self._subjects.stored(name): name for name in names}
-        for kind in sorted({name.kind for name in names}):
-            async for page in self._log.subjects(self._stream, self._subjects.stored_kind(kind)):
-                for subject in page:
-                    absent.pop(subject, None)
-        return set(absent.values())
 
     async def names(self) -> AsyncIterator[ObjectName]:
         """Everything that is stored now, a page of subjects at a time."""

@@ -1,4 +1,4 @@
-"""The table of roles: what a worker may not, how a guest's account is shut, and that equal people make equal accounts."""
+"""The table of roles: what a worker may not, how a guest's account is shut, and that equal people make equal ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def test_a_guest_s_account_holds_one_user_and_lets_through_what_its_role_may() -
     assert "jetstream" not in account
     services = [one["service"]["subject"] for one in account["imports"] if "service" in one]
     assert services == list(permitted.publish)
-    assert [one["stream"]["subject"] for one in account["imports"] if "stream" in one] == ["mesh.in.w1.>", "mesh.wanted"]
+    heard = [one["stream"]["subject"] for one in account["imports"] if "stream" in one]
+    assert heard == ["mesh.in.w1.>", "mesh.wanted"]
     spoken = user["permissions"]["publish"]["allow"]
     assert not any("*" in one and not one.startswith("door.") for one in spoken)
     assert account["mappings"]["mesh.art.c.*"] == "door.10.{{split(1,*)}}"
