@@ -77,6 +77,9 @@ RESTORED_BEATS = 2.5
 """How long a leader that has restored the ledger listens before it gives leases: workers hear of it with their next
 beat, and tell again what they have finished; that work need not be done a second time."""
 
+LEADERS_OWN = ("mesh_tasks", "mesh_workers", "mesh_commands_uncovered", "mesh_store_bytes", "mesh_store_limit_bytes")
+"""Metrics that the leader alone tells: told on by one that leads no more, they would be counted twice."""
+
 FAREWELL_S = 1.0
 """Patience with the last beat of a leader that stops."""
 
@@ -199,6 +202,7 @@ class Leader:
             await asked.close()
             agent.endpoints[:] = endpoints
             agent.metrics.set("mesh_leading", 0)
+            agent.metrics.forget(*LEADERS_OWN)
 
     def _helper(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """A task of this term: the next turn raises what it raised."""

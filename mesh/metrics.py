@@ -182,6 +182,12 @@ class Metrics:
         """Set a gauge."""
         self._put(name, Kind.GAUGE, value, labels, add=False)
 
+    def forget(self, *names: str) -> None:
+        """Show these gauges no more: what they told is somebody else's to tell now."""
+        with self._lock:
+            for name in names:
+                self._values.pop(name, None)
+
     def observe(self, name: str, value: float, /, **labels: str) -> None:
         """Add one observation to a histogram."""
         key = _key(name, Kind.HISTOGRAM, labels)

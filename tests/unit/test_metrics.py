@@ -74,6 +74,14 @@ def test_histograms_are_cumulative() -> None:
     assert found.value("mesh_ledger_append_seconds") == 4
 
 
+def test_what_is_forgotten_is_shown_no_more() -> None:
+    found = Metrics()
+    found.set("mesh_tasks", 5, state="ready")
+    found.set("mesh_leading", 0)
+    found.forget("mesh_tasks", "mesh_workers")
+    assert samples(found) == {("mesh_leading",): 0}
+
+
 def test_a_use_beyond_the_table_is_a_defect() -> None:
     found = Metrics()
     uses: list[Callable[[], None]] = [
