@@ -21,7 +21,9 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from agents.gateway_claims import Claims
 from agents.gateway_door import Door
+from agents.gateway_downloads import Downloads
 from agents.gateway_events import Events
 from agents.gateway_front import Front
 from agents.gateway_limits import Limits
@@ -30,10 +32,11 @@ from agents.gateway_routes import Part, Route
 from agents.gateway_tls import Tls
 from agents.gateway_tokens import Tokens
 from agents.gateway_topics import Topics
+from agents.gateway_uploads import Uploads
 from agents.runtime import Agent, now_s
 from mesh.errors import EnvironmentUnfit
 
-PARTS: tuple[Callable[[Agent], Part], ...] = (Network, Topics, Events)
+PARTS: tuple[Callable[[Agent], Part], ...] = (Network, Topics, Events, Claims, Uploads, Downloads)
 """Everything that can be asked of the mesh, beside the front."""
 
 SHUTDOWN_S = 2.0
