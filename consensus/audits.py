@@ -162,9 +162,11 @@ def _due(verdict: Verdict, tag: str, ended: Mapping[str, TaskEnded]) -> Due:
 
 def _task(plan: Planned, tag: str, which: str, verdict: Verdict) -> TaskSpec:
     recommendation = verdict.recommendation
-    model = chosen(recommendation).model if which == AFTER else recommendation.champion_before
+    promoted = chosen(recommendation)
+    model = promoted.model if which == AFTER else recommendation.champion_before
+    base = promoted.base if which == AFTER else recommendation.champion_base
     id_, split = f"{tag}audit-{which}", recommendation.audit
-    return evaluation(plan, id_, f"audit {which}", model=model, split=split, sooner=0)
+    return evaluation(plan, id_, f"audit {which}", model=model, split=split, base=base, sooner=0)
 
 
 def _submit(plan: Planned, tag: str, tasks: tuple[TaskSpec, ...]) -> Submit:

@@ -71,6 +71,7 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
         changed=run.changed,
         continued=run.continued,
         flat=run.flat,
+        base=run.base,
         claims=run.claims,
         executor=run.executor,
         executor_version=run.executor_version,

@@ -78,6 +78,7 @@ def _promoted(verdict: Verdict, current: Champion | None, name: str) -> Champion
         promoted_at_ms=verdict.decided_at_ms,
         fits=recommendation.fits,
         flat=candidate.flat,
+        base=candidate.base,
         uses=_counted(uses, recommendation.audit) if looked else uses,
         audit_looks=(current.audit_looks if current is not None else 0) + looked,
         continued=candidate.continued,

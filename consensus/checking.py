@@ -221,6 +221,7 @@ def _let_through(row: Streak, candidate: Candidate, made: Recommendation) -> Str
         model=candidate.model,
         claims=candidate.claims,
         split=made.validation,
+        base=candidate.base,
     )
     if not result.split or not result.claims:
         return row

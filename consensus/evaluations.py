@@ -30,14 +30,15 @@ def evaluation(
     *,
     model: str,
     split: str,
+    base: str = "",
     line: Line | None = None,
     incarnation: str = "",
     sooner: int = 1,
 ) -> TaskSpec:
     """One evaluate task of the plan's topic.
 
-    incarnation: who trained the model and is passed over: who claims does not also check; sooner: how much more urgent
-    than the plan's own tasks.
+    base: of an adapter, the model that it adapts; incarnation: who trained the model and is passed over: who claims
+    does not also check; sooner: how much more urgent than the plan's own tasks.
     """
     avoid = dict.fromkeys(name for name in (incarnation, incarnation.rpartition(".")[0]) if name)
     never = independent_required(plan) and line not in (None, Line.BASELINE)
@@ -48,7 +49,7 @@ def evaluation(
         executor="evaluate",
         line=line,
         purpose=purpose,
-        inputs={"model": model, "split": split},
+        inputs=inputs_of(model, split, base),
         needs=needs_of(plan.facts, "evaluate"),
         priority=min(PRIORITY_MAX, priority_of(plan) + sooner),
         wall_s_max=EVALUATE_WALL_S_MAX,
@@ -56,6 +57,11 @@ def evaluation(
         avoid_mode=Avoid.REQUIRE if never else Avoid.PREFER,
         on_disconnect=plan.tasks[0].on_disconnect,
     )
+
+
+def inputs_of(model: str, split: str, base: str = "") -> dict[str, str]:
+    """Of an evaluation: an adapter is asked together with the model that it adapts."""
+    return {"model": model, "split": split} | ({"base": base} if base else {})
 
 
 def independent_required(plan: Planned) -> bool:

@@ -2,7 +2,8 @@
 
     several good ones    the best on the holdout; where chance explains the difference to the next one and it is at most
                          the measure's tie, the smaller model of the two
-    one                  that one; effect and interval are then against the linear baseline
+    one                  that one; effect and interval are then against the linear baseline, or of an adapter to a
+                         language model against that model as it is
 
 Nobody is challenged here, so no alpha is spent: the gate still asks whether the first champion knows anything.
 """
@@ -105,7 +106,9 @@ def _only(line: Judged, judged: list[Judged], baseline: Items | None, measure: M
     if baseline is None:
         return Weighed(choice, why, change, line.name)
     comparison = compared(line, "baseline", baseline, measure.name, ALPHA)
-    why = f"{why} Effect and interval are against the linear baseline."
+    alone = measure.name != ACCURACY and line.candidate is not None and line.candidate.base
+    yardstick = "the model that it adapts, as it is" if alone else "the linear baseline"
+    why = f"{why} Effect and interval are against {yardstick}."
     return Weighed(choice, why, change, line.name, comparison.effect, (comparison.low, comparison.high))
 
 

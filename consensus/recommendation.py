@@ -54,6 +54,7 @@ def recommend(round_: Round, read: Read) -> Recommendation:
         comparisons=(*weighed.comparisons, *_against_baseline(judged, baseline, measure)),
         champion_before=round_.champion.model if round_.champion is not None else "",
         champion_revision=round_.champion_revision,
+        champion_base=round_.champion.base if round_.champion is not None else "",
         champion_outcomes=round_.champion_run.holdout,
         champion_kpis=dict(round_.champion_run.kpis) if champion is not None else {},
         holdout=round_.holdout,

@@ -70,6 +70,8 @@ class Run:
     """Digest of the model from which its training went on."""
     flat: str = ""
     """Digest of the flat model that a tree holds."""
+    base: str = ""
+    """Digest of the model that an adapter adapts."""
     missing: str = ""
     """Why it can not be judged; '' when all that is needed is there."""
     executor: str = ""
@@ -325,10 +327,10 @@ class _Fold:
         return [self._line(merging.NAME, wanted.best)] if wanted.best else []
 
     def _baseline(self) -> Run:
-        task = self._plan.facts.get("baseline")
-        if not isinstance(task, str) or not task:
+        task, yardstick = (str(self._plan.facts.get(name) or "") for name in ("baseline", "yardstick"))
+        if not task and not yardstick:
             return Run(name=Line.BASELINE.value, missing="the plan has no baseline")
-        run = self._trained(Line.BASELINE.value, task)
+        run = self._trained(Line.BASELINE.value, task) if task else Run(name=Line.BASELINE.value, model=yardstick)
         if run.missing or not run.model:
             return run
         again = self._again(run)
@@ -341,7 +343,10 @@ class _Fold:
         champion = self._champion
         if champion is None:
             return Run(name="champion", missing="there is no champion yet")
-        run = Run(name="champion", task=champion.task, model=champion.model, kpis=champion.kpis, flat=champion.flat)
+        run = Run(
+            name="champion", task=champion.task, model=champion.model, kpis=champion.kpis, flat=champion.flat,
+            base=champion.base,
+        )  # fmt: skip
         if champion.fits and self._fits() and champion.fits != self._fits():
             missing = f"it reads other data ({champion.fits}) than this topic's ({self._fits()})"
             return dataclasses.replace(run, missing=missing)
@@ -375,15 +380,16 @@ class _Fold:
         if ended is None:
             self._awaited.append(task)
             return Run(name=name, task=task)
-        outcome, inputs = ended.outcome, ended.task.inputs
+        outcome, inputs, adapted = ended.outcome, ended.task.inputs, checks.adapted_by(ended)
         run = Run(
             name=name,
             task=task,
             incarnation=ended.incarnation,
             settings=ended.task.settings,
             changed=self._changed(name) or merging.told(ended),
-            continued=inputs.get("champion") or inputs.get("base", ""),
+            continued=inputs.get("champion") or ("" if adapted else inputs.get("base", "")),
             flat=inputs.get("flat", ""),
+            base=adapted,
         )
         if ended.state is not TaskState.SUCCEEDED or outcome is None:
             return dataclasses.replace(run, missing=how_ended(ended))
@@ -441,6 +447,7 @@ class _Fold:
             purpose,
             model=run.model,
             split=split_of(self._plan, split),
+            base=run.base,
             line=line,
             incarnation=run.incarnation,
         )

@@ -55,6 +55,20 @@ transformers' `AutoModel` does not know this architecture and can not load it; a
 the tensors."""
 
 
+ADAPTER_USE = """This is an adapter: only together with the model that it adapts, in `{below}/`, does it answer.
+
+With Ramify: `bin/agent task evaluate --input model=DIR --input base=DIR/{below} --input split=SPLIT --out OUT`.
+
+Without it, by transformers and peft; a classifier's labels stand in `ramify.json` in their order:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM  # for labels: AutoModelForSequenceClassification, num_labels=…
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("this/folder/{below}"), "this/folder")
+```"""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ancestor:
     """One earlier champion of the same specialization."""
@@ -96,6 +110,8 @@ class Told:
     """That base model's."""
     lineage: Sequence[Ancestor] = ()
     """Earlier versions, newest first."""
+    below: str = ""
+    """Of an adapter: the folder in its own that holds the model that it adapts."""
 
 
 def champion_card(config: Mapping[str, Any] | None, told: Told, stored: str) -> str:
@@ -104,6 +120,7 @@ def champion_card(config: Mapping[str, Any] | None, told: Told, stored: str) -> 
     title = f"# {plain(told.text or told.name or told.specialization)}"
     if config is None:
         own = ["`from_pretrained` of transformers, or of peft for an adapter, loads this folder as it is."]
+        own = [ADAPTER_USE.format(below=told.below)] if told.below else own
         body = _body(stored)
         end = ["## Its card before", body] if body else []
     elif config["kind"] == TREE:

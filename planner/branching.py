@@ -25,7 +25,7 @@ from typing import Any
 from mesh.messages.judgement import Choice, Verdict
 from mesh.messages.results import TaskEnded
 from mesh.messages.topics import Topic
-from planner.profile import CORPUS
+from planner.profile import ADAPTER, CORPUS
 
 DEPTH_MAX = 2
 """Levels of branches below a topic. Each divides the data, and is paid for with two lines per branch."""
@@ -76,6 +76,8 @@ def may_branch(topic: Topic, depth: int, verdict: Verdict, flat: Flat, canceled:
     """The answer after the topic's first verdict. depth: topics above this one; canceled: a task was withdrawn."""
     if topic.branches == 1:
         return Answer(False, "It stays whole: its publisher asked for no branches.")
+    if topic.task == ADAPTER:
+        return Answer(False, "It stays whole: its models are adapters, and branches train models of their own.")
     if canceled:
         return Answer(False, "It stays whole: a person withdrew a part of its work.")
     if not flat.model:

@@ -21,7 +21,7 @@ from mesh.messages.base import derived_id
 from mesh.messages.graph import NodeState, Specialization
 from mesh.messages.judgement import Choice, Comparison, Verdict
 from mesh.messages.topics import DataRef, Topic
-from planner import feeding
+from planner import bases, feeding
 from planner.feeding import Arm, Past
 
 PUBLISHER = "feeder"
@@ -100,6 +100,7 @@ class Known:
             independent=pattern.independent,
             on_disconnect=pattern.on_disconnect,
             wait_s=pattern.wait_s,
+            base=bases.adapted(pattern),
             encoder=pattern.encoder,
             branches=pattern.branches,
             publisher=PUBLISHER,

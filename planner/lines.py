@@ -74,6 +74,10 @@ class Wanted:
     """That model is a base model, not the specialization's champion."""
     validation: str = ""
     """Digest of the topic's validation split; '' where it is not known yet."""
+    adapted: str = ""
+    """Digest of the model that the lines put adapters on; '' where they train whole models."""
+    fixed: Facts = dataclasses.field(default_factory=dict)
+    """Settings of every line, whatever it tries."""
 
 
 def lines_of(wanted: Wanted, past: Past) -> Lines:
@@ -91,14 +95,14 @@ def lines_of(wanted: Wanted, past: Past) -> Lines:
         reinventor = _drawn(wanted, size)
         study, why_study = _study(wanted, past, shared, size)
         reinventor = _told(reinventor, study, why_study, why_on)
-    evolver, reinventor = (_charged(one, account.rule) for one in (evolver, reinventor))
+    evolver, reinventor = (_charged(one, account.rule, wanted.fixed) for one in (evolver, reinventor))
     facts = _facts(past, shared, account, study, on, why_on, size)
     return Lines(evolver, reinventor, study, on, shared, account, size, facts)
 
 
-def _charged(proposal: Proposal, rule: str) -> Proposal:
-    """The rule of the account in the task's own settings; the usual one is a kind's default."""
-    settings = {name: value for name, value in proposal.settings.items() if name != accounts.SETTING}
+def _charged(proposal: Proposal, rule: str, fixed: Facts) -> Proposal:
+    """What is fixed and the rule of the account in the task's own settings; the usual one is a kind's default."""
+    settings = {name: value for name, value in proposal.settings.items() if name != accounts.SETTING} | fixed
     return Proposal(settings if rule == accounts.AMORTISED else {**settings, accounts.SETTING: rule}, proposal.changed)
 
 
@@ -119,6 +123,8 @@ def _goes_on(wanted: Wanted, past: Past, account: Account) -> tuple[Candidacy | 
     last = past.candidacy
     if last is None:
         return None, ""
+    if last.base != wanted.adapted:
+        return None, "its last candidate is an adapter to another model than this topic's"
     if (
         not last.validation
         or wanted.validation not in ("", last.validation)
@@ -146,9 +152,10 @@ def _drawn(wanted: Wanted, size: float) -> Proposal:
 
 def _study(wanted: Wanted, past: Past, shared: Shares, size: float) -> tuple[Study | None, str]:
     space = proposals.space_for(wanted.executor, wanted.modality)
-    fixed: Facts = {}
+    fixed = dict(wanted.fixed)
     if size != sizes.USUAL:
-        space, fixed = _scaled(space, wanted.executor, size)
+        space, widths = _scaled(space, wanted.executor, size)
+        fixed |= widths
     return studies.study_of(
         wanted.topic, wanted.at_ms, wanted.node, wanted.executor, space, fixed,
         shared.budget_s(Line.REINVENTOR), past.offered,

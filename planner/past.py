@@ -45,6 +45,8 @@ class Candidacy:
     validation: str
     """Digest of the split that the curve was measured on."""
     size_bytes: int = 0
+    base: str = ""
+    """Digest of the model that it adapts; '' for a whole model."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def _candidacy(
         cost=Inherited(core_s=before + own, steps=1),
         validation=_split(plan, "validation"),
         size_bytes=_size(candidate),
+        base=candidate.base,
     )
 
 

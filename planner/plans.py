@@ -6,6 +6,10 @@
                                  baseline    (a tuned linear model: measured beside them, never a candidate; plain text
                                               has none)
 
+A topic that asks for an adapter (`lora`) names the model that it is put on: every line and every evaluation gets it
+beside what else it reads, the evolver goes on from the champion's adapter where that is put on the same model, and
+where the data has no labels the model itself, without any adapter, is the yardstick.
+
 With a sentence encoder one task stands between (planner/encoders.py).
 
 Every id is derived from the topic's id, so planning the same topic twice submits the same tasks. Training tasks receive
@@ -106,6 +110,8 @@ def profile_submit(topic: Topic, source: Source) -> Submit | Refuse:
         kinds = ", ".join(sorted(proposals.SPACES))
         reason = f"The topic {topic.id} asks for the task kind {topic.task!r}; the lines can train: {kinds}."
         return Refuse(topic=topic.id, reason=reason)
+    if why := bases.missing(topic):
+        return Refuse(topic=topic.id, reason=f"The topic {topic.id} can not be planned: {why}")
     if topic.base is not None and (why := bases.why_never(topic.base, topic.task)):
         return Refuse(
             topic=topic.id, reason=f"The topic {topic.id} can not start from {bases.words(topic.base)}: {why}"
@@ -176,7 +182,7 @@ def plan(
     if topic.encoder is not None and (why := encoders.why_not(profile)):
         return encoders.refused(topic, why)
     placement = graph.place(nodes, topic, source, profile)
-    needs = _needs_with(estimate, encoders.with_encoder(outcome.facts, topic.encoder), profile)
+    needs = _needs_with(estimate, _with_sizes(outcome.facts, topic), profile)
     shaped = _Shaped(topic, placement.node, outcome.outputs, profile, champion, needs, vectors or {}, known)
     tasks = (shaped.evolver(), *shaped.trials(), shaped.reinventor(), *shaped.baseline())
     submit = Submit(
@@ -187,6 +193,13 @@ def plan(
         facts=shaped.facts(placement, champion_revision if champion is not None else 0),
     )
     return Plan(submit, placement)
+
+
+def _with_sizes(facts: Facts, topic: Topic) -> Facts:
+    """A profile's facts for an estimate, with the sizes of the models that the lines read."""
+    base = bases.adapted(topic)
+    found = encoders.with_encoder(facts, topic.encoder)
+    return {**found, "input_bytes": {"base": base.size_bytes}} if base is not None and base.size_bytes else found
 
 
 def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) -> Callable[[str, Facts], Needs]:
@@ -232,14 +245,24 @@ class _Shaped:
 
     @property
     def base(self) -> BaseModel | None:
-        """The base model, unless it is the champion itself: then this is a topic like any other."""
+        """The base model to go on from, unless it is the champion itself: then this is a topic like any other."""
         base = self.topic.base
-        return None if base is None or (self.champion is not None and self.champion.model == base.model) else base
+        if base is None or self.adapted is not None:
+            return None
+        return None if self.champion is not None and self.champion.model == base.model else base
+
+    @property
+    def adapted(self) -> BaseModel | None:
+        """The model that every line puts its adapter on."""
+        return bases.adapted(self.topic)
 
     @property
     def continued(self) -> Champion | None:
-        """The champion, if there is one that reads data of this form."""
+        """The champion, if there is one that reads data of this form, and of adapters one that is put on the same
+        model."""
         if self.champion is None or self.champion.fits not in ("", self.profile.fits):
+            return None
+        if self.adapted is not None and self.champion.base != self.adapted.model:
             return None
         return self.champion
 
@@ -253,6 +276,8 @@ class _Shaped:
             inputs["champion"] = self.continued.flat or self.continued.model
         budget_s = self.lines.budget_s(Line.EVOLVER)
         task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, budget_s)
+        if self.adapted is not None:
+            return task
         if self.base is None and self.topic.encoder is None:
             return task.evolve(needs=encoders.going_on(task.needs, self.continued))
         return task.evolve(needs=bases.needs(self.base, task.needs, "train"))
@@ -282,7 +307,8 @@ class _Shaped:
         return task.evolve(after=lines.study.trials)
 
     def baseline(self) -> tuple[TaskSpec, ...]:
-        """The yardstick; a corpus has no labels that a linear model could name."""
+        """The yardstick; a corpus has no labels that a linear model could name (of an adapter the yardstick is then the
+        model that it is put on)."""
         if self.profile.modality == CORPUS:
             return ()
         budget_s = min(self.topic.budget_s, BASELINE_BUDGET_S_MAX)
@@ -300,6 +326,7 @@ class _Shaped:
             "examples": self.profile.examples,
             "lines": {line.value: self._id(line) for line in (Line.EVOLVER, Line.REINVENTOR)},
             "baseline": self._id(Line.BASELINE) if self.profile.modality != CORPUS else "",
+            "yardstick": self.adapted.model if self.adapted is not None and self.profile.modality == CORPUS else "",
             "splits": {name: self.splits[name] for name in SPLITS},
             "kpis": [[kpi.metric, kpi.minimum, kpi.maximum] for kpi in topic.kpis],
             "champion": self.champion.model if self.champion is not None else "",
@@ -333,12 +360,16 @@ class _Shaped:
             before=before,
             from_base=self.base is not None,
             validation=self.splits.get("validation", ""),
+            adapted=self.adapted.model if self.adapted is not None else "",
+            fixed=bases.fixed(self.profile.task, self.profile.modality),
         )
 
     def _evolved(self) -> proposals.Proposal:
         proposal = self.lines.evolver
         if self.base is not None:
             return dataclasses.replace(proposal, changed=f"starts from {bases.words(self.base)}; {proposal.changed}")
+        if self.adapted is not None:
+            return dataclasses.replace(proposal, changed=f"{self._adapts(self.adapted)}; {proposal.changed}")
         if self.champion is None or self.continued is not None:
             return proposal
         changed = (
@@ -347,12 +378,23 @@ class _Shaped:
         )
         return dataclasses.replace(proposal, changed=changed)
 
+    def _adapts(self, base: BaseModel) -> str:
+        """What the evolver's adapter is put on, and why it does not go on from the champion where it does not."""
+        on = f"an adapter to {bases.words(base)}"
+        if self.champion is None or self.continued is not None:
+            return on
+        if self.champion.fits not in ("", self.profile.fits):
+            return f"{on}, from zero: the champion reads other data ({self.champion.fits})"
+        return f"{on}, from zero: the champion is an adapter to another one ({self.champion.base[:12]})"
+
     def _id(self, line: Line) -> str:
         return derived_id(self.topic.id, line.value)
 
     def _needs(self, kind: str) -> Needs:
         """What a task of this kind takes after the lines have ended."""
         needs = self.profile.needs_of(kind)
+        if kind == "evaluate" and self.adapted is not None:
+            return bases.needs(self.adapted, encoders.going_on_from(needs, encoders.ENCODER_LEAST), "evaluate")
         if kind == "evaluate":
             needs = encoders.evaluating(needs, self.topic.encoder, self.continued)
         return bases.needs(self.base, needs, kind) if kind in bases.PER_BYTE else needs
@@ -361,14 +403,17 @@ class _Shaped:
         """What a line reads that goes on from nothing. A language model cuts texts as those before it do: models with
         one tokenizer can answer together."""
         inputs = self._seen()
+        if self.adapted is not None:
+            return inputs
         before = self.base.model if self.base is not None else ""
         if not before and self.continued is not None:
             before = self.continued.flat or self.continued.model
         return inputs | {"tokenizer": before} if before and self.profile.modality == CORPUS else inputs
 
     def _seen(self) -> dict[str, str]:
-        """What every line reads: two splits, and what an encoder made of them."""
-        return self._inputs() | encoders.inputs(self.topic.encoder, self.vectors)
+        """What every line reads: two splits, and what an encoder made of them; of adapters the model below."""
+        below = {"base": self.adapted.model} if self.adapted is not None else {}
+        return self._inputs() | below | encoders.inputs(self.topic.encoder, self.vectors)
 
     def _inputs(self) -> dict[str, str]:
         return {name: self.splits[name] for name in ("train", "validation")}

@@ -15,6 +15,10 @@ from mesh.messages.tasks import Needs
 SPLITS = ("train", "validation", "holdout", "audit")
 
 CORPUS = "corpus"
+
+ADAPTER = "lora"
+"""Executor kind that puts an adapter on a model that the topic names, in place of training one of its own."""
+
 MODALITIES = ("text", "tabular", CORPUS)
 
 
@@ -26,7 +30,8 @@ class Profile(Part, frozen=True, kw_only=True):
     """
 
     task: str
-    """Executor kind that can learn it: 'classify', or 'language-model' of a corpus."""
+    """Executor kind that learns it: 'classify', 'language-model' of a corpus, or 'lora' of either where it was asked
+    for."""
     modality: str
     """'text' or 'tabular'; 'corpus' for plain text without labels, whose examples are documents."""
     rows: int
@@ -66,7 +71,9 @@ class Profile(Part, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
             raise ValueError(f"a profile's modality is one of {', '.join(MODALITIES)}, got {self.modality[:40]!r}")
-        if (self.modality == CORPUS) != (self.task == "language-model"):
+        if self.task == ADAPTER and self.modality == "tabular":
+            raise ValueError("an adapter reads texts, and no tables")
+        if self.task != ADAPTER and (self.modality == CORPUS) != (self.task == "language-model"):
             raise ValueError(f"a corpus is for language models, and nothing else is; got {self.task[:40]!r}")
         if tuple(sorted(self.splits)) != tuple(sorted(SPLITS)) or min(self.splits.values()) < 1:
             raise ValueError(

@@ -29,16 +29,15 @@ class Proposal:
     changed: str
 
 
-SPACES: dict[str, dict[str, Space]] = {kind: DECLARED[kind] for kind in ("classify", "language-model")}
-"""Executor kinds that the lines of a topic can train: those whose data a profile understands. More are declared
-(planner/dials.py) than can be asked for by a topic."""
+SPACES: dict[str, dict[str, Space]] = {kind: DECLARED[kind] for kind in ("classify", "language-model", "lora")}
+"""Executor kinds that the lines of a topic can train: those whose data a profile understands."""
 
 STARTS_FROM: dict[str, frozenset[ModelFormat]] = {
     "classify": frozenset({ModelFormat.RAMIFY}),
     "language-model": frozenset({ModelFormat.RAMIFY}),
 }
 """Executor kind to the forms of base models that it goes on training. A kind that is not named starts from zero or from
-its own champions only."""
+its own champions only; an adapter's base is no start, it stays as it is (planner/bases.py)."""
 
 SHARPNESS = 2.0
 """Odds are drawn in proportion to this power of them: a change that helped in three of four tries comes nine times as

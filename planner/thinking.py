@@ -22,7 +22,7 @@ from mesh.messages.results import Planned
 from mesh.messages.services import Proposed, Standing, Think, Thought
 from mesh.messages.tasks import Line, TaskSpec
 from mesh.messages.topics import Topic
-from planner import graph, placing, proposals, studies
+from planner import bases, graph, placing, proposals, studies
 from planner.lines import Lines, Wanted, lines_of
 from planner.past import Past
 
@@ -140,7 +140,7 @@ def _of_task(line: Line, task: TaskSpec, facts: Facts, trials_s: float) -> Propo
         line=line,
         executor=task.executor,
         settings=dict(_map(task.settings, "otherwise")) if searches else task.settings,
-        base=task.inputs.get("base") or task.inputs.get("champion") or "",
+        base=task.inputs.get("champion") or task.inputs.get("base") or "",
         budget_s=task.budget_s + (trials_s if searches else 0.0),
         charged=dict(_map(_map(facts, "account"), line.value)),
         why=str(_map(facts, "changed").get(line.value) or ""),
@@ -156,7 +156,8 @@ def _proposed(question: Think, said: Thought, subject: Subject, known: Known) ->
     task, modality, assumed = _kind_of(question, node, known)
     if task not in proposals.SPACES:
         raise NotFound(f"nothing is known of lines of the kind {task!r}: they train {', '.join(proposals.SPACES)}.")
-    base = topic.base if topic is not None else None
+    adapted = bases.adapted(topic) if topic is not None else None
+    base = topic.base if topic is not None and adapted is None else None
     before = base.settings if base is not None else champion.settings if champion is not None else None
     wanted = Wanted(
         topic=topic.id if topic is not None else graph.node_id(question.about, task, ""),
@@ -167,6 +168,8 @@ def _proposed(question: Think, said: Thought, subject: Subject, known: Known) ->
         at_ms=topic.published_at_ms if topic is not None else 0,
         before=before,
         from_base=base is not None,
+        adapted=adapted.model if adapted is not None else champion.base if champion is not None else "",
+        fixed=bases.fixed(task, modality),
     )
     lines = lines_of(wanted, known.past)
     from_model = base.model if base is not None else (champion.flat or champion.model) if champion is not None else ""

@@ -176,7 +176,8 @@ async def _run(given: argparse.Namespace, wanted: Facts, settings: Settings, sto
     can_answer = not kinds.missing(kinds.kind_infos()[KIND])
     async with reach_stored(settings) as there:  # a name that means nothing starts no agent
         found = await asked.find(there, given.name)
-        await known_models.check_there(there, found.model)
+        for digest in filter(None, (found.model, found.base)):
+            await known_models.check_there(there, digest)
         async with started(settings, stop, output.note, ROLES if can_answer else ROLES[:1]) as mesh:
             if stop.is_set():
                 return exit_code(Ending.INTERRUPTED)
@@ -212,12 +213,13 @@ async def check_worker(there: Reach) -> None:
 
 async def task_of(there: Reach, found: Asked, wanted: Facts) -> TaskSpec:
     """The task that brings the answer."""
-    size = (await there.store().manifest(found.model)).size_bytes
-    needs = kinds.needs_of(KIND, wanted, {"input_bytes": {"model": size}}) or Needs()
+    inputs = {"model": found.model} | ({"base": found.base} if found.base else {})
+    sizes = {name: (await there.store().manifest(digest)).size_bytes for name, digest in inputs.items()}
+    needs = kinds.needs_of(KIND, wanted, {"input_bytes": sizes}) or Needs()
     id_ = f"{KIND}-{secrets.token_hex(4)}"
     return TaskSpec(
         id=id_, topic=id_, executor=KIND, executor_version=kinds.kind_infos()[KIND].version, purpose=KIND,
-        settings=wanted, inputs={"model": found.model}, needs=needs, priority=PRIORITY, budget_s=600.0,
+        settings=wanted, inputs=inputs, needs=needs, priority=PRIORITY, budget_s=600.0,
         wall_s_max=1_800.0,
     )  # fmt: skip
 

@@ -35,6 +35,8 @@ class Asked:
     name: str
     """Of the specialization, or of the pushed model."""
     version_number: int
+    base: str = ""
+    """Digest of the model that it adapts; '' of a whole model."""
 
 
 async def find(there: Reach, name: str) -> Asked:
@@ -59,7 +61,7 @@ def _unknown(models: Models, name: str) -> str:
 
 def _of(found: Champion | PushedModel) -> Asked:
     name = found.specialization if isinstance(found, Champion) else found.name
-    return Asked(found.model, name, found.version_number)
+    return Asked(found.model, name, found.version_number, known_models.adapted_by(found))
 
 
 async def _specialization(there: Reach, models: Models, name: str) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 
+import msgspec
+
 from agents.commands.reach import Reach
 from agents.commands.stored import bucket, records
 from mesh.errors import ArtifactMissing, NotFound
 from mesh.messages.base import DIGEST
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
-from mesh.messages.models import BaseModel, PushedModel
+from mesh.messages.models import BaseModel, ModelFormat, PushedModel
 from planner import proposals
 
 DIGITS_MIN = 6
@@ -77,7 +79,7 @@ async def base_of(there: Reach, name: str) -> BaseModel:
     """The base model that a topic names. NotFound when there is none of that name or digest."""
     models, found = await find(there, name)
     if isinstance(found, PushedModel):
-        return found.base
+        return msgspec.structs.replace(found.base, architecture=found.architecture)
     node = models.nodes.get(found.specialization)
     return BaseModel(
         model=found.model,
@@ -87,6 +89,7 @@ async def base_of(there: Reach, name: str) -> BaseModel:
         labels=node.labels if node is not None else 0,
         settings=found.settings,
         size_bytes=int(found.kpis.get("size_bytes", 0)),
+        format=ModelFormat.ADAPTER if found.base else ModelFormat.RAMIFY,
     )
 
 
@@ -95,6 +98,11 @@ async def _earlier(there: Reach) -> list[Champion | PushedModel]:
     champions = await records(there, there.subjects.bucket("champions"), there.subjects.keys("champions"), Champion)
     pushed = await records(there, there.subjects.bucket("models"), there.subjects.keys("models"), PushedModel)
     return [*reversed(champions), *reversed(pushed)]
+
+
+def adapted_by(found: Champion | PushedModel) -> str:
+    """Digest of the model that a champion adapts; '' of a whole model. A pushed adapter names its own in words only."""
+    return found.base if isinstance(found, Champion) else ""
 
 
 async def check_there(there: Reach, digest: str) -> None:

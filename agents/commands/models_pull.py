@@ -25,13 +25,18 @@ from mesh.messages.topics import Topic
 
 CARD, CONFIG = "README.md", "config.json"
 
+BASE_FOLDER = "base"
+"""Where a champion that is an adapter has the model that it adapts: without it the adapter is none."""
+
 
 async def pull(given: argparse.Namespace) -> int:
     """Write the model into the folder. NotFound, ArtifactMissing, DiskFull, EnvironmentUnfit, BusUnavailable."""
     target = Path(given.folder)
     async with reach_stored(flags.settings_of(given), flags.selected_of(given)) as there:
         models, found = await known_models.find(there, given.name)
-        await known_models.check_there(there, found.model)
+        base = known_models.adapted_by(found)
+        for digest in filter(None, (found.model, base)):
+            await known_models.check_there(there, digest)
         taken = await _fetched(there, models, found, target)
     name, version = _title(found)
     aside = str(taken.aside) if taken.aside is not None else None
@@ -40,9 +45,11 @@ async def pull(given: argparse.Namespace) -> int:
         document = {"model": found.model, "folder": str(target.resolve()), "version": version, "name": name}
         kind = "champion" if isinstance(found, Champion) else "pushed"
         more = {"specialization": name} if isinstance(found, Champion) else {}
+        more |= {"base": base, "base_folder": str((target / BASE_FOLDER).resolve())} if base else {}
         output.write_json(given.json, {**document, **more, kind: found, "moved_aside": aside, "left_out": left_out})
     if given.json != "-":
-        output.say(f"{name} v{version} ({found.model[:12]}) is in {target}")
+        below = f", what it adapts ({base[:12]}) in {target / BASE_FOLDER}" if base else ""
+        output.say(f"{name} v{version} ({found.model[:12]}) is in {target}{below}")
     for path, why in taken.left_out:
         output.note(f"left out: {output.plain(path)} ({why}); no program that writes models by the rules puts it there")
     if aside is not None:
@@ -68,7 +75,8 @@ async def _fetched(there: Reach, models: Models, found: Champion | PushedModel, 
     async def card(source: Path) -> dict[str, str]:
         return {CARD: await _card(there, models, found, source)}
 
-    return await take_out.fetch(there, found.model, target, card, danger)
+    below = {BASE_FOLDER: found.base} if found.base else {}
+    return await take_out.fetch(there, found.model, target, card, danger, below)
 
 
 # -- the card ---------------------------------------------------------------------------------------------------------
@@ -100,6 +108,7 @@ async def _card(there: Reach, models: Models, champion: Champion, source: Path) 
         base=f"{topic.base.name} ({topic.base.model[:12]})" if topic is not None and topic.base is not None else "",
         license=topic.base.license if topic is not None and topic.base is not None else "",
         lineage=await _lineage(there, champion),
+        below=BASE_FOLDER if champion.base else "",
     )
     config, stored = await asyncio.to_thread(_beside, source)
     return champion_card(config, told, stored)

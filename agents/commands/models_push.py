@@ -75,6 +75,9 @@ def _said(given: argparse.Namespace, record: PushedModel, new: bool) -> str:
     """What to do with it now."""
     head = f"{record.name} v{record.version_number}" + ("" if new else " (it was there already)")
     pulled = flags.again(given, "models", "pull", record.name, "DIR")
+    if record.base.format is ModelFormat.TRANSFORMERS:
+        used = flags.again(given, "publish", "TOPIC", "--data", "D", "--task", "lora", "--base", record.name)
+        return f"{head}; a topic puts adapters on it with `{used}`, `{pulled}` takes it out."
     if not record.base.task:
         return (
             f"{head}: no executor kind trains from a {record.base.format.value} folder yet, "

@@ -40,7 +40,7 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     started = time.monotonic()
     async with reach(settings) as there:
         await publishing.check_streams(there)
-        base = await publishing.base_of(there, given.base)
+        base = await publishing.base_of(there, given.base, given.task)
         encoder = await publishing.encoder_of(there, given.encoder, output.note)
         data = await publishing.store_data(there, given.data, output.note)
         topic = publishing.topic_of(given, data, base, encoder)

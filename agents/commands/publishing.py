@@ -22,6 +22,7 @@ from mesh.errors import BusUnavailable, Conflict, DataRefused, ModelRefused, Not
 from mesh.messages.models import BaseModel, ModelFormat
 from mesh.messages.tasks import OnDisconnect
 from mesh.messages.topics import DataRef, Independent, Topic
+from planner import bases
 from planner.graph import slug
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ BUILTIN = "builtin:"
 
 CORPUS_TASK = "language-model"
 """The task of plain text: its folders are not labels."""
+
+ADAPTER_TASK = "lora"
+"""The task that puts an adapter on the model of --base."""
 
 BUDGET_S_DEFAULT = 180.0
 WAIT_S_DEFAULT = 600.0
@@ -48,8 +52,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="COLUMN", help="column with the text; else it is inferred")
     parser.add_argument("--label", metavar="COLUMN", help="column with the label; else it is inferred")
     parser.add_argument(
-        "--base", metavar="MODEL", help="model of the mesh from which the evolver starts: a name or digest of `models`"
-    )
+        "--base", metavar="MODEL",
+        help="model of the mesh from which the evolver starts, or that --task lora adapts: a name or digest",
+    )  # fmt: skip
     parser.add_argument(
         "--encoder", metavar="DIR",
         help="sentence encoder by which the lines read texts: a transformers folder here, or a pushed model's name",
@@ -95,6 +100,11 @@ def look(given: argparse.Namespace) -> None:
         )
     if not 1 <= given.budget <= 30 * 86_400:
         raise SettingsInvalid(f"--budget is 1 second to 30 days per line, got {given.budget:g} s.")
+    if given.task == ADAPTER_TASK and given.base is None:
+        raise SettingsInvalid(
+            "--task lora adapts a model: push a transformers folder with `bin/agent models push DIR`, then name it "
+            "with --base."
+        )
     if given.wait_limit is not None and given.on_disconnect != OnDisconnect.WAIT:
         raise SettingsInvalid("--wait-limit says how long a task waits: it needs --on-disconnect wait.")
     if given.wait_limit is not None and not 0 <= given.wait_limit <= 30 * 86_400:
@@ -149,8 +159,9 @@ async def store_data(reach: Reach, data: str | None, say: Callable[[str], None])
     return DataRef(source=digest, name=path.name, size_bytes=manifest.size_bytes)
 
 
-async def base_of(reach: Reach, name: str | None) -> BaseModel | None:
-    """The base model that the topic names. NotFound when the mesh has none of that name or no longer stores it."""
+async def base_of(reach: Reach, name: str | None, task: str | None = None) -> BaseModel | None:
+    """The base model that the topic names. NotFound when the mesh has none of that name or no longer stores it,
+    ModelRefused when it can not be the base of a topic with this task."""
     if name is None:
         return None
     from agents.commands import known_models
@@ -165,6 +176,8 @@ async def base_of(reach: Reach, name: str | None) -> BaseModel | None:
             ) from None
         raise NotFound(f"--base: {error}") from None
     await known_models.check_there(reach, found.model)
+    if why := bases.why_never(found, task):
+        raise ModelRefused(f"--base {name}: {why}")
     return found
 
 

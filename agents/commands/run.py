@@ -50,7 +50,7 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
     try:
         async with started(settings, stop, display.note) as mesh:
             if not stop.is_set():
-                base = await publishing.base_of(mesh.reach, given.base)
+                base = await publishing.base_of(mesh.reach, given.base, given.task)
                 encoder = await publishing.encoder_of(mesh.reach, given.encoder, display.note)
                 data = await publishing.store_data(mesh.reach, given.data, display.note)
                 topic = publishing.topic_of(given, data, base, encoder)

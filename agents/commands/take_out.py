@@ -9,11 +9,12 @@ folder that holds files is refused, or moved aside where the person asked for it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -72,45 +73,59 @@ def check_folder(target: Path, command: str, *, replace: bool | None = None) -> 
         raise EnvironmentUnfit(f"{command} expects an empty or new DIR, and {str(target)!r} {what}: {way}.")
 
 
-async def fetch(there: Reach, digest: str, target: Path, more: More | None = None, why_not: WhyNot = _all) -> TakenOut:
-    """The artifact's files in `target`. ArtifactMissing, DiskFull, EnvironmentUnfit, BusUnavailable."""
+async def fetch(
+    there: Reach, digest: str, target: Path, more: More | None = None, why_not: WhyNot = _all,
+    below: Mapping[str, str] | None = None,
+) -> TakenOut:  # fmt: skip
+    """The artifact's files in `target`. below: folders in it, and the artifact whose files belong there.
+
+    ArtifactMissing, DiskFull, EnvironmentUnfit, BusUnavailable.
+    """
     store = there.store()
-    size_bytes = (await store.manifest(digest)).size_bytes
+    digests = {"": digest, **(below or {})}
+    size_bytes = sum([(await store.manifest(one)).size_bytes for one in digests.values()])
     free = shutil.disk_usage(target.resolve().parent).free
     if free < size_bytes + SPARE_BYTES:
         raise DiskFull(
             f"{output.size(size_bytes)} are needed for {str(target)!r} and {output.size(free)} are free: "
             "make some room, or name a folder on another disk."
         )
-    with store.hold(digest):
-        with Transfer("fetching") as transfer:
-            source = await store.get(digest, progress=transfer)
-        texts = await more(source) if more is not None else {}
+    with contextlib.ExitStack() as held:
+        sources: dict[str, Path] = {}
+        for folder, one in digests.items():
+            held.enter_context(store.hold(one))
+            with Transfer("fetching") as transfer:
+                sources[folder] = await store.get(one, progress=transfer)
+        texts = await more(sources[""]) if more is not None else {}
         with Transfer("writing") as transfer:
             try:
-                files = await asyncio.to_thread(_sorted_out, source, why_not)
-                aside = await asyncio.to_thread(_put_in_place, source, files, target, texts, size_bytes, transfer)
+                files = await asyncio.to_thread(_sorted_out, sources, why_not)
+                aside = await asyncio.to_thread(_put_in_place, sources, files, target, texts, size_bytes, transfer)
                 return TakenOut(aside, tuple((name, why) for name, why in files.items() if why))
             except OSError as error:
                 raise output.unwritten(repr(str(target)), error) from None
 
 
-def _sorted_out(source: Path, why_not: WhyNot) -> dict[str, str]:
-    """Every file below the folder, by its path, and why it is not copied."""
-    files = sorted(path for path in source.rglob("*") if path.is_file())
-    return {path.relative_to(source).as_posix(): why_not(path) for path in files}
+def _sorted_out(sources: Mapping[str, Path], why_not: WhyNot) -> dict[str, str]:
+    """Every file of the artifacts, by the path that it gets, and why it is not copied."""
+    found: dict[str, str] = {}
+    for below, source in sources.items():
+        files = sorted(path for path in source.rglob("*") if path.is_file())
+        found |= {(Path(below) / path.relative_to(source)).as_posix(): why_not(path) for path in files}
+    return found
 
 
 def _put_in_place(
-    source: Path, files: dict[str, str], target: Path, texts: dict[str, str], size_bytes: int, progress: Progress
-) -> Path | None:
+    sources: Mapping[str, Path], files: dict[str, str], target: Path, texts: dict[str, str], size_bytes: int,
+    progress: Progress,
+) -> Path | None:  # fmt: skip
     """Copy beside the target, sync, rename."""
     target = target.resolve()
     _sweep(target)
     temporary = target.parent / f".{target.name}.pull-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         temporary.mkdir()
-        _copy(source, [name for name, why in files.items() if not why], temporary, size_bytes, progress)
+        _copy(sources, [name for name, why in files.items() if not why], temporary, size_bytes, progress)
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
         _sync(temporary)
@@ -131,13 +146,16 @@ def _put_in_place(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _copy(source: Path, files: list[str], folder: Path, size_bytes: int, progress: Progress) -> None:
+def _copy(
+    sources: Mapping[str, Path], files: list[str], folder: Path, size_bytes: int, progress: Progress
+) -> None:  # fmt: skip
     """The cache's copies are read-only, these are not."""
     done = 0
     for name in files:
         copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, copy)
+        below = next((one for one in sources if one and Path(name).is_relative_to(one)), "")
+        shutil.copyfile(sources[below] / Path(name).relative_to(below), copy)
         done += copy.stat().st_size
         progress(done, size_bytes)
 

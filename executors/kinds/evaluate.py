@@ -4,6 +4,7 @@ In:    `model`, `split`; `base`, where the model is an adapter: what it adapts; 
        training was given: `train`, or `pairs` and perhaps `held_out`
 Out:   `outcomes`, and of a tree the fact `by_branch` (items, mean loss, deviation); of a check whose model is not what
        its task asked for none, and the fact `structure` says why
+Says:  `size_bytes` of an adapter with what it adapts: only together they answer
 First: structural checks: the files are a model, every tensor is finite and has its shape, the split has examples and
        they are of the modality and the columns that the model reads, it knows at least one of their labels
 How:   executors/models/loading.py finds what the model's kind takes to ask it
@@ -83,11 +84,11 @@ def _answered(job: Job, context: Context, place: Device) -> Made:
     from executors import device as devices
     from executors.data import digest_of
     from executors.models import store
-    from executors.models.loading import described, load_model
+    from executors.models.loading import described, is_plain, load_model
 
     model_folder, split_folder = Path(job.inputs["model"]), Path(job.inputs["split"])
-    base = job.inputs.get("base")
-    model = load_model(model_folder, Path(base) if base else None, job.scratch)
+    base = Path(job.inputs["base"]) if "base" in job.inputs else None
+    model = load_model(model_folder, base, job.scratch)
     items = model.read(split_folder)
     model.check(items)
     tick = _ticker(context)
@@ -99,7 +100,7 @@ def _answered(job: Job, context: Context, place: Device) -> Made:
     kpis = {
         **model.kpis(found),
         **own,
-        "size_bytes": float(store.size_bytes(model_folder)),
+        "size_bytes": float(sum(store.size_bytes(folder) for folder in (model_folder, base) if folder)),
         "items": float(found.items),
         **_latencies(model, items, place, job.settings, tick),
     }
@@ -107,7 +108,7 @@ def _answered(job: Job, context: Context, place: Device) -> Made:
     facts: dict[str, Any] = {"device": place.name, "precision": place.precision, "reason": place.reason}
     if schema := getattr(items, "schema", None):
         facts["split"] = schema.split
-    if described(model_folder).get("kind") == TREE:
+    if not is_plain(model_folder) and described(model_folder).get("kind") == TREE:
         from executors.models.treebranches import losses_by_branch
 
         facts["by_branch"] = losses_by_branch(model, items, found)

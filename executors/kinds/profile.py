@@ -33,10 +33,17 @@ DEFAULT_SALT = "ramify"
 CORPUS_TASK = "language-model"
 """The task of plain text."""
 
+ADAPTER_TASK = "lora"
+"""The task of any texts whose publisher wants an adapter to a model of his."""
+
 LABEL_NAMES_MAX = 100
 """Label names in the facts; their number and digest tell the rest."""
 
-KINDS_AFTER = {"classify": ("classify", "baseline", "evaluate"), "language-model": ("language-model", "evaluate")}
+KINDS_AFTER = {
+    "classify": ("classify", "baseline", "evaluate"),
+    "language-model": ("language-model", "evaluate"),
+    "lora": ("lora", "baseline", "evaluate"),
+}
 """By task: kinds whose needs are estimated from the data."""
 
 _READING, _MAKING = 0.6, 0.9
@@ -82,7 +89,7 @@ class Profile:
         if "data" not in job.inputs:
             raise TaskRefused("a profile needs the input 'data': a file, a folder, or builtin:NAME")
         report = _Report(context)
-        unsaid = not settings.task and not settings.label_column
+        unsaid = not _form(settings) and not settings.label_column
         if settings.task == CORPUS_TASK or (unsaid and documents.fits(job.inputs["data"], settings.name)):
             return _corpus(job, context, report)
         chosen = _chosen(job, report)
@@ -92,7 +99,7 @@ class Profile:
         made = examples.make(table, choice, settings.salt, report.within("examples", _READING, _MAKING))
         split = splits.assign(made)
         rows = {name: (split == index).nonzero()[0] for index, name in enumerate(splits.SPLITS)}
-        facts = _facts(table, choice, made, rows)
+        facts = {**_facts(table, choice, made, rows), "task": settings.task or "classify"}
         table.columns.clear()  # the table is no longer needed, and writing needs the memory
         encoding = splits.Encoding(made, rows["train"]) if choice.modality == "tabular" else None
         facts["features"] = len(encoding.features) if encoding else 0
@@ -126,14 +133,21 @@ def _chosen(job: Job, report: _Report) -> tuple[Table, Choice] | None:
     table = reading.read(job.inputs["data"], settings.name, report.within("reading", 0.0, _READING))
     try:
         choice = columns.choose(
-            table, text_wanted=settings.text_column, label_wanted=settings.label_column, task=settings.task
+            table, text_wanted=settings.text_column, label_wanted=settings.label_column, task=_form(settings)
         )
         columns.check_label(choice.label, table.rows)
     except DataRefused:
-        if settings.task or settings.label_column or not documents.unlabelled(table):
+        if _form(settings) or settings.label_column or not documents.unlabelled(table):
             raise
         return None
+    if settings.task == ADAPTER_TASK and choice.modality != "text":
+        raise DataRefused("an adapter reads texts, and this data is a table of numbers: leave out --task lora.")
     return table, choice
+
+
+def _form(settings: ProfileSettings) -> str:
+    """The task as far as it says what the data is: an adapter takes texts with labels, and without."""
+    return "" if settings.task == ADAPTER_TASK else settings.task
 
 
 def _corpus(job: Job, context: Context, report: _Report) -> Made:
@@ -145,6 +159,7 @@ def _corpus(job: Job, context: Context, report: _Report) -> Made:
     found = documents.read(job.inputs["data"], settings.name, settings.salt, reading, column=settings.text_column)
     rows = corpora.rows_of(found)
     facts = corpora.facts(found, rows)
+    facts["task"] = settings.task or CORPUS_TASK
     facts["needs"] = needs_of_kinds(facts)
     outputs, reported = {}, report.within("splits", _MAKING, 1.0)
     for step, (name, of) in enumerate(rows.items()):

@@ -111,8 +111,9 @@ def describe(folder: Path, ramify: Mapping[str, Any], card: str) -> Path:
     return folder
 
 
-def load(base: Loaded, folder: Path, task: str) -> Any:
-    """The base with the adapter of `folder`, in evaluation mode, trainable. ModelRefused or ArtifactCorrupt when it is
+def load(base: Loaded, folder: Path, task: str, dropout: float | None = None) -> Any:
+    """The base with the adapter of `folder`, in evaluation mode, trainable. dropout: another one than it was trained
+    with. ModelRefused or ArtifactCorrupt when it is
     no adapter that this program reads; TaskRefused when it was made for another base."""
     if made_for(folder) != base.digest:
         raise TaskRefused(
@@ -120,6 +121,8 @@ def load(base: Loaded, folder: Path, task: str) -> Any:
             f"{base.digest[:12]}: give the model that it adapts"
         )
     config, tensors = config_of(folder), stored.open_model(folder)
+    if dropout is not None:
+        config["lora_dropout"] = dropout
     with translated(named(folder)):
         from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 

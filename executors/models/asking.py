@@ -10,12 +10,14 @@ Answers are bounded (ANSWERS_BYTES_MAX): they travel in the record of the task's
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 from executors.data import Schema, Split
 from executors.features import TableFeatures
 from executors.models.classifier import Classifier
-from executors.models.foretelling import Foreteller, Foretells, foreteller_of
+from executors.models.foretelling import Foreteller, Foretells, Stream, foreteller_of
 from executors.models.languageanswering import LanguageRespondent
 from executors.models.loading import Labelling, Respondent, SplitRespondent
 from executors.models.probabilities import check_finite
@@ -49,7 +51,12 @@ def answers(model: Respondent, wanted: Any, device: torch.device, tick: Tick) ->
     if isinstance(model, SplitRespondent):
         told = {"form": "labels", "answers": labelled(model.model, wanted.texts, wanted.top, device, tick)}
     elif isinstance(model, LanguageRespondent | Foretells):
-        told = {"form": "text", "answers": continued(foreteller_of(model, "asked"), wanted, device, tick)}
+        writer = ForetellingWriter(foreteller_of(model, "asked"))
+        told = {"form": "text", "answers": continued(writer, wanted, device, tick)}
+    elif _is_tuned(model):
+        from executors.models.tunedwriting import TunedWriter
+
+        told = {"form": "text", "answers": continued(TunedWriter(cast(Any, model)), wanted, device, tick)}
     else:
         raise TaskRefused(
             "the model neither names labels nor goes on with texts token by token: `bin/agent task evaluate` asks "
@@ -131,26 +138,71 @@ def _named(text: str, columns: Sequence[str]) -> list[float]:
 # -- texts that go on -------------------------------------------------------------------------------------------------
 
 
-def continued(model: Foreteller, wanted: Any, device: torch.device, tick: Tick) -> list[dict[str, Any]]:
+class Writer(Protocol):
+    """A model that goes on with texts."""
+
+    @property
+    def end(self) -> int:
+        """Number of the token that ends a document."""
+
+    def tokens(self, text: str, tick: Tick) -> list[int]:
+        """A text as what a stream begins with."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of these tokens."""
+
+    def stream(self, tokens: Sequence[int], device: torch.device) -> Stream:
+        """A text that begins with these tokens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ForetellingWriter:
+    """A foreteller that writes."""
+
+    model: Foreteller
+
+    @property
+    def end(self) -> int:
+        """Number of the token that ends a document."""
+        return self.model.vocabulary.end
+
+    def tokens(self, text: str, tick: Tick) -> list[int]:
+        """A text as what a stream begins with."""
+        return [int(number) for number in self.model.vocabulary.encode([text], tick).tokens]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of these tokens."""
+        return self.model.vocabulary.decode(tokens)
+
+    def stream(self, tokens: Sequence[int], device: torch.device) -> Stream:
+        """A text that begins with these tokens."""
+        return self.model.stream(tokens, device)
+
+
+def _is_tuned(model: Respondent) -> bool:
+    """A causal model of the transformers library? Its module is there only where such a model was loaded."""
+    module = sys.modules.get("executors.models.tuned")
+    return module is not None and isinstance(model, module.TunedLanguageModel)
+
+
+def continued(model: Writer, wanted: Any, device: torch.device, tick: Tick) -> list[dict[str, Any]]:
     """How each text goes on."""
     told = []
     for number, text in enumerate(wanted.texts):
         draw = np.random.Generator(np.random.Philox(key=np.array([wanted.seed, number], np.uint64)))
-        own = model.vocabulary.encode([text], tick).tokens.tolist()
-        stream, found, shares, ended = model.stream(own, device), list[int](), Counter[str](), False
+        stream = model.stream(model.tokens(text, tick), device)
+        found, shares, ended = list[int](), Counter[str](), False
         while len(found) < wanted.tokens and not ended:
             token = drawn(stream.following(), wanted.temperature, draw)
             shares.update(dict(stream.through()))
-            ended = token == model.vocabulary.end
+            ended = token == model.end
             if not ended:
                 found.append(token)
                 stream.push(token)
             tick()
         steps = len(found) + ended
         means = sorted(((name, share / steps) for name, share in shares.items()), key=lambda one: (-one[1], one[0]))
-        told.append(
-            {"text": model.vocabulary.decode(found), "tokens": len(found), "ended": ended, "through": _through(means)}
-        )
+        told.append({"text": model.decode(found), "tokens": len(found), "ended": ended, "through": _through(means)})
     return told
 
 

@@ -2,6 +2,8 @@
 
     folder ── described: its "ramify" part ── kind ── LOADERS ── Respondent: read, check, outcomes, kpis, answer
 
+A transformers folder that no kind of this program made has no such part: one that foretells texts is asked as it is.
+
 A kind whose model can be evaluated has one line in LOADERS, naming a function `(folder, base) -> Respondent`. `base` is
 the model that an adapter adapts, where one was given. Models that label the examples of a split share
 `SplitRespondent`: they bring the log probabilities, it does the rest.
@@ -40,6 +42,9 @@ LOADERS = {
     "tree": "executors.models.treeanswering:respondent",
 }
 """Kind that made the model to the function that loads it, as 'module:function'."""
+
+PLAIN = "executors.models.tuned:plain"
+"""Loads a transformers folder that no kind of this program made."""
 
 BESIDE_ADAPTER = "ramify.json"
 """What stands in config.json elsewhere stands here beside an adapter, whose folder has no config.json of its own."""
@@ -140,19 +145,31 @@ class SplitRespondent:
 def load_model(folder: Path, base: Path | None = None, scratch: Path | None = None) -> Respondent:
     """The model in `folder`. base: of an adapter, the model that it adapts. scratch: below it a loader may write while
     it loads. ModelRefused, ArtifactCorrupt or TaskRefused when it can not be asked."""
-    kind = described(folder).get("kind")
-    if not isinstance(kind, str) or kind not in LOADERS:
+    kind = "" if is_plain(folder) else described(folder).get("kind")
+    if not isinstance(kind, str) or (kind and kind not in LOADERS):
         raise ModelRefused(
             f"expected a model that one of the kinds {', '.join(sorted(LOADERS))} made, got one of {str(kind)[:80]!r}: "
             "it can not be asked here"
         )
-    module, function = LOADERS[kind].split(":")
+    module, function = LOADERS.get(kind, PLAIN).split(":")
     loader = getattr(importlib.import_module(module), function)
     before = SCRATCH.set(scratch)
     try:
         return cast(Respondent, loader(folder, base))
     finally:
         SCRATCH.reset(before)
+
+
+def is_plain(folder: Path) -> bool:
+    """Is it a transformers folder that nothing of this program describes?"""
+    path = folder / CONFIG
+    try:
+        if path.stat().st_size > CONFIG_BYTES_MAX:
+            return False
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and "ramify" not in config and isinstance(config.get("model_type"), str)
 
 
 def described(folder: Path) -> dict[str, Any]:

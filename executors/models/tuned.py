@@ -45,6 +45,9 @@ WINDOW = 2_048
 LOGITS_PER_BATCH = 16_000_000
 """Numbers that a causal network answers at once in an evaluation, 64 MB; a single window may have more."""
 
+WINDOW_TOKENS = 128
+"""Tokens of a window where nobody says more: the setting `tokens_max` of the kind `lora`."""
+
 IGNORED = -100
 """A target that asks for nothing."""
 
@@ -214,6 +217,13 @@ def windows_of(
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------
+
+
+def plain(folder: Path, _: Path | None) -> Respondent:
+    """A causal model as its library saved it, asked in windows as an adapter to it is by default: what that has to be
+    better than. ModelRefused when it foretells no text."""
+    loaded = hf_folder.load(folder, LANGUAGE)
+    return TunedLanguageModel(loaded, loaded.network, min(WINDOW_TOKENS, loaded.tokens_max or WINDOW_TOKENS))
 
 
 def respondent(folder: Path, base: Path | None) -> Respondent:

@@ -128,14 +128,14 @@ def test_up_status_publish_and_ctrl_c(tmp_path: Path) -> None:
 
 
 def check_models(home: Path) -> None:
-    """A folder goes in, and is no base of a topic as long as no kind trains from it."""
+    """A folder goes in, and is no base of a topic that goes on training it whole."""
     folder = model_folders.transformers_folder(home.parent / "tiny-bert")
     pushed = agent(home, "models", "push", str(folder))
     assert pushed.returncode == 0, pushed.stderr
     assert len(pushed.stdout.strip()) == 64
     refused = agent(home, "publish", "from bert", "--data", "one.csv", "--base", "tiny-bert", "--wait")
     assert refused.returncode == 5, refused.stderr
-    assert "no executor kind of this mesh trains from a transformers folder yet" in refused.stderr
+    assert "no executor kind of this mesh goes on training a transformers folder" in refused.stderr
 
 
 def check_stored(home: Path, topic: str) -> None:

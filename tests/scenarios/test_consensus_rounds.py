@@ -2,15 +2,17 @@
 
 Commands:
 
-    plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no] [fits=FORM]
+    plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no] [fits=FORM] [base=MODEL] [yardstick=MODEL]
+                                                          base: the lines put adapters on it
     tree [flat=MODEL] [members=N] [family=MODEL] [baseline=yes]
                                                           the planner submitted the tree; its members go on from MODEL
-    champion MODEL [holdout=…] [outcomes=…] [fits=FORM]   the champion's newest record
+    champion MODEL [holdout=…] [outcomes=…] [fits=FORM] [base=MODEL]    the champion's newest record
     ended TASK [by=INCARNATION] [model=...] [claims=...]  a task succeeded; an empty value leaves the output out
     parked TASK REASON                                    a task was set aside (canceled likewise)
     merged METHOD [members=N] [gain=X]                    a merge ended: how many it took in, what it is better by
     recommended [tree]                                    the ledger recorded the recommendation (of the tree's round)
-    verdict CHOICE [tree] [before=MODEL]                  the gate accepted: what took whose place
+    verdict CHOICE [tree] [before=MODEL] [base=MODEL] [before_base=MODEL]
+                                                          the gate accepted: what took whose place, and what they adapt
     audited [tree]                                        the audit's record is published
     trust WORKER STREAK                                   so many clean checks in a row, of the kind classify
     ask LINE check|replay                                 it would become champion: what was kept in reserve is put
@@ -65,7 +67,9 @@ class Play:
         lines = tuple(Line(name) for name in options.get("lines", "evolver,reinventor").split(","))
         facts = {"independent": options.get("independent", "prefer"), "fits": options.get("fits", "")}
         baseline, priority = options.get("baseline") != "no", int(options.get("priority", "5"))
-        self.records.append(rounds.plan(priority=priority, baseline=baseline, lines=lines, **facts))
+        facts |= {"yardstick": options["yardstick"]} if "yardstick" in options else {}
+        base = options.get("base", "")
+        self.records.append(rounds.plan(priority=priority, baseline=baseline, lines=lines, base=base, **facts))
 
     def do_champion(self, words: list[str], options: dict[str, str]) -> None:
         self.champion = rounds.champion(model=words[0], **options)
@@ -119,7 +123,9 @@ class Play:
 
     def do_verdict(self, words: list[str], options: dict[str, str]) -> None:
         tag = "tree-" if "tree" in words else ""
-        made = recommendation(Choice(words[0]), tag, options.get("before", ""))
+        made = recommendation(
+            Choice(words[0]), tag, *(options.get(name, "") for name in ("before", "base", "before_base"))
+        )
         self.records.append(
             Verdict(
                 id=f"t1-{tag}verdict", topic=rounds.TOPIC, specialization=rounds.SPECIALIZATION, accepted=True,
@@ -179,18 +185,22 @@ def told_task(task: TaskSpec) -> str:
     if task.executor == "merge":
         given = " ".join(f"{name}={digest}" for name, digest in task.inputs.items())
         return f"{task.id}: merge by {task.settings['method']} of {given} budget={task.budget_s:g}s"
-    what = f"{task.inputs['model']} on {task.inputs['split']}"
+    below = f" adapting {task.inputs['base']}" if "base" in task.inputs else ""
+    what = f"{task.inputs['model']}{below} on {task.inputs['split']}"
     return f"{task.id}: {task.executor} {what} priority={task.priority} cores={task.needs.cores:g}{avoid}"
 
 
-def recommendation(choice: Choice, tag: str, before: str = "") -> Recommendation:
+def recommendation(
+    choice: Choice, tag: str, before: str = "", base: str = "", before_base: str = ""
+) -> Recommendation:  # fmt: skip
     """What the ledger, or the gate, tells of a round."""
     taken = "" if choice is Choice.KEEP else choice.value
-    candidates = (Candidate(line=Line(taken), task=f"t1-{taken}", model=f"model-{taken}"),) if taken else ()
+    one = Candidate(line=Line(taken), task=f"t1-{taken}", model=f"model-{taken}", base=base) if taken else None
+    candidates = (one,) if one is not None else ()
     return Recommendation(
         id=f"t1-{tag}recommendation", topic=rounds.TOPIC, specialization=rounds.SPECIALIZATION, choice=choice,
         why="as the transcript says", effect=0.0, interval=(0.0, 0.0), candidates=candidates, taken=taken,
-        champion_before=before, audit=rounds.SPLITS["audit"],
+        champion_before=before, champion_base=before_base, audit=rounds.SPLITS["audit"],
     )  # fmt: skip
 
 

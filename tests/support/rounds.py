@@ -15,13 +15,16 @@ TREE = "tree-"
 """What the ids of the second round begin with."""
 
 
-def plan(*, priority: int = 5, baseline: bool = True, lines: tuple[Line, ...] = LINES, **facts: object) -> Planned:
-    """The plan of topic t1: one training task per line, and the baseline."""
+def plan(
+    *, priority: int = 5, baseline: bool = True, lines: tuple[Line, ...] = LINES, base: str = "", **facts: object
+) -> Planned:  # fmt: skip
+    """The plan of topic t1: one training task per line, and the baseline. base: what the lines put adapters on."""
     trained = (*lines, Line.BASELINE) if baseline else lines
     tasks = tuple(
         TaskSpec(
-            id=f"{TOPIC}-{line}", topic=TOPIC, specialization=SPECIALIZATION, executor="classify", line=line,
-            purpose="train", priority=priority, settings={"width": 8},
+            id=f"{TOPIC}-{line}", topic=TOPIC, specialization=SPECIALIZATION, line=line, purpose="train",
+            executor="lora" if base and line is not Line.BASELINE else "classify",
+            priority=priority, settings={"width": 8}, inputs={"base": base} if base else {},
         )
         for line in trained
     )  # fmt: skip
@@ -96,13 +99,14 @@ def ended(
 
 
 def champion(
-    *, model: str = "model-old", holdout: str = SPLITS["holdout"], outcomes: str = "outcomes-old", fits: str = ""
-) -> Champion:
+    *, model: str = "model-old", holdout: str = SPLITS["holdout"], outcomes: str = "outcomes-old", fits: str = "",
+    base: str = "",
+) -> Champion:  # fmt: skip
     """A champion that was judged on the round's holdout, unless told otherwise."""
     return Champion(
         specialization=SPECIALIZATION, version_number=1, model=model, topic="t0", task="t0-evolver", line=Line.EVOLVER,
         verdict="t0-verdict", holdout=holdout, outcomes=outcomes, holdout_uses=2, kpis={"size_bytes": 7.0},
-        fits=fits,
+        fits=fits, base=base,
     )  # fmt: skip
 
 

@@ -293,3 +293,24 @@ def test_programs_get_everything(tmp_path: Path, capsys: pytest.CaptureFixture[s
     }  # fmt: skip
     told = asked.document(FOUND, ["def f()"], GOES_ON)["answers"][0]
     assert (told["continuation"], told["ended"], told["tokens"]) == ("x:\n\x1bpass", True, 7)
+
+
+async def test_an_adapter_is_asked_together_with_its_base(mesh: MemoryMesh, tmp_path: Path) -> None:
+    digests = []
+    for name in ("adapter", "below"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(f'"{name}"' + " " * (2_000_000 if name == "below" else 1))
+        digests.append(await mesh.store.put(tmp_path / name, media="model"))
+    model, below = digests
+    made = Champion(
+        specialization=NODE, version_number=1, model=model, base=below, topic="t-1", task="t-1-evolver",
+        line=Line.EVOLVER, verdict="t-1-verdict",
+    )  # fmt: skip
+    _, revision = await mesh.champion(NODE)
+    await mesh.promote(made, revision=revision)
+    found = await asked.find(reach_of(mesh), NODE)
+    assert found.base == below
+    wanted = ask.wanted_of(parsed("x", "where is my card?"), ["where is my card?"])
+    task = await ask.task_of(reach_of(mesh), found, wanted)
+    assert task.inputs == {"model": model, "base": below}
+    assert task.needs.memory_bytes > 512 * 1024 * 1024 + 2 * 2_000_000, "both are loaded"

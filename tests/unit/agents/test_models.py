@@ -99,6 +99,26 @@ async def test_what_was_pushed_comes_out_byte_for_byte(
     assert capsys.readouterr().out.splitlines()[-1] == digest, "the same files are the same model under any name"
 
 
+async def test_a_champion_that_is_an_adapter_brings_what_it_adapts(
+    mesh: MemoryMesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    below = model_folders.transformers_folder(tmp_path / "below")
+    (below / "evil.py").write_text("import os")
+    base = await mesh.store.put(below, media="model")
+    await champion(mesh, model_folders.adapter_folder(tmp_path / "adapter"), base=base)
+    assert await command("pull", NODE, str(tmp_path / "out")) == 0
+    said = capsys.readouterr()
+    assert f"what it adapts ({base[:12]}) in {tmp_path / 'out' / 'base'}" in said.out
+    assert "left out: base/evil.py" in said.err
+    kept = {f"base/{name}": bytes_ for name, bytes_ in contents(below).items() if name != "evil.py"}
+    own = contents(tmp_path / "adapter")
+    pulled = contents(tmp_path / "out")
+    assert pulled.pop("README.md") != own.pop("README.md", b"")
+    assert pulled == {**own, **kept}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "only together with the model that it adapts, in `base/`" in card
+
+
 async def test_pushing_says_what_stays_behind_and_what_comes_next(
     mesh: MemoryMesh, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +129,7 @@ async def test_pushing_says_what_stays_behind_and_what_comes_next(
     assert "left out: optimizer.pt (a pickle" in said
     assert "publish TOPIC --data D --base questions-1" in said
     assert await command("push", str(model_folders.transformers_folder(tmp_path / "bert"))) == 0
-    assert "no executor kind trains from a transformers folder yet" in capsys.readouterr().err
+    assert "publish TOPIC --data D --task lora --base bert" in capsys.readouterr().err
 
 
 async def test_the_same_model_changes_nothing_and_another_is_the_next_version(

@@ -15,8 +15,10 @@ import pytest
 from executors import outcomes
 from executors.checkpoint import load as load_checkpoint
 from executors.data import read_split
+from executors.kinds.answer import Answer
 from executors.kinds.evaluate import Evaluate
 from executors.kinds.lora import Lora, LoraSettings
+from executors.models import store, tuned
 from executors.port import Made, Stopped
 from mesh.errors import ModelRefused, TaskRefused
 from tests.support.causal_models import write_causal
@@ -74,6 +76,8 @@ def test_it_learns_and_another_worker_reproduces_the_claims(
     claim, check = outcomes.read(adapted.outputs["claims"]), outcomes.read(checked.outputs["outcomes"])
     assert (claim.ids, claim.predicted) == (check.ids, check.predicted)
     assert np.abs(np.frombuffer(claim.loss, "<f4") - np.frombuffer(check.loss, "<f4")).max() < 1e-5
+    together = store.size_bytes(model) + store.size_bytes(encoder)
+    assert checked.kpis["size_bytes"] == together > adapted.kpis["size_bytes"], "it answers with its base only"
     whole = evaluated({"model": adapted.outputs["merged"], "split": split}, tmp_path / "merged")
     merged = outcomes.read(whole.outputs["outcomes"])
     assert merged.predicted == claim.predicted
@@ -162,6 +166,34 @@ def test_a_causal_model_learns_documents_and_its_adapter_is_evaluated(causal: Pa
     assert len(losses[0]) == 2
     assert np.abs(losses[0] - losses[1]).max() < 1e-4
     assert losses[0][0] < losses[0][1], "what it was trained on is likelier than what it never saw"
+    alone = evaluated({"model": causal, "split": held_out}, tmp_path / "alone")
+    assert alone.kpis["loss"] > found[0].kpis["loss"], "the base as its library saved it is the yardstick"
+    assert alone.kpis["loss"] == pytest.approx(before_its_training(causal, held_out, made, tmp_path), abs=1e-5)
+    asked = {"texts": ["all work"], "tokens": 70, "temperature": 0.0}
+    goes_on = [
+        made_by(Answer(), {"model": made.outputs[output], **base}, tmp_path / f"asked-{output}", asked).facts["answers"]
+        for output, base in (("model", {"base": causal}), ("merged", {}))
+    ]
+    assert goes_on[0] == goes_on[1], "beyond the network's places the text is read anew, by both alike"
+    assert goes_on[0][0]["tokens"] == 70 or goes_on[0][0]["ended"]
+
+
+def before_its_training(causal: Path, held_out: Path, made: Made, folder: Path) -> float:
+    """Loss of an adapter whose second matrices are zero: of the base alone, in the windows of the adapter's."""
+    from safetensors.numpy import load_file, save_file
+
+    idle = shutil.copytree(made.outputs["model"], folder / "zero")
+    tensors = load_file(idle / "adapter_model.safetensors")
+    zeroed = {name: tensor * (0.0 if "lora_B" in name else 1.0) for name, tensor in tensors.items()}
+    save_file({name: tensor.astype(np.float32) for name, tensor in zeroed.items()}, idle / "adapter_model.safetensors")
+    described = json.loads((idle / "ramify.json").read_text())
+    described["ramify"]["tokens_max"] = 64  # the places of the base, fewer than the usual window
+    (idle / "ramify.json").write_text(json.dumps(described))
+    return evaluated({"model": idle, "base": causal, "split": held_out}, folder / "idle-check").kpis["loss"]
+
+
+def test_the_usual_window_is_that_of_an_adapter() -> None:
+    assert LoraSettings().tokens_max == tuned.WINDOW_TOKENS
 
 
 def test_a_champion_is_gone_on_from(adapted: Made, splits: Path, encoder: Path, tmp_path: Path) -> None:
@@ -169,6 +201,9 @@ def test_a_champion_is_gone_on_from(adapted: Made, splits: Path, encoder: Path, 
     made = made_by(Lora(), inputs, tmp_path / "on", {**QUICK, "steps_max": 1, "learning_rate": 1e-7})
     assert made.facts["continued"]
     assert made.kpis["validation_accuracy"] == pytest.approx(adapted.kpis["validation_accuracy"])
+    turned = made_by(Lora(), inputs, tmp_path / "turned", {**QUICK, "steps_max": 1, "dropout": 0.125})
+    config = json.loads((turned.outputs["model"] / "adapter_config.json").read_text())
+    assert config["lora_dropout"] == 0.125, "what is not of the matrices' shape may be turned"
     other = write_encoder(tmp_path / "other", words=("the",), seed=9)
     with pytest.raises(TaskRefused, match="made for the base with the digest"):
         made_by(Lora(), {**inputs, "base": other}, tmp_path / "wrong", QUICK)

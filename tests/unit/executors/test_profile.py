@@ -12,6 +12,7 @@ import pytest
 from executors import kinds
 from executors.kinds.profile import Profile, ProfileSettings, needs_of_kinds
 from executors.port import Stopped
+from mesh.errors import DataRefused
 from planner.profile import Profile as PlannersProfile
 from tests.support.datasets import Watching, job, profile, questions, table, written
 
@@ -29,6 +30,21 @@ def test_the_facts(tmp_path: Path) -> None:
     assert checked.fits == "text"
     assert set(checked.needs) == {"classify", "baseline", "evaluate"}
     assert all(400 << 20 < checked.needs_of(kind).memory_bytes < 1 << 30 for kind in ("classify", "evaluate"))
+
+
+def test_who_wants_an_adapter_gets_the_same_splits_under_another_task(tmp_path: Path) -> None:
+    path = written(tmp_path / "data.csv", table(questions(600)))
+    plain, adapted = profile(path, tmp_path), profile(path, tmp_path, task="lora")
+    assert adapted.facts["task"] == "lora"
+    assert adapted.facts["splits"] == plain.facts["splits"]
+    assert set(PlannersProfile.of(adapted.facts).needs) == {"lora", "baseline", "evaluate"}
+    corpus = tmp_path / "notes.md"
+    corpus.write_text("\n\n".join(f"# {n}\n\nOf rivers and boats, {n} times told. " + f"{n} " * 400 for n in range(60)))
+    found = PlannersProfile.of(profile(corpus, tmp_path, task="lora").facts)
+    assert (found.task, found.modality, found.labels) == ("lora", "corpus", 0)
+    numbers = "\n".join(f"{k % 7}.5,{k % 11},{'yes' if k % 3 else 'no'}" for k in range(300))
+    with pytest.raises(DataRefused, match="leave out --task lora"):
+        profile(written(tmp_path / "t.csv", f"a,b,label\n{numbers}\n".encode()), tmp_path, task="lora")
 
 
 def test_the_form_of_a_table_depends_on_its_columns_alone(tmp_path: Path) -> None:

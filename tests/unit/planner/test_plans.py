@@ -288,7 +288,7 @@ def test_the_champion_as_base_model_is_a_topic_like_any_other() -> None:
 def test_a_folder_of_another_library_is_refused_before_anything_runs() -> None:
     for form, words in ((ModelFormat.TRANSFORMERS, "a transformers folder"), (ModelFormat.ADAPTER, "a peft adapter")):
         reason = refused(BaseModel(model="b" * 64, name="digits-net", format=form))
-        assert f"no executor kind of this mesh trains from {words} yet" in reason
+        assert f"no executor kind of this mesh goes on training {words}" in reason
         assert "without --base" in reason
 
 
