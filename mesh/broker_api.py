@@ -81,6 +81,8 @@ class JetStream:
         self._link = link
         self._prefix = f"$JS.{domain}.API." if domain else "$JS.API."
         self._domain = domain
+        self._silent: set[str] = set()
+        """Streams about which this identity may not ask: it reads them directly, or writes only."""
 
     def subject(self, what: str) -> str:
         """The subject of one request, such as `CONSUMER.MSG.NEXT.stream.name`."""
@@ -120,15 +122,19 @@ class JetStream:
 
     async def unheard_read(self, stream: str) -> RamifyError:
         """Why did nobody answer a direct read? The stream is missing, not declared for it, or away."""
+        away = BusUnavailable(f"stream {stream} does not answer at the moment; try again later")
+        if stream in self._silent:
+            return away
         try:
             config = (await self.stream(stream))["config"]
-        except BrokerRefused:  # who may only read directly may not know why it can not
-            return BusUnavailable(f"stream {stream} does not answer at the moment; try again later")
+        except BrokerRefused:
+            self._silent.add(stream)
+            return away
         except RamifyError as error:
             return error
         if not config.get("allow_direct"):
             return BrokerRefused(f"stream {stream} does not allow direct reads: make the streams as declared")
-        return BusUnavailable(f"stream {stream} does not answer at the moment; try again later")
+        return away
 
 
 def read(message: Message) -> dict[str, Any]:
