@@ -9,6 +9,7 @@ sent meanwhile counts in `pending_data_size`. The order of messages is the same 
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import nats.aio.client
@@ -22,6 +23,11 @@ READ_BYTES = 1 << 20
 and have the socket paused and resumed for each."""
 
 nats.aio.client.DEFAULT_BUFFER_SIZE = READ_BYTES
+
+# The library reads TLS through a protocol that does not know of it: asyncio warns of that whenever a connection ends.
+logging.getLogger("asyncio").addFilter(
+    lambda record: not str(record.msg).startswith("returning true from eof_received")
+)
 
 
 class DirectClient(Client):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import re
+import ssl
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,11 @@ class Dialer:
         text = (str(error).removeprefix("nats: ").strip("'") if error else "")[:REASON_CHARS_MAX]
         if type(error) is ValueError or "invalid connect url" in text:
             return SettingsInvalid(f"expected addresses like nats://HOST:4222, got {self.address}: check --server")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return BrokerRefused(
+                f"the certificate of the broker at {self.address} can not be verified ({error.verify_message}): "
+                "name who vouches for it with --tlsca, and the broker by a name that stands in it"
+            )
         foreign = error is not None and not isinstance(error, OSError | nats.errors.Error | TimeoutError)
         if foreign and not _is_web(error):
             what = "they hold no user's key" if isinstance(error, TypeError) or not text else text
