@@ -233,7 +233,8 @@ class Keeper:
 
     def _place_fits(self, asked: dict[str, Any]) -> bool:
         wanted = asked.get("listen")
-        return not wanted or place(str(wanted), PORT) == listening(self._settings.broker)
+        here = listening(self._settings.broker) if self._server.guard else None
+        return not wanted or place(str(wanted), PORT) == here
 
     def _check_place(self, asked: dict[str, Any]) -> None:
         if not self._place_fits(asked):

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from mesh import keeper, platform
-from mesh.errors import DiskFull, EnvironmentUnfit
+from mesh.errors import Conflict, DiskFull, EnvironmentUnfit
 from mesh.keeper import KeeperLease, Note
 from mesh.server import Server, find_program
 from mesh.setting_tree import BrokerSettings, KeeperSettings, Settings
@@ -272,6 +272,64 @@ async def test_asked_to_stop_the_keeper_stops_in_order(settings: Settings) -> No
     await until(lambda: not lives(pid))
     assert not Note.path(settings).exists()
     assert broker_pid(settings) is None
+
+
+# -- a broker that other machines may reach ---------------------------------------------------------------------------
+
+
+def listening(settings: Settings, **choices: Any) -> Settings:
+    return dataclasses.replace(settings, broker=dataclasses.replace(settings.broker, listen="127.0.0.1:0", **choices))
+
+
+async def test_a_listening_broker_gives_everybody_here_an_identity(settings: Settings) -> None:
+    from mesh import broker
+    from mesh.subjects import Subjects
+
+    async with await KeeperLease.acquire(listening(settings)) as lease:
+        assert lease.guarded
+        assert lease.url.startswith("tls://127.0.0.1:")
+        planner, worker = await lease.nats_of("planner"), await lease.nats_of("worker", "ws1")
+        assert [(one.name, Path(one.nkey).name) for one in (lease.nats, planner, worker)] == [
+            ("operator", "operator.nk"), ("planner", "planner.nk"), ("ws1", "worker.ws1.nk"),
+        ]  # fmt: skip
+        for nats in (lease.nats, planner, worker):
+            async with broker.connection(nats, Subjects(), name=nats.name) as connected:
+                assert connected.connected
+        with pytest.raises(Conflict, match="'ws1' is the name of another agent"):
+            await lease.nats_of("planner", "ws1")
+        with pytest.raises(EnvironmentUnfit, match="There is no role 'king'"):
+            await lease.nats_of("king")
+        other = dataclasses.replace(settings, prefix="lab")
+        with pytest.raises(EnvironmentUnfit, match="guarded for the mesh 'mesh', not for 'lab'"):
+            await asyncio.to_thread(keeper.peek, other)
+
+
+async def test_a_home_that_has_listened_asks_for_keys_on_loopback_too(settings: Settings) -> None:
+    async with await KeeperLease.acquire(listening(settings)):
+        pid = keeper_pid(settings)
+    await until(lambda: not lives(pid))
+    async with await KeeperLease.acquire(settings) as lease:
+        assert lease.guarded
+        assert '"listen": "127.0.0.1:' in (settings.home / "broker" / "nats-server.conf").read_text()
+
+
+async def test_a_broker_makes_way_for_one_that_listens_unless_it_is_used(settings: Settings) -> None:
+    patient = dataclasses.replace(settings, keeper=KeeperSettings(linger_s=60.0))
+    async with await KeeperLease.acquire(patient) as lease:
+        with pytest.raises(EnvironmentUnfit, match="runs already and listens on loopback only: end what uses it"):
+            await KeeperLease.acquire(listening(patient))
+        assert answers(lease.url)
+    async with await KeeperLease.acquire(listening(patient)) as lease:
+        assert lease.guarded
+        pid = keeper_pid(settings)
+    os.kill(pid, signal.SIGTERM)
+    await until(lambda: not lives(pid))
+
+
+async def test_nobody_is_invited_to_an_open_broker(settings: Settings) -> None:
+    async with await KeeperLease.acquire(settings):
+        with pytest.raises(EnvironmentUnfit, match="bin/agent up --listen"):
+            await asyncio.to_thread(keeper.ask, settings, "invite")
 
 
 # -- what can not work, in one sentence -------------------------------------------------------------------------------
