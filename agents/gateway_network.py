@@ -21,7 +21,7 @@ from agents.gateway_bodies import Expand, Expanded, GraphDocument, GraphNode, Mo
 from agents.gateway_routes import Call, Part, Route
 from agents.gateway_tokens import OPERATORS, PUBLISHERS, READERS
 from agents.runtime import Agent, now_s
-from mesh.errors import RamifyError
+from mesh.errors import BusUnavailable, RamifyError
 from mesh.graph_bucket import GraphBucket
 from mesh.messages.graph import Specialization
 from mesh.messages.judgement import Champion
@@ -80,7 +80,7 @@ class Network(Part):
         super().__init__(agent)
         self._reach = reach_of(agent)
         self._graph = GraphBucket(agent.broker, agent.subjects)
-        self._status = Shared(STATUS_KEEP_S, lambda: ask_leader(self._reach, "status"))
+        self._status = Shared(STATUS_KEEP_S, self._read_status)
         self._nodes = Shared(GRAPH_KEEP_S, self._read_graph)
         self._models = Shared(GRAPH_KEEP_S, lambda: known_models.known(self._reach))
 
@@ -115,6 +115,12 @@ class Network(Part):
     async def status(self, _: Call) -> Status:
         """One question to the leader for all who ask now."""
         return await self._status.get()
+
+    async def _read_status(self) -> Status:
+        try:
+            return await ask_leader(self._reach, "status")
+        except BusUnavailable:  # its own words name the broker, which is none of a caller's business
+            raise BusUnavailable("no scheduler of this mesh answers now: try again soon.") from None
 
     async def graph(self, _: Call) -> GraphDocument:
         """All nodes, each with its champion."""
@@ -151,4 +157,7 @@ class Network(Part):
         """A planner's answer."""
         asked = call.body(ThinkDual)
         question = Think(about=asked.topic, budget_s=asked.budget_s, task=asked.task, modality=asked.modality)
-        return await answer_of(self._reach, "planner", question, Thought, timeout_s=THINK_S)
+        try:
+            return await answer_of(self._reach, "planner", question, Thought, timeout_s=THINK_S)
+        except BusUnavailable:
+            raise BusUnavailable("no planner of this mesh answers now: try again soon.") from None

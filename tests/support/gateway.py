@@ -14,6 +14,9 @@ from agents.gateway import Gateway
 from agents.gateway_routes import Part
 from agents.gateway_tokens import TokenRole
 from agents.runtime import Agent
+from mesh import codec
+from mesh.bus import Message
+from mesh.messages.services import Ask, Hello, Status, Welcome
 from tests.support.memory_mesh import MemoryMesh
 
 
@@ -35,6 +38,25 @@ class Reached:
         headers = {**self.headers(role), **more.pop("headers", {})}
         async with self.client.request(method, path, headers=headers, **more) as answer:
             return answer.status, await answer.json(content_type=None)
+
+
+@contextlib.asynccontextmanager
+async def leading(mesh: MemoryMesh) -> AsyncIterator[list[str]]:
+    """Somebody who answers for the leader; who asked."""
+    asked: list[str] = []
+
+    async def answer(message: Message) -> None:
+        if isinstance(codec.decode(message.data, Ask, Hello), Hello):
+            return await mesh.leader.publish(message.reply, codec.encode(Welcome(accepted=True)))
+        asked.append(mesh.subjects.asker(message.subject))
+        status = Status(leader="s1", term=1, generation=1, ledger_seq=5, commands_seq=3, counts={"ready": 2})
+        await mesh.leader.publish(message.reply, codec.encode(status))
+
+    subscription = await mesh.leader.subscribe(mesh.subjects.asked("scheduler"), answer)
+    try:
+        yield asked
+    finally:
+        await subscription.close()
 
 
 @contextlib.asynccontextmanager

@@ -13,37 +13,15 @@ from agents import planner
 from agents.gateway_network import Shared
 from agents.gateway_tokens import TokenRole
 from mesh import codec
-from mesh.bus import Message
 from mesh.errors import BusUnavailable
 from mesh.messages.graph import ROOT, NodeState, Specialization
-from mesh.messages.services import Ask, Hello, Status, Welcome
 from tests.support import agents
-from tests.support.gateway import Reached, reached
+from tests.support.gateway import Reached, leading, reached
 
 GRAPH = "/api/v1/network/graph"
 EXPAND = f"{GRAPH}/expand"
 STATUS = "/api/v1/network/status"
 THINK = "/api/v1/network/think/dual"
-
-
-@contextlib.asynccontextmanager
-async def leading(there: Reached) -> AsyncIterator[list[str]]:
-    """Somebody who answers for the leader; who asked."""
-    asked: list[str] = []
-    mesh = there.mesh
-
-    async def answer(message: Message) -> None:
-        if isinstance(codec.decode(message.data, Ask, Hello), Hello):
-            return await mesh.leader.publish(message.reply, codec.encode(Welcome(accepted=True)))
-        asked.append(mesh.subjects.asker(message.subject))
-        status = Status(leader="s1", term=1, generation=1, ledger_seq=5, commands_seq=3, counts={"ready": 2})
-        await mesh.leader.publish(message.reply, codec.encode(status))
-
-    subscription = await mesh.leader.subscribe(mesh.subjects.asked("scheduler"), answer)
-    try:
-        yield asked
-    finally:
-        await subscription.close()
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +43,7 @@ async def seeded(there: Reached) -> None:
 
 
 async def test_the_leaders_view_is_asked_once_for_many(tmp_path: Path) -> None:
-    async with reached(tmp_path) as there, leading(there) as asked:
+    async with reached(tmp_path) as there, leading(there.mesh) as asked:
         found = await asyncio.gather(*(there.ask("GET", STATUS, TokenRole.OBSERVER) for _ in range(20)))
         assert [status for status, _ in found] == [200] * 20
         assert found[0][1]["leader"] == "s1"
