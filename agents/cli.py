@@ -46,6 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "graph": "Show the specializations as a tree with their champions; expand, merge, retire, export, import them.",
         "models": "List champions and pushed models, pull one into a folder, push a folder, or remove one.",
         "think": "Say what the two lines of a topic would try, with how much, and why.",
+        "top": "Show the mesh live in the terminal: workers, tasks, queue, rates, leader, store.",
         "verdicts": "List what the gate decided, and why.",
         "doctor": "Check this machine, the broker and the streams, and say what is wrong.",
         "install": "Install the packages that more kinds need, and list which kinds run here.",

@@ -26,12 +26,14 @@ import ctypes
 import functools
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -44,6 +46,12 @@ NICE_STEP = 10
 
 PARENT_POLL_S = 1.0
 """Where no parent-death signal exists, how often a child looks whether its parent still lives."""
+
+KEY_POLL_S = 0.05
+"""How often a key is looked for where the system can not wait for one: sooner than a hand notices."""
+
+KEYS_BYTES_MAX = 64
+"""Keys taken at once."""
 
 _LOCK_OFFSET = 1 << 30
 """Byte that is locked on Windows: far behind the text, which others may still read."""
@@ -177,8 +185,6 @@ def is_running(pid: int) -> bool:
 
 
 def _watch_parent(parent: int) -> None:
-    import time
-
     import psutil
 
     while psutil.pid_exists(parent) and (sys.platform == "win32" or os.getppid() == parent):
@@ -506,3 +512,42 @@ def limit_memory(bytes_max: int) -> bool:
         return True
     else:
         return False
+
+
+class Keys:
+    """Single keys from a terminal, without waiting for Enter and without echo, as long as the context lasts."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._before: list[Any] | None = None
+
+    def __enter__(self) -> Keys:
+        if sys.platform != "win32":
+            import termios
+            import tty
+
+            self._before = termios.tcgetattr(self._stream.fileno())
+            tty.setcbreak(self._stream.fileno())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.platform != "win32" and self._before is not None:
+            import termios
+
+            termios.tcsetattr(self._stream.fileno(), termios.TCSADRAIN, self._before)
+
+    def next(self, timeout_s: float) -> str:
+        """What was typed; '' when nothing came in time, Ctrl-D at the end of the input. Blocks: call it in a thread."""
+        if sys.platform == "win32":
+            import msvcrt
+
+            until = time.monotonic() + timeout_s
+            while not msvcrt.kbhit():
+                if time.monotonic() > until:
+                    return ""
+                time.sleep(KEY_POLL_S)
+            return msvcrt.getwch()
+        ready, _, _ = select.select([self._stream], [], [], timeout_s)
+        if not ready:
+            return ""
+        return os.read(self._stream.fileno(), KEYS_BYTES_MAX).decode("utf-8", "replace") or "\x04"

@@ -73,8 +73,13 @@ def display_for(stream: IO[str], *, bars: bool | None = None) -> Display:
 
 def task_name(task: TaskSpec) -> str:
     """What people call a task: its line and purpose."""
-    purpose = task.purpose or task.executor
-    return f"{task.line.value} {purpose}" if task.line is not None and task.line.value not in purpose else purpose
+    return task_label(task.line, task.purpose, task.executor)
+
+
+def task_label(line: Line | None, purpose: str, executor: str) -> str:
+    """The same of its parts."""
+    purpose = purpose or executor
+    return f"{line.value} {purpose}" if line is not None and line.value not in purpose else purpose
 
 
 def sentence(record: Record) -> str:
