@@ -111,3 +111,11 @@ def test_specialists_are_trained_routed_and_compared(tmp_path):
     measured = {row["who"] for row in document["rows"] if row["metric"] == "loss"}
     assert {"specialists, top-2 routing", "(c) dense, batch times 4", "(e) specialists' mean weights"} <= measured
     assert len(document["aims"]) == 10
+
+
+@pytest.mark.timeout(180)
+def test_requests_and_whole_tasks_go_through_the_gateway_while_others_watch(tmp_path):
+    document = quick(tmp_path, "gateway")
+    assert not [row["why"] for row in document["rows"] if row["skipped"]]
+    measured = {row["who"] for row in document["rows"]}
+    assert {"bare aiohttp handler", "status", "claim, with work waiting", "complete, until it is recorded"} <= measured
