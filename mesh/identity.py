@@ -44,6 +44,10 @@ ANSWER_S = 10
 DOOR, NOWHERE = "door", "nowhere"
 """First tokens of a guest's account's inner subjects: behind the map, and where what is put there directly ends."""
 
+ANSWERS_TO_GUESTS = "_R_.>"
+"""Where the server takes answers for guests. Who answers after it had the server read its users anew needs this in so
+many words: the server has forgotten then on which subject it may answer."""
+
 ANY_NAME, ANY_DIGEST, ANY_EPOCH, ANY_NUMBER = "0any0", "0" * 64, Epoch(0, 0), 0
 _STARS = {ANY_NAME, ANY_DIGEST, ANY_DIGEST[:32], str(ANY_EPOCH), str(ANY_NUMBER)}
 
@@ -298,8 +302,8 @@ def _gateway(of: _Grants) -> Permissions:
 def _keeper(of: _Grants) -> Permissions:
     """Answers invited machines, and tells the leader whose key is void."""
     subjects = of.subjects
-    publish = (subjects.written(of.name), subjects.all_gone(), subjects.inboxes(), *of.asks("scheduler"))
-    return Permissions(publish, of.agent(Role.KEEPER, subjects.joins()), responses=1)
+    publish = [subjects.written(of.name), subjects.all_gone(), subjects.inboxes(), ANSWERS_TO_GUESTS]
+    return Permissions((*publish, *of.asks("scheduler")), of.agent(Role.KEEPER, subjects.joins()), responses=1)
 
 
 def _looks(of: _Grants) -> tuple[str, ...]:
