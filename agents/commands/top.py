@@ -268,7 +268,7 @@ class Screen:
         return True
 
     def _draw(self) -> None:
-        size = os.get_terminal_size(self._out.fileno())
+        size = _usual(os.get_terminal_size(self._out.fileno()))
         drawn = (self._watcher.view, self._order, size)
         if drawn == self._drawn:
             return
@@ -279,6 +279,11 @@ class Screen:
     def _write(self, text: str) -> None:
         self._out.write(text)
         self._out.flush()
+
+
+def _usual(size: os.terminal_size) -> os.terminal_size:
+    """A terminal behind a pipe or a serial line may not know how large it is."""
+    return size if size.columns and size.lines else os.terminal_size((80, 24))
 
 
 def painted(lines: list[str], help_line: str, columns: int, rows: int) -> str:

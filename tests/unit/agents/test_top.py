@@ -115,8 +115,8 @@ def test_what_does_not_fit_is_counted_and_the_least_important_goes_first() -> No
     assert lines[5].split() == ["WORKER", "STATE", "CORES", "MEMORY", "GPUS", "TASKS"]
     assert "… and 2 more" in lines
     low = draw(View(status=STATUS.evolve(workers=tuple(worker(f"w{n}") for n in range(30)), tasks=())), Order(), 80, 15)
-    assert low[-1] == "… and 22 more"
-    assert low[-2].split()[:2] == ["w15", "live"]
+    assert low[-1] == "… and 24 more"
+    assert low[-2].split()[:2] == ["w13", "live"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,15 @@ async def test_a_person_sorts_and_leaves(terminal: tuple[int, io.TextIOWrapper])
     assert first.index("desk-1") < first.index("rented-1")
     assert second.index("rented-1") < second.index("desk-1")
     assert termios.tcgetattr(stream.fileno()) == before
+
+
+async def test_a_terminal_that_does_not_say_its_size_gets_a_usual_one(terminal: tuple[int, io.TextIOWrapper]) -> None:
+    person, stream = terminal
+    fcntl.ioctl(stream.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
+    os.write(person, b"q")
+    async with asyncio.timeout(10):
+        await Screen(cast(Watcher, SimpleNamespace(view=VIEW)), stream, stream).live(asyncio.Event())
+    assert b"desk-1" in os.read(person, 65_536)
 
 
 async def test_ctrl_c_leaves_the_terminal_as_it_was(terminal: tuple[int, io.TextIOWrapper]) -> None:
