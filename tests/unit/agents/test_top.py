@@ -222,10 +222,16 @@ async def test_a_person_sorts_and_leaves(terminal: tuple[int, io.TextIOWrapper])
 async def test_a_terminal_that_does_not_say_its_size_gets_a_usual_one(terminal: tuple[int, io.TextIOWrapper]) -> None:
     person, stream = terminal
     fcntl.ioctl(stream.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-    os.write(person, b"q")
     async with asyncio.timeout(10):
-        await Screen(cast(Watcher, SimpleNamespace(view=VIEW)), stream, stream).live(asyncio.Event())
-    assert b"desk-1" in os.read(person, 65_536)
+        living = asyncio.create_task(
+            Screen(cast(Watcher, SimpleNamespace(view=VIEW)), stream, stream).live(asyncio.Event())
+        )
+        seen = b""
+        while not seen.endswith(top.SHOW.encode()):
+            seen += await asyncio.to_thread(os.read, person, 65_536)
+        os.write(person, b"q")
+        await living
+    assert b"desk-1" in seen
 
 
 async def test_ctrl_c_leaves_the_terminal_as_it_was(terminal: tuple[int, io.TextIOWrapper]) -> None:
