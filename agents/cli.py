@@ -61,6 +61,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "refused": "List the late results that a worker here was refused, hand one in, or take it out.",
     },
     "Letting others in": {
+        "invite": "Print one line with which another machine, or a person, joins the mesh of this home.",
+        "join": "Make this home a member of the mesh that an invitation is from.",
+        "leave": "Forget the mesh that this home has joined.",
+        "members": "List who has joined the mesh of this home, and which invitations are open.",
+        "revoke": "Turn a member out, or make an invitation void.",
+        "provision": "Make a mesh's streams on somebody else's broker, or write its roles' users for its operator.",
         "token": "Issue, list or revoke tokens, with which people and machines come in over HTTP.",
     },
     "Agents, one process each": {

@@ -247,7 +247,7 @@ def check_same(name: str, created: str, seen: int, info: dict[str, Any]) -> None
 
 
 def config_of(spec: StreamSpec) -> dict[str, Any]:
-    """The server's configuration of a declared stream."""
+    """The server's configuration of a declared stream. The number of copies is left out where none is declared."""
     return {
         "name": spec.name,
         "description": spec.why,
@@ -261,7 +261,7 @@ def config_of(spec: StreamSpec) -> dict[str, Any]:
         "max_msgs_per_subject": spec.max_per_subject,
         "max_msg_size": spec.max_message_bytes,
         "max_consumers": spec.max_consumers,
-        "num_replicas": spec.replicas,
+        **({"num_replicas": spec.replicas} if spec.replicas else {}),
         "allow_direct": True,
         "allow_rollup_hdrs": streams.is_bucket(spec),  # the broker's own key-value tools purge a key with it
         "metadata": {_SCHEMA: str(spec.schema)},

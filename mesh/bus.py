@@ -95,7 +95,8 @@ class StreamSpec:
     discard_new: bool = False
     """Full: refuse the new message (True) or drop the oldest (False)."""
     max_consumers: int = 1_000
-    replicas: int = 1
+    replicas: int = 0
+    """How many servers of a cluster keep a copy; 0: as many as do now."""
     schema: int = 1
     """Version of this declaration, kept with the stream: an older program does not undo what a newer one declared."""
 

@@ -14,7 +14,11 @@ version of its declaration: a program that declares an older one is refused, so 
 undo each other's settings in turns.
 
 How much ARTIFACTS may hold is no matter of releases but of the broker's disk: only who has the broker's home folder
-knows it (`make`). Schedulers elsewhere leave that limit as it is, or they would undo each other's, too.
+knows it (`make`). Schedulers elsewhere leave that limit as it is, or they would undo each other's, too. Likewise how many
+servers of a cluster keep a copy: only `bin/agent provision` says it, everybody else leaves it as it is.
+
+Where all is as declared nothing is written: an agent whose credentials may not administer streams lives well on what an
+operator has provisioned.
 """
 
 from __future__ import annotations
@@ -38,7 +42,13 @@ ARTIFACTS_BYTES_LEAST = 64 << 20
 """With less room than this for artifacts a mesh does not begin."""
 
 
-def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = 1) -> tuple[StreamSpec, ...]:
+REPLICAS_AS_FOUND = 0
+"""The number of copies that a stream has; one, where it is made."""
+
+
+def table(
+    subjects: Subjects, *, artifact_bytes_max: int, replicas: int = REPLICAS_AS_FOUND
+) -> tuple[StreamSpec, ...]:
     """Every stream of the mesh. `artifact_bytes_max`: bytes that chunks and manifests may fill in all."""
     return (
         _stream(subjects, TOPICS, subjects.topics(), "what users publish", replicas, max_age_s=limits.TOPICS_AGE_S),
@@ -113,13 +123,16 @@ async def ensure_all(log: Log, specs: Iterable[StreamSpec]) -> list[str]:
     return found
 
 
-async def make(log: Log, subjects: Subjects, *, artifact_bytes_max: int, owner: bool) -> int:
+async def make(
+    log: Log, subjects: Subjects, *, artifact_bytes_max: int, owner: bool, replicas: int = REPLICAS_AS_FOUND
+) -> int:
     """Make every stream as declared; most bytes that the artifact stream may hold now (-1: no limit of its own).
 
     artifact_bytes_max: what it should be. A broker that has less room (a smaller one than was thought, or one that
     several meshes share) gets half of it, and so on down to ARTIFACTS_BYTES_LEAST. An artifact stream that is there
     keeps its limit, unless the caller is the `owner` of the broker's home folder and there is room for the new one.
-    DiskFull when there is no room at all; BrokerRefused for streams of a newer program.
+    replicas: how many servers of a cluster keep a copy of each. DiskFull when there is no room at all; BrokerRefused for
+    streams of a newer program, and where something has to be changed that these credentials may not.
     """
     try:
         found: int | None = (await log.state(subjects.stream(ARTIFACTS))).limit_bytes
@@ -127,9 +140,15 @@ async def make(log: Log, subjects: Subjects, *, artifact_bytes_max: int, owner: 
         found = None
     wanted = artifact_bytes_max if found is None or owner else found
     while True:
+        specs = table(subjects, artifact_bytes_max=wanted, replicas=replicas)
         try:
-            await ensure_all(log, table(subjects, artifact_bytes_max=wanted))
+            await ensure_all(log, specs)
             return wanted
+        except BrokerRefused as error:
+            raise BrokerRefused(
+                f"the streams are not as this program needs them ({await _first_difference(log, specs)}), and it can not "
+                f"change that ({error}): run `bin/agent provision` with credentials that may"
+            ) from None
         except DiskFull:
             if found not in (None, wanted):
                 wanted = found
@@ -137,6 +156,14 @@ async def make(log: Log, subjects: Subjects, *, artifact_bytes_max: int, owner: 
                 wanted //= 2
             else:
                 raise
+
+
+async def _first_difference(log: Log, specs: Iterable[StreamSpec]) -> str:
+    """In words. BrokerRefused when it is that a newer program has declared them."""
+    for spec in specs:
+        if found := await log.differences(spec):
+            return found[0]
+    return "another program changes them just now"
 
 
 def compare(declared: StreamSpec, found: StreamSpec | None) -> list[str]:
@@ -152,7 +179,7 @@ def compare(declared: StreamSpec, found: StreamSpec | None) -> list[str]:
     return [
         f"{declared.name}: {name} is {_words(getattr(found, name))}, declared {_words(getattr(declared, name))}"
         for name in fields
-        if getattr(found, name) != getattr(declared, name)
+        if getattr(found, name) != getattr(declared, name) and (name != "replicas" or declared.replicas)
     ]
 
 
