@@ -27,6 +27,9 @@ from mesh.errors import EnvironmentUnfit, RamifyError, SettingsInvalid
 ROLES = ("scheduler", "planner", "consensus", "gate", "worker")
 """In the order of their start; the stop goes backwards, the worker first."""
 
+WITH_GATEWAY = (*ROLES, "gateway")
+"""The same, with the door that only some want."""
+
 QUICK_S = 10.0
 """A life shorter than this counts as a quick death: a role that works lives longer than its start takes."""
 
@@ -115,14 +118,14 @@ class Together:
             raise self.failure
 
     async def start(self, roles: Sequence[str]) -> None:
-        """Start one child per role, in the order of ROLES."""
+        """Start one child per role, in the order of WITH_GATEWAY."""
         try:
             self._logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EnvironmentUnfit(
                 f"the folder {self._logs} can not be made ({error.strerror}): choose another place with --home."
             ) from None
-        for role in sorted(roles, key=ROLES.index):
+        for role in sorted(roles, key=WITH_GATEWAY.index):
             self._children[role] = await self._spawn(role, 0)
             self._watchers[role] = asyncio.create_task(self._watch(role), name=f"watch {role}")
 
@@ -132,7 +135,7 @@ class Together:
         for watcher in self._watchers.values():
             watcher.cancel()
         await asyncio.gather(*self._watchers.values(), return_exceptions=True)
-        for group in (("worker",), ("consensus", "gate", "planner"), ("scheduler",)):
+        for group in (("worker",), ("gateway", "consensus", "gate", "planner"), ("scheduler",)):
             children = [self._children[role] for role in group if role in self._children]
             for child in children:
                 if child.process.returncode is None:

@@ -21,6 +21,9 @@ FLAGS: dict[str, tuple[str, str, str]] = {
 }
 """Setting to its flag, the word for its value, and what it does."""
 
+NO_PORT = -1
+"""Stands for a port that was not said: the setting decides."""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Its name, where it listens, and how much it takes."""
@@ -49,14 +52,17 @@ def run(given: argparse.Namespace) -> int:
 
 def told(given: argparse.Namespace) -> dict[str, object]:
     """Settings of the gateway that this command line gives."""
-    from mesh.setting_values import place
-
     values: dict[str, object] = {f"gateway.{name}": getattr(given, name) for name in FLAGS}
     values["gateway.behind_proxy"] = given.behind_proxy
-    if given.listen is not None:
-        where = place(given.listen, -1)
-        if where is None:
-            raise SettingsInvalid(f"--listen expects ADDRESS or ADDRESS:PORT, got {given.listen!r}.")
-        values["gateway.host"] = where[0]
-        values["gateway.port"] = where[1] if where[1] >= 0 else None
-    return {name: value for name, value in values.items() if value is not None}
+    found = {name: value for name, value in values.items() if value is not None}
+    return found | (listening(given.listen, "--listen") if given.listen is not None else {})
+
+
+def listening(text: str, option: str) -> dict[str, object]:
+    """Settings for a place to listen. SettingsInvalid for what is none."""
+    from mesh.setting_values import place
+
+    where = place(text, NO_PORT)
+    if where is None:
+        raise SettingsInvalid(f"{option} expects ADDRESS or ADDRESS:PORT, got {text!r}.")
+    return {"gateway.host": where[0], **({"gateway.port": where[1]} if where[1] != NO_PORT else {})}

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 
 from agents.commands.asking import ask_if_any
 from agents.commands.reach import Reach, environment, reach, with_nats
-from agents.together import ROLES, Together
+from agents.together import ROLES, WITH_GATEWAY, Together
 from mesh import keeper
 from mesh import settings as mesh_settings
 from mesh.errors import BusUnavailable, EnvironmentUnfit, RamifyError
@@ -77,7 +77,7 @@ async def started(
             needed=lambda role, code: _needed(there, role, code),
         )
         try:
-            missing = [role for role in missing_roles(await ask_if_any(there, "status")) if role in roles]
+            missing = missing_roles(await ask_if_any(there, "status"), roles=roles)
             if missing:
                 say(f"starting {', '.join(missing)}")
                 await together.start(missing)
@@ -101,7 +101,7 @@ async def _broker(settings: Settings) -> AsyncIterator[_Way]:
     async with await keeper.KeeperLease.acquire(settings) as lease:
         ways: dict[str, NatsSettings] = {}
         if lease.guarded:
-            ways = {role: await lease.nats_of(role, _name(role, settings)) for role in ROLES}
+            ways = {role: await lease.nats_of(role, _name(role, settings)) for role in WITH_GATEWAY}
         failed = asyncio.create_task(lease.failed(), name="keeper lease failed")
         try:
             yield with_nats(settings, lease.nats), failed, ways
@@ -121,14 +121,14 @@ def _name(role: str, settings: Settings) -> str:
     return settings.worker.name if role == "worker" else role
 
 
-def missing_roles(status: Status | None, own: Iterable[str] = ()) -> list[str]:
-    """Roles that no live agent fills; all of them when no leader answers."""
+def missing_roles(status: Status | None, own: Iterable[str] = (), roles: Collection[str] = ROLES) -> list[str]:
+    """Those of `roles` that no live agent fills; all of them when no leader answers."""
     if status is None:
-        return [role for role in ROLES if role not in own]
+        return [role for role in roles if role not in own]
     present = {"scheduler", *own, *(one.role for one in status.agents if one.seen_age_s <= SEEN_AGE_S_MAX)}
     if any(one.state != "lost" for one in status.workers):
         present.add("worker")
-    return [role for role in ROLES if role not in present]
+    return [role for role in roles if role not in present]
 
 
 async def _ready(there: Reach, together: Together, stop: asyncio.Event) -> None:
@@ -167,8 +167,8 @@ async def _fill_gaps(there: Reach, together: Together, say: Callable[[str], None
         silent = silent + 1 if status is None else 0
         if status is None and (silent < 2 or "scheduler" in together.roles):
             continue
-        missing = ["scheduler"] if status is None else missing_roles(status, together.roles)
-        missing = [role for role in missing if role in roles]
+        gone = ["scheduler"] if status is None else missing_roles(status, together.roles, roles)
+        missing = [role for role in gone if role in roles]
         if missing:
             say(f"{', '.join(missing)} went away; starting anew")
             await together.start(missing)

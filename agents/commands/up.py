@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from agents.commands import flags, loop, output, worker_flags
 from agents.commands.starting import started
+from agents.together import ROLES, WITH_GATEWAY
 from mesh.errors import SettingsInvalid
 from mesh.guard import Guard
 from mesh.setting_tree import ArtifactSettings, Settings
@@ -53,6 +54,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--advertise", metavar="HOST[:PORT]", action="append",
         help="a name or address by which others reach it, when they can not see this machine's own; may be repeated",
     )  # fmt: skip
+    group.add_argument(
+        "--gateway", metavar="ADDRESS[:PORT]", nargs="?", const="",
+        help="start the HTTP gateway as well (default: 127.0.0.1:8380), as `bin/agent gateway` does",
+    )  # fmt: skip
     worker_flags.add_flags(parser)
     flags.add_json(parser, "the broker's address and the roles that run here")
 
@@ -60,13 +65,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     """Stays until Ctrl-C or SIGTERM, then 0; 3 with a sentence when a role can not be kept alive."""
     output.check_target(given.json)
-    settings = flags.settings_of(given, worker_flags.settings(given) | _listening(given))
+    settings = flags.settings_of(given, worker_flags.settings(given) | _listening(given) | _gateway(given))
     check(settings)
     return loop.run_stoppable(lambda stop: _run(given, settings, stop))
 
 
 async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Event) -> int:
-    async with started(settings, stop, output.note) as mesh:
+    roles = ROLES if given.gateway is None else WITH_GATEWAY
+    async with started(settings, stop, output.note, roles) as mesh:
         url = mesh.reach.settings.nats.url
         if given.json:
             output.write_json(given.json, {"server": mesh.reach.where, "roles": mesh.together.roles})
@@ -79,6 +85,8 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
                 output.say(join_line(url, mesh.reach.where, settings, own=mesh.lease is not None))
             if not guarded and mesh.lease is not None:
                 output.say("without a tunnel:  start this with --listen ADDRESS, then  bin/agent invite")
+            if given.gateway is not None:
+                output.say(f"over HTTP: {gateway_url(settings)} (docs/http.md); let people in:  bin/agent token issue")
             if settings.artifacts.backend != DEFAULT.backend:
                 output.say(NEEDED[settings.artifacts.backend])
         while not stop.is_set():
@@ -96,6 +104,20 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
 def _listening(given: argparse.Namespace) -> dict[str, object]:
     said = {"broker.listen": given.listen, "broker.advertise": tuple(given.advertise or ()) or None}
     return {name: value for name, value in said.items() if value is not None}
+
+
+def _gateway(given: argparse.Namespace) -> dict[str, object]:
+    from agents.commands.gateway import listening
+
+    return listening(given.gateway, "--gateway") if given.gateway else {}
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where the gateway is reached that is started here."""
+    chosen = settings.gateway
+    here = chosen.host in ("localhost", "127.0.0.1", "::1")
+    host = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+    return f"http{'' if here and not chosen.cert else 's'}://{host}:{chosen.port}"
 
 
 def check(settings: Settings) -> None:
