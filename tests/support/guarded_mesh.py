@@ -1,4 +1,4 @@
-"""A nats-server that lets nobody in without a key, with the accounts and permissions of the roles: identities by name."""
+"""A nats-server that lets nobody in without a key, with the accounts and rights of the roles: identities by name."""
 
 from __future__ import annotations
 
