@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from agents.commands import flags, role
-from agents.commands.reach import found
 
 __all__ = ["EXAMPLE", "add_flags", "run"]
 
@@ -40,7 +39,7 @@ def run(given: argparse.Namespace) -> int:
     told = {name: value for name, value in values.items() if value is not None}
     return live(
         "feeder",
-        found(flags.settings_of(given, told), role="feeder", name=given.name or ""),
+        role.reached("feeder", given, flags.settings_of(given, told)),
         body,
         name=given.name or "",
     )

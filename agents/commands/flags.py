@@ -88,6 +88,15 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", metavar="FILE", dest="json", help=f"write {what} as JSON to FILE (-: stdout)")
 
 
+def add_join(parser: argparse.ArgumentParser) -> None:
+    """The option of whoever may come from another machine."""
+    parser.add_argument(
+        "--join",
+        metavar="TOKEN",
+        help="join a mesh first, by what `bin/agent invite` printed; again: goes on as before",
+    )
+
+
 def home_of(arguments: Sequence[str]) -> Path:
     """The home folder for a defect's report, which must not depend on settings that may be the defect."""
     for position, argument in enumerate(arguments):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from agents.commands import flags, role
-from agents.commands.reach import found
 from mesh.errors import SettingsInvalid
 
 EXAMPLE = """bin/agent gateway
@@ -46,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
     from agents.gateway import body
     from agents.runtime import run as live
 
-    settings = found(flags.settings_of(given, told(given)), role="gateway", name=given.name or "")
+    settings = role.reached("gateway", given, flags.settings_of(given, told(given)))
     return live("gateway", settings, body, name=given.name or "")
 
 

@@ -2,6 +2,7 @@
 
     named (--server, --context, NATS_URL …)   that one; away means an error, never another one in its place
     a keeper runs for this home folder        its embedded broker
+    this home has joined a mesh               that one, with the key that it made then (`bin/agent join`)
     a mesh ran here before                    its broker, started for the time of a command that reads what is stored
     a context is selected in the `nats` tool  that one, for commands that only look
     else                                      one sentence, exit code 4
@@ -67,6 +68,8 @@ def found(
     address = keeper.peek(settings, role, name)
     if address is not None:
         return with_nats(settings, address)
+    if has_joined(settings):
+        return as_member(settings, "" if role == keeper.PERSON else role)
     if selected is not None and selected.nats.named:
         return selected
     raise BusUnavailable(
@@ -82,7 +85,7 @@ async def reach_stored(settings: Settings, selected: Settings | None = None) -> 
 
     BusUnavailable as `found` when nothing is stored here; EnvironmentUnfit or DiskFull when the broker can not start.
     """
-    if settings.nats.named or not keeper.has_store(settings):
+    if settings.nats.named or has_joined(settings) or not keeper.has_store(settings):
         async with reach(await asyncio.to_thread(found, settings, selected)) as there:
             yield there
         return
@@ -91,6 +94,23 @@ async def reach_stored(settings: Settings, selected: Settings | None = None) -> 
         reach(with_nats(settings, lease.nats)) as there,
     ):
         yield there
+
+
+def has_joined(settings: Settings) -> bool:
+    """Is this home a member of a mesh whose broker runs elsewhere?"""
+    return (settings.home / "membership" / "membership.json").exists()
+
+
+def as_member(settings: Settings, role: str = "") -> Settings:
+    """The settings by which the mesh is reached that this home has joined. Conflict when that was as another role."""
+    from agents.commands.joining import check_role
+    from mesh.membership import Place, with_membership
+
+    found, known = with_membership(settings), Place(settings.home).load()
+    if found is None or known is None:  # `leave`, just now
+        raise BusUnavailable(f"this home ({settings.home}) has joined no mesh any more: ask for an invitation.")
+    check_role(known, role)
+    return found
 
 
 def with_nats(settings: Settings, nats: NatsSettings) -> Settings:

@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 
 from agents.commands.asking import ask_if_any
-from agents.commands.reach import Reach, environment, reach, with_nats
+from agents.commands.reach import Reach, as_member, environment, has_joined, reach, with_nats
 from agents.together import ROLES, WITH_GATEWAY, Together
 from mesh import keeper
 from mesh import settings as mesh_settings
@@ -67,6 +67,9 @@ async def started(
 ) -> AsyncIterator[Started]:
     """A mesh with these roles, by default a complete one, for as long as the context lasts. BusUnavailable when the
     named broker is away."""
+    if not settings.nats.named and has_joined(settings) and await asyncio.to_thread(keeper.peek, settings) is None:
+        settings = await asyncio.to_thread(as_member, settings)
+        roles = ()  # its key is one role's: it can start no other
     async with _broker(settings) as (found, lease, ways), reach(found, name="run") as there:
         together = Together(
             found.home,

@@ -16,6 +16,7 @@ import sys
 from urllib.parse import urlsplit
 
 from agents.commands import flags, loop, output, worker_flags
+from agents.commands.reach import has_joined
 from agents.commands.starting import started
 from agents.together import ROLES, WITH_GATEWAY
 from mesh.errors import SettingsInvalid
@@ -127,6 +128,11 @@ def check(settings: Settings) -> None:
         raise SettingsInvalid(
             f"--listen is about the broker of this home, but another one is named ({mask_url(settings.nats.url)} from "
             f"{settings.origin('nats.url')}): leave one of both out."
+        )
+    if not settings.nats.named and not broker.listen and has_joined(settings):
+        raise SettingsInvalid(
+            f"this home ({settings.home}) has joined the mesh of another machine: `bin/agent worker` works for that; "
+            "for a mesh of its own choose another --home, or `bin/agent leave` first."
         )
     if broker.advertise and not broker.listen and Guard.found(settings.home / "broker") is None:
         raise SettingsInvalid("--advertise names a broker that listens for other machines: give --listen ADDRESS, too.")
