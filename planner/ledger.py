@@ -101,7 +101,8 @@ class Task:
     """Rises with every planned task: the order of submission."""
     state: TaskState
     missing: set[str] = dataclasses.field(default_factory=set)
-    """Tasks in `spec.after` and `awaits` that have not succeeded yet."""
+    """Tasks in `spec.after` and `awaits` that have not succeeded yet; of one that begins `regardless`, those in
+    `spec.after` that are not over."""
     awaits: tuple[str, ...] = ()
     """Reopened tasks that make its lost inputs anew."""
     epoch: Epoch = NO_EPOCH
@@ -320,8 +321,10 @@ class Ledger:
         self.counts[task.state] += 1
 
     def _needed(self, task: Task) -> set[str]:
-        """What it waits for: what it needs and has not succeeded."""
-        return {name for name in (*task.spec.after, *task.awaits) if not self._succeeded(name)}
+        """What it waits for: what it needs and has not succeeded, or is not over where that is enough."""
+        enough = (lambda name: self.ended.get(name) is not None) if task.spec.regardless else self._succeeded
+        first = {name for name in task.spec.after if not enough(name)}
+        return first | {name for name in task.awaits if not self._succeeded(name)}
 
     def _succeeded(self, name: str) -> bool:
         line = self.ended.get(name)
@@ -354,14 +357,7 @@ class Ledger:
         task = self._leased(event.task, event.epoch)
         earned = event.earned_under if event.earned_under is not None else event.epoch
         key = Key(event.task, earned, "result", event.number)
-        ended = self._end(task, TaskState.SUCCEEDED, "", key)
-        for name in self.dependents.pop(event.task, set()):
-            dependent = self.tasks.get(name)
-            if dependent is not None:
-                dependent.missing.discard(event.task)
-                if not dependent.missing and dependent.state is TaskState.WAITING:
-                    self._move(dependent, TaskState.READY)
-        return ended
+        return self._end(task, TaskState.SUCCEEDED, "", key)
 
     def _end_lease(self, event: LeaseEnded) -> Task:
         task = self._leased(event.task, event.epoch)
@@ -396,6 +392,10 @@ class Ledger:
         task.missing = self._needed(task)
         self._move(task, TaskState.WAITING if task.missing else TaskState.READY)
         self._open_task(task)
+        for name in self.by_topic[task.spec.topic]:
+            other = self.tasks[name]
+            if other.spec.regardless and event.task in other.spec.after and other.state is not TaskState.LEASED:
+                self._wait(other)  # it is not over any more
         return task
 
     def _reopen(self, event: TaskReopened) -> Task:
@@ -463,7 +463,20 @@ class Ledger:
         self.ended.put(Ended(name, task.spec.topic, state, task.epoch, key, reason, recorded))
         if state is TaskState.PARKED:
             self._set_aside(task)
+        self._free(name, succeeded=state is TaskState.SUCCEEDED)
         return task
+
+    def _free(self, ended: str, *, succeeded: bool) -> None:
+        """Those that waited for a task that is over wait for it no more, unless it should have succeeded."""
+        for name in tuple(self.dependents.get(ended, ())):
+            dependent = self.tasks.get(name)
+            if dependent is None:
+                self._waits_no_more(name, ended)
+            elif succeeded or (dependent.spec.regardless and ended not in dependent.awaits):
+                self._waits_no_more(name, ended)
+                dependent.missing.discard(ended)
+                if not dependent.missing and dependent.state is TaskState.WAITING:
+                    self._move(dependent, TaskState.READY)
 
     def _set_aside(self, task: Task) -> None:
         task.missing = set()  # known anew when it starts again

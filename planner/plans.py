@@ -304,7 +304,7 @@ class _Shaped:
         if lines.study is None:
             return self._task(Line.REINVENTOR, executor, settings, inputs, budget_s)
         task = self._task(Line.REINVENTOR, studies.KIND, lines.study.last(settings), inputs, budget_s)
-        return task.evolve(after=lines.study.trials)
+        return task.evolve(after=lines.study.trials, regardless=True)
 
     def baseline(self) -> tuple[TaskSpec, ...]:
         """The yardstick; a corpus has no labels that a linear model could name (of an adapter the yardstick is then the

@@ -132,6 +132,9 @@ class TaskSpec(Record, frozen=True, kw_only=True):
     """Silence of the child (no frame) after which it is killed and the task tried again."""
     attempts_max: int = 4
     after: tuple[str, ...] = ()
+    regardless: bool = False
+    """Those in `after` only have to be over, however they ended; else one that is set aside or withdrawn takes this one
+    along."""
     avoid: tuple[str, ...] = ()
     """Incarnations (`name.random`) or names of workers that should not get it: an independent check."""
     avoid_mode: Avoid = Avoid.PREFER

@@ -2,8 +2,8 @@
 
 Commands (one a line; names are free):
 
-    plan TOPIC TASK [key=value …]        cores, memory (MiB), after, priority, avoid, mode, wait, attempts, kind,
-                                         version, disk, gpus, labels, input (a digest, in short)
+    plan TOPIC TASK [key=value …]        cores, memory (MiB), after, regardless, priority, avoid, mode, wait,
+                                         attempts, kind, version, disk, gpus, labels, input (a digest, in short)
     plans TOPIC TASK:NEEDED,… …          several tasks in one plan
     offer W leases=N [cores=] [memory=] [disk=] [kinds=a,b] [labels=x]   a new offer, sent with a beat
     beat W [loop=SECONDS] [owed=TASK] [waiting=TASK,…]   a beat as the worker stands
@@ -136,6 +136,7 @@ class Stage:
             priority=int(named.get("priority", 5)),
             inputs={"data": named["input"] * 64} if "input" in named else {},
             after=tuple(filter(None, named.get("after", "").split(","))),
+            regardless="regardless" in named,
             avoid=tuple(filter(None, named.get("avoid", "").split(","))),
             avoid_mode=Avoid(named.get("mode", "prefer")),
             attempts_max=int(named.get("attempts", 4)),

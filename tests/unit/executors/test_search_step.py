@@ -355,6 +355,20 @@ def test_the_best_of_the_named_trials_is_trained_and_the_study_hears_nothing(des
     assert [json.loads(entry)["op_code"] for entry in desk.operations()[before:]] == [0]  # it only looked
 
 
+def test_a_trial_that_never_ended_leaves_the_choice_to_the_others(desk, tmp_path):
+    """Its task was set aside while it ran: the study still has it as running, with a curve below all values."""
+    record = trial(desk, tmp_path, "a")
+    settings = msgspec.convert(asked(), SearchStepSettings)
+    study = searching.opened(settings, desk.child("b", 1, tmp_path / "kept").journal())
+    begun, _ = searching.begun(study, settings, "b")
+    searching.drawn_of(begun, settings)
+    begun.report(-9.0, 1)
+    made = made_of(desk, tmp_path, "line", settings=asked(**best(["a", "b"])))
+    assert made.facts["settings"]["level"] == record["settings"]["level"]
+    made = made_of(desk, tmp_path, "other", settings=asked(**best(["b"])))
+    assert "ended early" in made.facts["search"]["why"]  # better than nothing: what it had come to
+
+
 def test_of_trials_that_were_all_ended_early_the_one_that_had_come_furthest_is_taken(desk, tmp_path):
     settings = asked(study="p", space=GOOD_OR_BAD, pruner_trials=1, pruner_steps=1)
     found = [trial(desk, tmp_path, f"t{number}", settings=settings) for number in range(6)]

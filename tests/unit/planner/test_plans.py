@@ -336,6 +336,7 @@ def test_a_searched_reinventor_waits_for_its_trials_and_stays_one_line() -> None
     line = by_line(made.submit)[Line.REINVENTOR]
     assert [task.line for task in trials] == [None] * 3
     assert line.after == tuple(task.id for task in trials)
+    assert line.regardless  # a trial that is set aside costs the search, not the line
     for task in (*trials, line):
         assert task.executor == "search-step"
         assert task.inputs == {"train": SPLITS["train"], "validation": SPLITS["validation"]}
