@@ -62,6 +62,8 @@ PROBLEMS: dict[str, Kind] = {
     "no-such-method": Kind(405, "This address does not take that method"),
     "too-slow": Kind(408, "The request did not come in time"),
     "conflict": Kind(409, "Somebody else was first"),
+    "no-seat": Kind(409, "This worker has not registered"),
+    "wrong-offset": Kind(409, "The upload is at another byte"),
     "stale-epoch": Kind(409, "The epoch is over"),
     "gone": Kind(410, "It is no longer there"),
     "no-length": Kind(411, "The length has to be said"),

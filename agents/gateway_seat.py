@@ -32,7 +32,7 @@ from agents.again import Again
 from agents.beats import Beats, BeatTask, Report
 from agents.gateway_seat_file import Kept, Offering, SeatFile, load, save
 from agents.holdings import Action, Begin, Holdings, Name, Rewound, Settle, Void, Yield
-from agents.owed import Debts
+from agents.owed import ASK_TIMEOUT_S, Debts
 from agents.runtime import Agent, new_incarnation, now_s, within
 from mesh import codec, limits
 from mesh.artifacts import ArtifactStore
@@ -111,6 +111,9 @@ class Seat:
         self._debts = Debts(name, self._outbox, agent.broker, agent.subjects, log)
         self._debts.sent = self.nudge
         self._debts.heard = self._receipted
+        self._debts.question = self._question
+        self._answer: asyncio.Future[Message] | None = None
+        """To the question about receipts that is under way."""
         self._again = Again(self._outbox, self._debts, store, self._needed, get_log("agents.gateway.again"))
         self._memory = SeenFile(folder / f"seen-{codec.digest(agent.settings.prefix.encode())[:12]}")
         self._seen = self._memory.read()[0]
@@ -402,11 +405,35 @@ class Seat:
     # -- what the leader says -----------------------------------------------------------------------------------------
 
     async def _hear(self) -> None:
-        subscription = await self._agent.listen(self._agent.subjects.answer(self.name), self._on_answer)
+        agent = self._agent
+        answers = await agent.listen(agent.subjects.answer(self.name), self._on_answer)
+        replies = await agent.listen(self._reply, self._on_reply)
         try:
             await asyncio.Event().wait()
         finally:
-            await subscription.close()
+            await answers.close()
+            await replies.close()
+
+    @property
+    def _reply(self) -> str:
+        """Where the seat hears answers to its own questions: the gateway's inbox has another name."""
+        return f"{self._agent.subjects.inbox(self.name)}.reply"
+
+    async def _on_reply(self, message: Message) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
+
+    async def _question(self, data: bytes) -> Message:
+        """Ask the leader in this worker's name. What is late answers the next question: its words stay true."""
+        agent = self._agent
+        self._answer = asyncio.get_running_loop().create_future()
+        subject = agent.subjects.ask("scheduler", self.name)
+        await agent.broker.publish(subject, data, reply=self._reply)
+        try:
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                return await self._answer
+        except TimeoutError:
+            raise BusUnavailable("nobody answered about receipts in time") from None
 
     async def _on_answer(self, message: Message) -> None:
         try:

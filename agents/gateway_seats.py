@@ -53,7 +53,7 @@ class Seats:
         """The seat of this name, whose hands have just spoken. Refused when nobody has registered under it."""
         seat = self._open.get(name)
         if seat is None:
-            raise refuse("conflict", f"{name!r} has no seat: POST /api/v1/network/workers/register first.")
+            raise refuse("no-seat", f"{name!r} has no seat: POST /api/v1/network/workers/register first.")
         seat.speaks()
         return seat
 

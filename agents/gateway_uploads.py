@@ -260,7 +260,7 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
 
 
 def _wrong_offset(upload: Upload, what: str) -> Refused:
-    refused = refuse("conflict", f"{what}: go on from byte {upload.offset}.")
+    refused = refuse("wrong-offset", f"{what}: go on from byte {upload.offset}.")
     refused.headers.update(_about(upload))
     return refused
 

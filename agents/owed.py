@@ -16,12 +16,12 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from logging import Logger
 
 from agents.runtime import within
 from mesh import codec, limits, metrics
-from mesh.bus import Broker
+from mesh.bus import Broker, Message
 from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound, RamifyError
 from mesh.messages.base import Key
 from mesh.messages.commands import Owed
@@ -58,6 +58,8 @@ class Debts:
         """Called when rows were sent: the next beat should name them."""
         self.heard: Callable[[Receipt], None] = lambda _: None
         """Called with each receipt of a row that is owed here."""
+        self.question: Callable[[bytes], Awaitable[Message]] = self._question
+        """Asks the leader, under the worker's own name: in another way where the connection has another one."""
         self.full = ""
         """Why nothing more can be written down now; '' when there is room."""
         self._worker, self._outbox, self._broker, self._subjects, self._log = worker, outbox, broker, subjects, log
@@ -237,8 +239,7 @@ class Debts:
             return
         try:
             question = codec.encode(OwedQuestion(keys=tuple(due)))
-            subject = self._subjects.ask("scheduler", self._broker.name)
-            message = await self._broker.request(subject, question, timeout_s=ASK_TIMEOUT_S)
+            message = await self.question(question)
             answer = codec.decode(message.data, OwedAnswer, Problem)
         except (BusUnavailable, NotFound, Malformed) as error:
             self._log.debug("nobody answers about receipts: %s", error)
@@ -247,6 +248,10 @@ class Debts:
             await self.settle(answer.receipts)
             if not at_once:
                 await self._send_again(due)
+
+    async def _question(self, data: bytes) -> Message:
+        subject = self._subjects.ask("scheduler", self._broker.name)
+        return await self._broker.request(subject, data, timeout_s=ASK_TIMEOUT_S)
 
     async def _send_again(self, keys: list[Key]) -> None:
         """Rows that the ledger does not know: put each once more, and ask about it later each time.

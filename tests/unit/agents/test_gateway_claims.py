@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents import gateway_seat, scheduler
+from agents import gateway_seat, owed, scheduler
 from agents.gateway_claims import Claims
+from agents.gateway_seat import Seat
 from agents.gateway_tokens import TokenRole
 from mesh import codec
 from mesh.messages.commands import Submit
+from mesh.messages.leases import Answer
 from mesh.messages.results import Progress, TaskEnded, TaskMoved
 from mesh.messages.tasks import Needs, TaskSpec
 from mesh.packed import Each
@@ -153,7 +156,7 @@ async def test_nobody_can_end_what_was_never_his(stage: Stage) -> None:
         status, problem = await stage.ask(path, "thief", **body)
         assert (status, "thief" in problem["detail"]) == (404, True)
     status, problem = await stage.ask("training/complete", "nobody", **row)
-    assert (status, problem["title"]) == (409, "Somebody else was first")
+    assert (status, problem["title"]) == (409, "This worker has not registered")
     commands = await stage.mesh.all("MESH_COMMANDS", "mesh.cmd.thief.>")
     assert commands == []
     assert (await stage.good("training/complete", **row))["recorded"]
@@ -235,6 +238,33 @@ async def test_a_worker_that_leaves_gives_back_and_a_new_life_ends_the_old_ones_
     assert (await stage.claimed())["epoch"] == "1-2"
     assert (await stage.good("workers/heartbeat", held=[], leaving=True)) == {"orders": [], "waiting": 0}
     await stage.moved("one", "worker-1 leaves")
+
+
+async def test_a_seat_asks_about_its_rows_in_its_own_name(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owed, "ASK_S_FIRST", 0.0)
+    monkeypatch.setattr(owed, "LOOK_S", 0.05)
+    asked: list[str] = []
+
+    async def hear(message: Any) -> None:
+        asked.append(message.subject)
+
+    await stage.mesh.leader.subscribe(stage.mesh.subjects.ask("scheduler", "worker-1"), hear)
+    monkeypatch.setattr(Seat, "_on_answer", _deaf_to_receipts(Seat._on_answer))
+    await stage.good("workers/register", kinds={"noop": 1})
+    await stage.submit("one")
+    lease = await stage.claimed()
+    assert (await stage.good("training/complete", task="one", epoch=lease["epoch"], outcome={}))["recorded"]
+    assert asked
+
+
+def _deaf_to_receipts(hear: Any) -> Any:
+    """A seat that gets leases with its answers, and no receipts."""
+
+    async def heard(self: Seat, message: Any) -> None:
+        answer = codec.decode(message.data, Answer).evolve(receipts=())
+        await hear(self, dataclasses.replace(message, data=codec.encode(answer)))
+
+    return heard
 
 
 async def test_progress_reaches_whoever_watches(stage: Stage) -> None:
