@@ -103,7 +103,7 @@ async def test_who_is_turned_out_is_out_at_once_and_nobody_else_notices(home: Ho
     states: list[str] = []
     heard = asyncio.Queue[bytes]()
     for one in (stays, operator):
-        one.on_state(lambda up, name=one.name: states.append(f"{name} {up}"))
+        one.on_state(lambda up: states.append("lost" if not up else "back"))
     out = asyncio.Event()
     gone.on_state(lambda up: None if up else out.set())
 
