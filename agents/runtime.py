@@ -61,6 +61,9 @@ DIAL_PAUSE_S = 0.3
 LISTEN_AGAIN_S = 0.2
 """Pause before a subscription that failed in an outage is tried again."""
 
+FAILURES_MAX, FAILURES_S = 20, 10.0
+"""So many failures of one kind are written into the log in so long."""
+
 DEFECT_CHARS_MAX = 300
 """Of an error that nobody foresaw, in the one sentence about it."""
 
@@ -117,6 +120,8 @@ class Agent:
         self._error: BaseException | None = None
         self._was_connected: bool | None = None
         self._health: dict[str, Callable[[], str]] = {}
+        self._failures: dict[str, tuple[float, int]] = {}
+        """By kind: since when they are counted, and how many there were."""
 
     # -- what a role uses ---------------------------------------------------------------------------------------------
 
@@ -192,9 +197,17 @@ class Agent:
                 await asyncio.gather(following, return_exceptions=True)
 
     def failed(self, what: str, sentence: str, error: BaseException | None = None) -> None:
-        """Count and log a failure that the agent survives."""
+        """Count a failure that the agent survives, and log it: of many in a short time the first ones, for whoever
+        floods an agent with nonsense must not fill its disk, too."""
         self.metrics.count("mesh_handler_failures_total", role=self.role, reason=what)
-        self.log.error(sentence, exc_info=error)
+        since, count = self._failures.get(what, (now_s(), 0))
+        if now_s() - since > FAILURES_S:
+            if count > FAILURES_MAX:
+                self.log.error("%d more failures of the kind %r were not written down", count - FAILURES_MAX, what)
+            since, count = now_s(), 0
+        self._failures[what] = since, count + 1
+        if count < FAILURES_MAX:
+            self.log.error(sentence, exc_info=error)
 
     def health(self, name: str, check: Callable[[], str]) -> None:
         """Add a check to /health: '' when well, else a sentence."""

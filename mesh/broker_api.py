@@ -34,6 +34,9 @@ from mesh.subjects import is_key
 WRONG_SEQUENCE = {10071, 10164}
 _LAST_SEQUENCE = re.compile(r"wrong last sequence: (\d+)")
 NAME_TAKEN = 10058
+_NO_PEER = 10005
+"""No server of a cluster can take a stream: for want of room, or because there are too few of them."""
+
 _NO_ROOM = {10047, 10023, 10028, 10002}
 _STORE_FAILED = 10077
 _MISSING = {10014, 10059}
@@ -41,6 +44,8 @@ _TOO_LONG = 10054
 _SWITCHED_OFF = {10039, 10076}
 _OVERLAP = 10065
 _LATER = {10008, 10009}
+_TOO_MANY = 429
+"""More was on its way to a stream than the server keeps in hand: somebody floods it."""
 
 
 def error_of(answer: dict[str, Any], what: str) -> RamifyError | None:
@@ -55,7 +60,8 @@ def error_of(answer: dict[str, Any], what: str) -> RamifyError | None:
         last = _LAST_SEQUENCE.search(text)
         facts = {"last_seq": int(last[1])} if last else {}
         return Conflict(f"{sentence}; somebody else wrote first", err_code=number, **facts)
-    if number in _NO_ROOM or (number == _STORE_FAILED and _says_full(text)):
+    no_peer = number == _NO_PEER and "insufficient storage" in text
+    if number in _NO_ROOM or no_peer or (number == _STORE_FAILED and _says_full(text)):
         return DiskFull(f"{sentence}; raise the limit or remove something", err_code=number)
     if number in _MISSING:
         return NotFound(f"{sentence}; make the streams first", err_code=number)
@@ -65,7 +71,9 @@ def error_of(answer: dict[str, Any], what: str) -> RamifyError | None:
         return Conflict(f"{sentence}; choose another prefix", err_code=number)
     if number in _SWITCHED_OFF:
         return BrokerRefused(f"{sentence}; switch JetStream on for this account", err_code=number)
-    if code >= 500 or number in _LATER:
+    if number == _NO_PEER:
+        return BrokerRefused(f"{sentence}; that many copies need as many servers with JetStream", err_code=number)
+    if code >= 500 or code == _TOO_MANY or number in _LATER:
         return BusUnavailable(f"{sentence}; try again later", err_code=number)
     return BrokerRefused(sentence, err_code=number)
 
