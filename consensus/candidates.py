@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from consensus import evidence
 from consensus.evidence import Items
@@ -25,6 +26,8 @@ from mesh.messages.tasks import Line
 
 KPIS_MAX = 48
 """KPIs kept of one candidate: a recommendation is one message."""
+
+_One = TypeVar("_One")
 
 Read = Mapping[str, Items | str]
 """Outcomes by digest, as far as they could be read; a sentence where they could not."""
@@ -46,6 +49,23 @@ class Judged:
     def size_bytes(self) -> float:
         """Size of the model; infinite when nobody said."""
         return self.candidate.kpis.get("size_bytes", math.inf) if self.candidate is not None else math.inf
+
+
+def fitting(found: list[_One], line_of_: Callable[[_One], Judged], round_: Round) -> list[_One]:
+    """Those whose candidates meet the topic's own KPIs; all of them where none does, so that it is said what lacks."""
+    able = [one for one in found if _meets(line_of_(one).candidate, round_.kpis)]
+    return able or found
+
+
+def _meets(candidate: Candidate | None, kpis: Sequence[tuple[str, float | None, float | None]]) -> bool:
+    known = candidate.kpis if candidate is not None else {}
+    asked = [one for one in kpis if one[0] in known or not one[0].startswith("evidence_")]  # the gate knows those
+    return all(
+        metric in known
+        and (minimum is None or known[metric] >= minimum)
+        and (maximum is None or known[metric] <= maximum)
+        for metric, minimum, maximum in asked
+    )
 
 
 def judge(run: Run, round_: Round, read: Read) -> Judged:
@@ -72,6 +92,7 @@ def judge(run: Run, round_: Round, read: Read) -> Judged:
         continued=run.continued,
         flat=run.flat,
         base=run.base,
+        full=run.full,
         claims=run.claims,
         executor=run.executor,
         executor_version=run.executor_version,

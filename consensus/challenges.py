@@ -2,7 +2,9 @@
 
 Each good candidate challenges the champion on the same items, in the fixed order of the plan; the k-th challenger of a
 holdout gets the k-th share of alpha, whoever was champion then. It wins when it is better in accuracy, or in loss with
-an accuracy that is not lower; where items have no labels, in loss. The best winner is taken, else the champion stays.
+an accuracy that is not lower; where items have no labels, in loss. A challenger in fewer bits wins, too, where it is
+shown not to be worse and saves what was asked for (rounding.py). The best winner is taken, of those that meet the
+topic's own KPIs where any does; else the champion stays.
 
 Both ways to win are one-sided at half of the challenger's alpha (the lower end of a two-sided interval), so together
 they spend one share. Every candidate that is compared uses the holdout once, whatever comes out.
@@ -13,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from consensus.candidates import Judged
+from consensus.candidates import Judged, fitting
 from consensus.comparison import ACCURACY, LOSS, better, items_needed, spent_alpha
 from consensus.evidence import Items
 from consensus.measure import Measure
+from consensus.rounding import ACCURACY_MARGIN, LOSS_MARGIN, gains
 from consensus.rounds import Round
 from consensus.weighing import Weighed, choice_of, compared, faults
 from consensus.wording import interval_told, loss_told, signed
@@ -33,6 +36,8 @@ class Challenge:
     loss: Comparison
     number: int
     """Which challenger of this holdout it is, from 1."""
+    saves: str = ""
+    """Of a challenger in fewer bits: what it saves, where that is enough."""
 
     @property
     def main(self) -> Comparison:
@@ -41,10 +46,22 @@ class Challenge:
 
     @property
     def wins(self) -> bool:
+        """Is it shown to be better, or in fewer bits not to be worse?"""
+        return self.better or (bool(self.saves) and self.not_worse)
+
+    @property
+    def better(self) -> bool:
         """Is it shown to be better?"""
         if self.accuracy is None:
             return better(self.loss)
         return better(self.accuracy) or (self.accuracy.effect >= 0.0 and better(self.loss))
+
+    @property
+    def not_worse(self) -> bool:
+        """Is it shown not to be worse than by the margins of who has fewer bits?"""
+        if self.accuracy is not None and self.accuracy.low < -ACCURACY_MARGIN:
+            return False
+        return self.loss.low >= -LOSS_MARGIN
 
     @property
     def rank(self) -> tuple[float, float]:
@@ -58,8 +75,9 @@ def challenge(round_: Round, judged: list[Judged], champion: Items, measure: Mea
     for number, line in enumerate(challengers(round_, judged, champion), start=uses_before(round_) + 1):
         alpha = spent_alpha(number)
         accuracy = compared(line, "champion", champion, ACCURACY, alpha) if measure.name == ACCURACY else None
-        found.append(Challenge(line, accuracy, compared(line, "champion", champion, LOSS, alpha), number))
-    winners = [one for one in found if one.wins]
+        loss = compared(line, "champion", champion, LOSS, alpha)
+        found.append(Challenge(line, accuracy, loss, number, _saved(round_, line)))
+    winners = fitting([one for one in found if one.wins], lambda one: one.line, round_)
     best = max(winners or found, key=lambda one: one.rank)
     return Weighed(
         choice=choice_of(best.line.name) if winners else Choice.KEEP,
@@ -79,6 +97,14 @@ def challengers(round_: Round, judged: list[Judged], champion: Items | None) -> 
     return [line for line in judged if not line.fault]
 
 
+def _saved(round_: Round, line: Judged) -> str:
+    """What a challenger in fewer bits saves; '' of any other."""
+    candidate = line.candidate
+    if candidate is None or not candidate.full:
+        return ""
+    return gains(candidate.kpis, round_.champion_run.kpis, round_.rounding)
+
+
 def uses_before(round_: Round) -> int:
     """Challengers that were compared with a champion of this specialization on this holdout before this round."""
     return round_.champion.uses_of(round_.holdout) if round_.champion is not None else 0
@@ -90,6 +116,8 @@ def _why(found: list[Challenge], best: Challenge, won: bool, judged: list[Judged
     told += f"; {lacking}" if lacking else ""
     if not won:
         return f"No candidate is shown to be better than the champion, so it stays: {told}."
+    if not best.better:
+        return f"The {best.line.name} is not worse than the champion, and {best.saves}: {told}."
     if best.accuracy is None:
         how = "in loss, on items without labels"
     else:

@@ -21,6 +21,7 @@ from typing import Any
 
 from consensus.comparison import LOSS, better
 from consensus.gate import against_champion, chosen
+from consensus.rounding import SETTING
 from mesh.messages.base import Facts
 from mesh.messages.judgement import Candidate, Champion, Choice, Recommendation, Verdict, Version
 
@@ -79,6 +80,7 @@ def _promoted(verdict: Verdict, current: Champion | None, name: str) -> Champion
         fits=recommendation.fits,
         flat=candidate.flat,
         base=candidate.base,
+        full=candidate.full,
         uses=_counted(uses, recommendation.audit) if looked else uses,
         audit_looks=(current.audit_looks if current is not None else 0) + looked,
         continued=candidate.continued,
@@ -98,7 +100,10 @@ def _brought(recommendation: Recommendation, candidate: Candidate) -> dict[str, 
 
 
 def _settings(candidate: Candidate, current: Champion | None) -> Facts:
-    """What an evolver turns: of a tree, the settings of the flat model in it, as far as they are known."""
+    """What an evolver turns: of a tree, the settings of the flat model in it, as far as they are known; of a rounded
+    model those of the one that was rounded."""
+    if candidate.full:
+        return {name: value for name, value in candidate.settings.items() if name != SETTING}
     if candidate.flat and current is not None and candidate.flat in (current.model, current.flat):
         return current.settings
     return candidate.settings

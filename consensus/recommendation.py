@@ -13,7 +13,7 @@ small for this holdout (the answer says how many items would show it).
 
 from __future__ import annotations
 
-from consensus.candidates import Judged, Read, aligned, holdout_items, judge
+from consensus.candidates import Judged, Read, aligned, fitting, holdout_items, judge
 from consensus.challenges import challenge, challengers, uses_before
 from consensus.comparison import compare
 from consensus.evidence import Items
@@ -85,7 +85,7 @@ def _weigh(
     if not eligible:
         return _nothing(round_, judged)
     if round_.champion is None:
-        return first(eligible, judged, baseline, measure)
+        return first(fitting(eligible, lambda line: line, round_), judged, baseline, measure)
     if champion is None:
         why = f"The champion could not be measured on this holdout, so nothing can replace it: {champion_fault}."
         return Weighed(Choice.KEEP, why, _unmeasured_would_change(round_))

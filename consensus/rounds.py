@@ -25,7 +25,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from consensus import checking, checks, merging
+from consensus import checking, checks, merging, rounding
 from consensus.checking import Known
 from consensus.evaluations import (
     evaluation,
@@ -72,6 +72,8 @@ class Run:
     """Digest of the flat model that a tree holds."""
     base: str = ""
     """Digest of the model that an adapter adapts."""
+    full: str = ""
+    """Digest of the model whose weights were rounded."""
     missing: str = ""
     """Why it can not be judged; '' when all that is needed is there."""
     executor: str = ""
@@ -116,6 +118,8 @@ class Round:
     """What its ids begin with behind the topic's id; '' for the first round of a topic."""
     audit: str = ""
     """Digest of the audit split, which nobody reads before a promotion."""
+    rounding: tuple[str, ...] = ()
+    """Of what a challenger in fewer bits has to save."""
 
     @property
     def id(self) -> str:
@@ -229,7 +233,7 @@ class _Fold:
 
     def step(self) -> Step:
         lines = [self._line(name, task) for name, task in self._lines()]
-        lines += self._merged()
+        lines += [*self._rounded(), *self._merged()]
         recorded = {task: ended.ledger_seq for task, ended in self._ended.items()}
         lines = list(checks.without_copies(lines, self._champion.model if self._champion else "", recorded))
         baseline = self._baseline()
@@ -315,6 +319,16 @@ class _Fold:
         fault = run.fault or checks.replay_fault(ended)
         return dataclasses.replace(run, fault=fault, replayed=checks.replay_distance(ended))
 
+    def _rounded(self) -> list[Run]:
+        """The challenger in few bits, where the plan asks for one; the evolver's, once that has ended."""
+        task = rounding.wanted(self._plan, self._tag, self._ended)
+        if task is None:
+            return []
+        self._submit(task.id.removeprefix(f"{self._plan.topic}-{self._tag}"), rounding.NAME, (task,))
+        run = self._line(rounding.NAME, task.id)
+        settings = rounding.settings_of(self._plan, self._ended, task.settings["scheme"])
+        return [dataclasses.replace(run, settings=settings)]
+
     def _merged(self) -> list[Run]:
         """Merges of the round's models, where there is something to merge: only the best of them challenges."""
         if any(task not in self._ended for _, task in self._lines()):
@@ -386,10 +400,11 @@ class _Fold:
             task=task,
             incarnation=ended.incarnation,
             settings=ended.task.settings,
-            changed=self._changed(name) or merging.told(ended),
+            changed=rounding.told(ended) or self._changed(name) or merging.told(ended),
             continued=inputs.get("champion") or ("" if adapted else inputs.get("base", "")),
             flat=inputs.get("flat", ""),
             base=adapted,
+            full=rounding.rounded_from(ended),
         )
         if ended.state is not TaskState.SUCCEEDED or outcome is None:
             return dataclasses.replace(run, missing=how_ended(ended))
@@ -470,6 +485,7 @@ class _Fold:
             fits=self._fits(),
             tag=self._tag,
             audit=split_of(self._plan, "audit"),
+            rounding=tuple(map(str, map_of(self._plan.facts, rounding.FACT).get("asked") or ())),
         )
 
     def _changed(self, name: str) -> str:

@@ -60,6 +60,8 @@ class Flat:
     examples: int
     trained: TaskEnded | None
     """The training that made it; None when it was champion before this topic."""
+    rounded: bool = False
+    """Its weights are rounded to few bits."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def may_branch(topic: Topic, depth: int, verdict: Verdict, flat: Flat, canceled:
         return Answer(False, "It stays whole: its publisher asked for no branches.")
     if topic.task == ADAPTER:
         return Answer(False, "It stays whole: its models are adapters, and branches train models of their own.")
+    if flat.rounded:
+        return Answer(False, "It stays whole: its champion was rounded to few bits, and specialists would not be.")
     if canceled:
         return Answer(False, "It stays whole: a person withdrew a part of its work.")
     if not flat.model:

@@ -10,7 +10,7 @@ network gets a lower rate than a new one: at the full rate it forgets more than 
 is always turned.
 
 Not here: the rank of an adapter that is continued (its matrices have that shape; a reinventor may draw another), and
-int8 or int4 weights (the kind `quantize` makes them of a champion, and learns nothing).
+weights in few bits, which nothing is trained for (planner/rounding.py).
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ PRIOR = 1.0
 NO_DIALS = frozenset({accounts.SETTING})
 """Settings that change nothing in a training."""
 
+QUANTISATION, PLAIN = "quantisation", "none"
+"""The setting of models whose weights are rounded to few bits, and its value in any other."""
+
 METRICS = ("loss", "accuracy")
 """Which comparison speaks, the more telling one first: it moves where few answers flip."""
 
@@ -55,6 +58,8 @@ class Lesson:
     accepted: bool
     changed: str = ""
     """In the words of its plan."""
+    rounded: bool = False
+    """Nothing was trained: the weights of a model were rounded. It says nothing about how much a line should train."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,11 +95,12 @@ def lessons_of(verdicts: Iterable[Verdict], settings_of: Mapping[str, Facts]) ->
 def _lesson(verdict: Verdict, candidate: Candidate, settings_of: Mapping[str, Facts]) -> Lesson | None:
     if candidate.line not in (Line.EVOLVER, Line.REINVENTOR):
         return None
-    compared = _comparison(verdict, candidate.line)
+    compared = _comparison(verdict, candidate)
     if compared is None:
         return None
     comparison, sign = compared
-    accepted = verdict.accepted and verdict.choice.value == candidate.line.value
+    taken = verdict.recommendation.taken or verdict.choice.value
+    accepted = verdict.accepted and taken == _named(candidate)
     better = accepted and bool(verdict.recommendation.champion_before)  # a first champion has beaten nobody
     before = settings_of.get(verdict.recommendation.champion_before)
     low, high = sorted((sign * comparison.low, sign * comparison.high))
@@ -109,24 +115,31 @@ def _lesson(verdict: Verdict, candidate: Candidate, settings_of: Mapping[str, Fa
         chance=1.0 if better else chance_of(sign * comparison.effect, low, high, comparison.alpha),
         accepted=accepted,
         changed=candidate.changed,
+        rounded=bool(candidate.full),
     )
 
 
-def _comparison(verdict: Verdict, line: Line) -> tuple[Comparison, float] | None:
-    """The line's comparison with the champion, else with the other line; and the sign that makes it the line's."""
-    mine = [one for one in verdict.recommendation.comparisons if line.value in (one.a, one.b)]
+def _comparison(verdict: Verdict, candidate: Candidate) -> tuple[Comparison, float] | None:
+    """The candidate's comparison with the champion, else with the other line; and the sign that makes it its own."""
+    name, line = _named(candidate), candidate.line
+    mine = [one for one in verdict.recommendation.comparisons if name in (one.a, one.b)]
     for other in ("champion", *(one.value for one in (Line.EVOLVER, Line.REINVENTOR) if one is not line)):
         for metric in METRICS:
             for one in mine:
                 if other in (one.a, one.b) and one.metric == metric:
-                    return one, 1.0 if one.a == line.value else -1.0
+                    return one, 1.0 if one.a == name else -1.0
     return None
+
+
+def _named(candidate: Candidate) -> str:
+    return candidate.name or candidate.line.value
 
 
 def turned(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, int]:
     """Settings that differ, and where they went. A setting that one side leaves to the kind is passed over: what the
     kind chose is not known here."""
     found = {}
+    before, after = {QUANTISATION: PLAIN, **before}, {QUANTISATION: PLAIN, **after}
     for name in sorted((set(before) & set(after)) - NO_DIALS):
         old, new = before[name], after[name]
         if old == new:

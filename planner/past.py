@@ -16,11 +16,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from mesh.messages.base import Facts
 from mesh.messages.judgement import Candidate, Champion, Choice, Verdict
 from mesh.messages.results import Planned, TaskEnded
 from mesh.messages.tasks import Line
 from mesh.messages.topics import Topic
-from planner import accounts, branches, lessons, sizes
+from planner import accounts, branches, lessons, rounding, sizes
 from planner.accounts import Inherited
 from planner.curves import Point
 from planner.lessons import Lesson
@@ -69,6 +70,10 @@ class Past:
     """Kinds that workers offer now."""
     shape: Shape | None = None
     """Of a branch, by how hard it is."""
+    rounded: frozenset[tuple[str, str]] = frozenset()
+    """Models whose rounded form was judged, and how that ended (planner/rounding.py)."""
+    bounds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """The gate's, as the newest verdict kept them."""
 
 
 UNKNOWN = Past()
@@ -83,7 +88,7 @@ def past_of(
     """From the records of one specialization: its verdicts, oldest first; its champions' records, oldest first; the
     plans with lines and the ended trainings of these topics, by topic and by task."""
     champion = champions[-1] if champions else None
-    settings = {one.model: one.settings for one in champions}
+    settings = {one.model: _settings(one) for one in champions}
     found = lessons.lessons_of(verdicts, settings)
     if champion is None:
         return Past(lessons=found)
@@ -92,11 +97,18 @@ def past_of(
     return Past(
         lessons=found,
         withstood=accounts.withstood(replaced),
-        champion=accounts.inherited_by(champions, champion.flat or champion.model),
+        champion=accounts.inherited_by(champions, champion.trainable),
         candidacy=_candidacy(verdicts, champions, plans, ended),
         rival_loss=champion.kpis.get("validation_loss", math.nan),
         rival_validation=_split(plan, "validation"),
+        rounded=rounding.tried_of(verdicts),
+        bounds=rounding.bounds_of(verdicts),
     )
+
+
+def _settings(champion: Champion) -> Facts:
+    """A champion's settings, and whether its weights are rounded."""
+    return {**champion.settings, lessons.QUANTISATION: rounding.SCHEME} if champion.full else champion.settings
 
 
 def offering(past: Past, offered: frozenset[str]) -> Past:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from mesh import limits
 from mesh.errors import Malformed
@@ -37,12 +37,13 @@ from mesh.messages.judgement import Champion
 from mesh.messages.models import BaseModel
 from mesh.messages.tasks import Line, Needs, Outcome, TaskSpec
 from mesh.messages.topics import DataRef, Topic
-from planner import bases, decomposing, encoders, graph, past, proposals, studies
+from planner import bases, decomposing, encoders, graph, past, proposals, rounding, studies
 from planner.decomposing import Decomposed
 from planner.graph import Source
 from planner.lines import Lines, Wanted, lines_of
 from planner.past import Past
 from planner.profile import CORPUS, SPLITS, Profile
+from planner.rounding import Rounding
 
 SALT = "ramify"
 """Fixed salt of the split: the same example falls into the same split in every topic. Part of the protocol."""
@@ -58,6 +59,14 @@ MIB = 1024 * 1024
 Estimate = Callable[[str, Facts, Mapping[str, Any]], Needs | None]
 """What a task of this executor kind takes with these settings on data of which a profile said these facts. None when
 the kind is not known here, or would refuse the settings."""
+
+
+class NeedsWith(Protocol):
+    """What a task of a kind takes with these settings on a topic's data; input_bytes: sizes of more of its inputs."""
+
+    def __call__(self, executor: str, settings: Facts, input_bytes: Mapping[str, int] | None = None) -> Needs:
+        """The estimate."""
+
 
 WALL_S_OVERHEAD = 600.0
 """Start, download, evaluation and upload beside the training budget, generously; beyond it the child is killed."""
@@ -202,11 +211,15 @@ def _with_sizes(facts: Facts, topic: Topic) -> Facts:
     return {**found, "input_bytes": {"base": base.size_bytes}} if base is not None and base.size_bytes else found
 
 
-def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) -> Callable[[str, Facts], Needs]:
-    """Executor kind and settings to what such a task takes on the profiled data."""
-    return lambda executor, settings: (
-        estimate(executor, settings, facts) or profile.needs_of(profile.task if executor == studies.KIND else executor)
-    )
+def _needs_with(estimate: Estimate, facts: Mapping[str, Any], profile: Profile) -> NeedsWith:
+    """Executor kind, settings and sizes of inputs to what such a task takes on the profiled data."""
+
+    def needs(executor: str, settings: Facts, input_bytes: Mapping[str, int] | None = None) -> Needs:
+        sized = {**facts, "input_bytes": {**(facts.get("input_bytes") or {}), **input_bytes}} if input_bytes else facts
+        usual = profile.needs_of(profile.task if executor == studies.KIND else executor)
+        return estimate(executor, settings, sized) or usual
+
+    return needs
 
 
 def specialization_id(topic: Topic, outcome: Outcome) -> str:
@@ -234,7 +247,7 @@ class _Shaped:
     splits: Mapping[str, str]
     profile: Profile
     champion: Champion | None
-    needs_with: Callable[[str, Facts], Needs]
+    needs_with: NeedsWith
     vectors: Mapping[str, str]
     past: Past
 
@@ -273,7 +286,7 @@ class _Shaped:
         if self.base is not None:
             inputs["base"] = self.base.model
         elif self.continued is not None:
-            inputs["champion"] = self.continued.flat or self.continued.model
+            inputs["champion"] = self.continued.trainable
         budget_s = self.lines.budget_s(Line.EVOLVER)
         task = self._task(Line.EVOLVER, self.profile.task, self._evolved().settings, inputs, budget_s)
         if self.adapted is not None:
@@ -335,15 +348,34 @@ class _Shaped:
             "fits": self.profile.fits,
             "champion_revision": champion_revision,
             "independent": topic.independent.value,
-            "needs": {kind: plain_needs(self._needs(kind)) for kind in self.profile.needs},
+            "needs": {kind: plain_needs(self._needs(kind)) for kind in self.profile.needs} | self._rounding_needs(),
             "budget_s": topic.budget_s,
             "changed": {
                 Line.EVOLVER.value: self._evolved().changed,
                 Line.REINVENTOR.value: self.lines.reinventor.changed,
+                **({rounding.NAME: rounding.changed(self.rounding)} if self.rounding is not None else {}),
             },
+            **({rounding.FACT: self.rounding.facts} if self.rounding is not None else {}),
             "profile": short_profile(self.profile),
             **self.lines.facts,
         }
+
+    @functools.cached_property
+    def rounding(self) -> Rounding | None:
+        """What consensus has rounded to few bits, where that may be worth a challenge."""
+        if self.topic.encoder is not None:
+            return None  # the encoder in its models stays as it is, and is nearly all of them
+        past = self.past
+        return rounding.rounding_of(
+            self.profile.task, self.topic.kpis, self.champion, past.rounded, past.bounds, past.offered
+        )[0]  # fmt: skip
+
+    def _rounding_needs(self) -> Facts:
+        if self.rounding is None:
+            return {}
+        size = int(self.champion.kpis.get("size_bytes", 0)) if self.champion is not None else 0
+        settings: Facts = {"scheme": rounding.SCHEME}
+        return {rounding.KIND: plain_needs(self.needs_with(rounding.KIND, settings, {"model": size} if size else {}))}
 
     def wanted(self) -> Wanted:
         """What the lines are planned for."""
@@ -407,7 +439,7 @@ class _Shaped:
             return inputs
         before = self.base.model if self.base is not None else ""
         if not before and self.continued is not None:
-            before = self.continued.flat or self.continued.model
+            before = self.continued.trainable
         return inputs | {"tokenizer": before} if before and self.profile.modality == CORPUS else inputs
 
     def _seen(self) -> dict[str, str]:

@@ -50,7 +50,7 @@ class Shares:
 
 def shared(lessons: Iterable[Lesson], budget_s: float) -> Shares:
     """budget_s: of a topic, per line; the two lines together have twice that."""
-    known = list(lessons)
+    known = [lesson for lesson in lessons if not lesson.rounded]
     tallies = {line: _tally(known, line) for line in (Line.EVOLVER, Line.REINVENTOR)}
     total_s = 2.0 * budget_s
     if all(count == 0 for _, count in tallies.values()):

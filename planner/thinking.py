@@ -172,7 +172,7 @@ def _proposed(question: Think, said: Thought, subject: Subject, known: Known) ->
         fixed=bases.fixed(task, modality),
     )
     lines = lines_of(wanted, known.past)
-    from_model = base.model if base is not None else (champion.flat or champion.model) if champion is not None else ""
+    from_model = base.model if base is not None else champion.trainable if champion is not None else ""
     return said.evolve(
         task=task,
         modality=modality,

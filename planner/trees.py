@@ -173,7 +173,7 @@ class _Fold:
             self._topic,
             self._known.depth,
             first,
-            branching.Flat(flat["model"], profile.modality, profile.examples, trained),
+            branching.Flat(flat["model"], profile.modality, profile.examples, trained, self._rounded(first)),
             canceled=any(_is_canceled(record) for record in self._known.records),
         )
         if not answer.may:
@@ -194,6 +194,12 @@ class _Fold:
             return ""
         now = drifting.evaluated(self._known.records, champion.model) or self._known.seen
         return drifting.worse(self._known.measured, now)
+
+    def _rounded(self, first: Verdict) -> bool:
+        """Is the model that answers for the whole topic one in few bits?"""
+        champion, made = self._known.champion, _candidate(first, first.champion)
+        kept = champion is not None and champion.model == first.champion and bool(champion.full)
+        return kept or (made is not None and bool(made.full))
 
     def _flat(self, first: Verdict) -> Facts:
         """The model that answers for the whole topic: its digest ('' without one), settings, size."""

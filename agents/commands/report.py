@@ -92,7 +92,7 @@ def _branches(story: Story) -> str:
 def _recommendation(found: Recommendation) -> list[str]:
     rows = [
         (
-            one.line.value,
+            one.name or one.line.value,
             one.kpis.get("accuracy"),
             one.kpis.get("loss"),
             one.kpis.get("latency_p95_ms"),

@@ -149,7 +149,8 @@ def _chosen(recommendation: Recommendation | None) -> Candidate | None:
     if recommendation is None:
         return None
     if recommendation.choice is not Choice.KEEP:
-        return _candidate(recommendation, Line(recommendation.choice.value))
+        named = (one for one in recommendation.candidates if recommendation.taken and one.name == recommendation.taken)
+        return next(named, None) or _candidate(recommendation, Line(recommendation.choice.value))
     lines = [one for one in recommendation.candidates if one.line is not Line.BASELINE]
     return max(lines, key=lambda one: one.kpis.get("accuracy", float("-inf")), default=None)
 

@@ -99,6 +99,8 @@ class Candidate(Part, frozen=True, kw_only=True):
     """Where it is a tree: digest of the flat model in it."""
     base: str = ""
     """Where it is an adapter: digest of the model that it adapts, without which it is none."""
+    full: str = ""
+    """Where its weights are rounded to few bits: digest of the model whose weights they were."""
 
 
 class Choice(enum.StrEnum):
@@ -291,6 +293,15 @@ class Champion(Record, frozen=True, kw_only=True):
     """The versions before this one, oldest first, the last 64 of them."""
     base: str = ""
     """Where the model is an adapter: digest of the model that it adapts, without which it is none."""
+    full: str = ""
+    """Where the model's weights are rounded to few bits: digest of the model whose weights they were, from which the
+    evolver goes on. Empty otherwise."""
+
+    @property
+    def trainable(self) -> str:
+        """Digest of the model that a line can go on from: of a tree the flat one in it, of a rounded one the one that
+        was rounded."""
+        return self.flat or self.full or self.model
 
     def uses_of(self, split: str) -> int:
         """Challengers that were compared on this holdout, whoever was champion then; or looks at this audit split."""

@@ -4,6 +4,7 @@ Commands:
 
     plan [priority=N] [independent=require] [lines=evolver,...] [baseline=no] [fits=FORM] [base=MODEL] [yardstick=MODEL]
                                                           base: the lines put adapters on it
+         [rounding=MODEL|evolver]                         the weights of MODEL, or of the evolver's, are to be rounded
     tree [flat=MODEL] [members=N] [family=MODEL] [baseline=yes]
                                                           the planner submitted the tree; its members go on from MODEL
     champion MODEL [holdout=…] [outcomes=…] [fits=FORM] [base=MODEL]    the champion's newest record
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -65,9 +67,11 @@ class Play:
 
     def do_plan(self, _: list[str], options: dict[str, str]) -> None:
         lines = tuple(Line(name) for name in options.get("lines", "evolver,reinventor").split(","))
-        facts = {"independent": options.get("independent", "prefer"), "fits": options.get("fits", "")}
+        facts: dict[str, Any] = {"independent": options.get("independent", "prefer"), "fits": options.get("fits", "")}
         baseline, priority = options.get("baseline") != "no", int(options.get("priority", "5"))
         facts |= {"yardstick": options["yardstick"]} if "yardstick" in options else {}
+        if of := options.get("rounding"):
+            facts["rounding"] = {"model": "" if of == "evolver" else of, "scheme": "dynamic-int8"}
         base = options.get("base", "")
         self.records.append(rounds.plan(priority=priority, baseline=baseline, lines=lines, base=base, **facts))
 
@@ -185,6 +189,8 @@ def told_task(task: TaskSpec) -> str:
     if task.executor == "merge":
         given = " ".join(f"{name}={digest}" for name, digest in task.inputs.items())
         return f"{task.id}: merge by {task.settings['method']} of {given} budget={task.budget_s:g}s"
+    if task.executor == "quantize":
+        return f"{task.id}: {task.settings['scheme']} of {task.inputs['model']}, asked about {task.inputs['split']}"
     below = f" adapting {task.inputs['base']}" if "base" in task.inputs else ""
     what = f"{task.inputs['model']}{below} on {task.inputs['split']}"
     return f"{task.id}: {task.executor} {what} priority={task.priority} cores={task.needs.cores:g}{avoid}"
@@ -215,7 +221,8 @@ def told_run(run: Run) -> str:
     parts = {"model": run.model, "claims": run.claims, "check": run.check, "holdout": run.holdout}
     told = " ".join(f"{name}={digest}" for name, digest in parts.items() if digest)
     how = f" checked by {run.checked_by}" if run.checked_by else " unchecked" if run.unchecked else ""
-    return f"{run.name}: {told}{how}"
+    rounded = f" rounded from {run.full} with {run.settings}" if run.full else ""
+    return f"{run.name}: {told}{how}{rounded}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
