@@ -29,6 +29,7 @@ from agents.gateway_front import Front
 from agents.gateway_limits import Limits
 from agents.gateway_network import Network
 from agents.gateway_routes import Part, Route
+from agents.gateway_server import Runner
 from agents.gateway_tls import Tls
 from agents.gateway_tokens import Tokens
 from agents.gateway_topics import Topics
@@ -90,7 +91,7 @@ class Gateway:
         chosen = self._settings
         await self._tls.start()
         context = self._tls.context
-        self._runner = web.AppRunner(
+        self._runner = Runner(
             self.application(), access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S,
             keepalive_timeout=KEEP_ALIVE_S, lingering_time=1.0, auto_decompress=False,
             max_line_size=LINE_BYTES_MAX, max_field_size=LINE_BYTES_MAX,
