@@ -295,7 +295,10 @@ class Link:
             return
         for route in [route for route in self._routes.values() if route.asked.lower() == subject]:
             route.fail(
-                BrokerRefused(f"{self.name} may not publish to {route.asked}: check the rights of its credentials")
+                BrokerRefused(
+                    f"{self.name} may not publish to {route.asked}: check the rights of its credentials",
+                    not_let=route.asked,
+                )
             )
 
     def _count_refusal(self, error: Exception) -> None:

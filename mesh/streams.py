@@ -14,8 +14,8 @@ version of its declaration: a program that declares an older one is refused, so 
 undo each other's settings in turns.
 
 How much ARTIFACTS may hold is no matter of releases but of the broker's disk: only who has the broker's home folder
-knows it (`make`). Schedulers elsewhere leave that limit as it is, or they would undo each other's, too. Likewise how many
-servers of a cluster keep a copy: only `bin/agent provision` says it, everybody else leaves it as it is.
+knows it (`make`). Schedulers elsewhere leave that limit as it is, or they would undo each other's, too. Likewise how
+many servers of a cluster keep a copy: only `bin/agent provision` says it, everybody else leaves it as it is.
 
 Where all is as declared nothing is written: an agent whose credentials may not administer streams lives well on what an
 operator has provisioned.
@@ -46,9 +46,7 @@ REPLICAS_AS_FOUND = 0
 """The number of copies that a stream has; one, where it is made."""
 
 
-def table(
-    subjects: Subjects, *, artifact_bytes_max: int, replicas: int = REPLICAS_AS_FOUND
-) -> tuple[StreamSpec, ...]:
+def table(subjects: Subjects, *, artifact_bytes_max: int, replicas: int = REPLICAS_AS_FOUND) -> tuple[StreamSpec, ...]:
     """Every stream of the mesh. `artifact_bytes_max`: bytes that chunks and manifests may fill in all."""
     return (
         _stream(subjects, TOPICS, subjects.topics(), "what users publish", replicas, max_age_s=limits.TOPICS_AGE_S),
@@ -131,8 +129,8 @@ async def make(
     artifact_bytes_max: what it should be. A broker that has less room (a smaller one than was thought, or one that
     several meshes share) gets half of it, and so on down to ARTIFACTS_BYTES_LEAST. An artifact stream that is there
     keeps its limit, unless the caller is the `owner` of the broker's home folder and there is room for the new one.
-    replicas: how many servers of a cluster keep a copy of each. DiskFull when there is no room at all; BrokerRefused for
-    streams of a newer program, and where something has to be changed that these credentials may not.
+    replicas: how many servers of a cluster keep a copy of each. DiskFull when there is no room at all; BrokerRefused
+    for streams of a newer program, and where something has to be changed that these credentials may not.
     """
     try:
         found: int | None = (await log.state(subjects.stream(ARTIFACTS))).limit_bytes
@@ -145,9 +143,11 @@ async def make(
             await ensure_all(log, specs)
             return wanted
         except BrokerRefused as error:
+            if "not_let" not in error.facts:
+                raise
             raise BrokerRefused(
-                f"the streams are not as this program needs them ({await _first_difference(log, specs)}), and it can not "
-                f"change that ({error}): run `bin/agent provision` with credentials that may"
+                f"the streams are not as this program needs them ({await _first_difference(log, specs)}), and it can "
+                f"not change that ({error}): run `bin/agent provision` with credentials that may"
             ) from None
         except DiskFull:
             if found not in (None, wanted):
