@@ -71,10 +71,12 @@ class Token:
         text = "".join(text.split())
         if not text.startswith(BEGINS) or len(text) > TOKEN_CHARS_MAX:
             newer = text[:1] == "r" and text[1:2].isdigit() and text[2:3] == "."
-            what = "of a newer program: update Ramify here" if newer else f"not one: it begins with {BEGINS!r}"
-            raise SettingsInvalid(
-                f"expected the token of an invitation (`bin/agent invite` prints one), got a word that is {what}."
+            what = (
+                "one of a newer program: update Ramify here"
+                if newer
+                else f"something that does not begin with {BEGINS}"
             )
+            raise SettingsInvalid(f"expected the token of an invitation (`bin/agent invite` prints one), got {what}.")
         try:
             whole = base64.b64decode(text[len(BEGINS) :] + "=" * (-len(text[len(BEGINS) :]) % 4), b"-_", validate=True)
             data, checksum = whole[:-CHECKSUM_BYTES], whole[-CHECKSUM_BYTES:]

@@ -20,7 +20,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from mesh import keeper
 from mesh.errors import BrokerRefused, BusUnavailable, Conflict, EnvironmentUnfit, NotFound, SettingsInvalid
 from mesh.invitations import Token, id_of
 from mesh.membership import Membership, Place, with_membership
@@ -56,9 +55,9 @@ def joined(settings: Settings, text: str, say: Say, *, role: str = "", name: str
         )
     known = place.load()
     if known is None:
-        known = asyncio.run(_join(place, token, settings, role, name or _own_name(settings)))
-        wished = name or _own_name(settings)
-        taken = f" ({wished!r} was taken)" if known.name != wished else ""
+        wished = name or settings.worker.name
+        known = asyncio.run(_join(place, token, settings, role, wished))
+        taken = f" ({wished!r} was taken)" if known.name.startswith(f"{wished}-") else ""
         say(f"joined the mesh {known.prefix!r} as {known.role} {known.name!r}{taken}")
     elif not known.is_of(token):
         raise EnvironmentUnfit(
@@ -83,10 +82,6 @@ def check_role(known: Membership, role: str) -> None:
 
 AGENTS = ("worker", "planner", "scheduler", "consensus", "gate", "feeder", "gateway")
 """Roles that are a command of the same name."""
-
-
-def _own_name(settings: Settings) -> str:
-    return settings.worker.name
 
 
 async def _join(place: Place, token: Token, settings: Settings, role: str, name: str) -> Membership:
@@ -187,10 +182,3 @@ async def _try(options: NatsOptions, known: Membership) -> None:
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(AGAIN_S)
-
-
-def is_guarded_here(settings: Settings) -> bool:
-    """Does this home hold a broker that others may join: it needs no membership of its own."""
-    from mesh.guard import Guard
-
-    return Guard.found(keeper.folder_of(settings)) is not None
