@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import os
 import signal
@@ -125,8 +126,9 @@ class Child:
         self.heard = time.monotonic()
         """When the last frame came."""
         self._process = process
-        self._say = say
-        self._output = _Output(say)
+        self._about = contextvars.Context()
+        """The running (or last) task's trace, and what its log lines are about: not those of who started the child."""
+        self._output = _Output(lambda text: self._about.run(say, text))
         self._hear: Callable[[Frame], None] = lambda frame: None
         self._line: Callable[[Frame], None] | None = None
         self._line_broke: Callable[[Exception], None] = lambda error: None
@@ -135,8 +137,8 @@ class Child:
         self._memory_was_short = False
         self._memory_kills = platform.memory_kills()
         self._readers = [
-            asyncio.create_task(self._read_frames(), name=f"frames of child {process.pid}"),
-            asyncio.create_task(self._read_output(), name=f"output of child {process.pid}"),
+            asyncio.create_task(work, name=f"{what} of child {process.pid}", context=contextvars.Context())
+            for what, work in (("frames", self._read_frames()), ("output", self._read_output()))
         ]
 
     @classmethod
@@ -219,7 +221,8 @@ class Child:
         start.run must be `runs` + 1. After an error, or a cancellation, the child is dead and its group too.
         """
         self.runs, self.step, self.heard = start.run, 0, time.monotonic()
-        self._hear, self._memory_kills = hear, platform.memory_kills()
+        self._about, self._memory_kills = contextvars.copy_context(), platform.memory_kills()
+        self._hear = lambda frame: self._about.run(hear, frame)
         if not self._ending.done() or self._ending.exception() is None:
             self._ending = asyncio.get_running_loop().create_future()
         try:

@@ -10,6 +10,7 @@ A runtime gets a spare only after it was used, and at most one: an idle machine 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -113,7 +114,9 @@ class Pool:
         """Begin a spare unless one is here or coming. A light child is ready in a blink and comes back: no spare."""
         if self._closed or runtime is Runtime.LIGHT or self._idle[runtime] or runtime in self._spares:
             return
-        spare = asyncio.create_task(self._start(runtime), name=f"spare {runtime} child")
+        spare = asyncio.create_task(
+            self._start(runtime), name=f"spare {runtime} child", context=contextvars.Context()
+        )  # it is nobody's yet: what is logged of it belongs to no task's trace
         self._spares[runtime] = spare
         spare.add_done_callback(lambda task: self._shelve(runtime, task))
 

@@ -1,7 +1,8 @@
 """The receiving half of a subscription: a bounded queue, and one task that calls the handler, one message at a time.
 
 The connection puts messages in without waiting, so a slow or broken handler never holds up its read loop. Full means
-that the oldest message is dropped and counted: core messages are at most once, and the newest beat is worth more than
+that the oldest message is dropped and counted, and where many subjects are heard, the newest one of whoever fills more
+than its part: core messages are at most once, and the newest beat is worth more than
 the oldest. Both brokers use it, so that they behave alike. A handler runs in the span that its message names, if any.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import logging
 from collections.abc import AsyncGenerator
 
@@ -35,25 +37,46 @@ class Listener:
         self._messages_max, self._bytes_max = messages_max, bytes_max
         self._waiting: collections.deque[Message] = collections.deque()
         self._waiting_bytes = 0
+        self._waiting_on: collections.Counter[str] | None = collections.Counter() if "*" in subject else None
+        """Messages that wait by their subject; None where there is one subject."""
         self._arrived = asyncio.Event()
         self._closed = False
-        self._task = asyncio.create_task(self._run(), name=f"handler of {subject}")
+        # In nobody's span: whoever subscribes inside one does not ask for what others send.
+        self._task = asyncio.create_task(self._run(), name=f"handler of {subject}", context=contextvars.Context())
 
     def put(self, message: Message) -> None:
         """Queue a message; drops the oldest ones when there is no room."""
         if self._closed:
             return
+        if self._waiting_on is not None:
+            if self._waiting_on[message.subject] >= limits.WAITING_OF_ONE_MAX:
+                self._drop()
+                return
+            self._waiting_on[message.subject] += 1
         self._waiting.append(message)
         self._waiting_bytes += len(message.data)
         while len(self._waiting) > self._messages_max or (
             self._waiting_bytes > self._bytes_max and len(self._waiting) > 1
         ):
-            self._waiting_bytes -= len(self._waiting.popleft().data)
-            self.dropped += 1
-            metrics.count("mesh_bus_dropped_total")
-            if self.dropped.bit_count() == 1:  # 1, 2, 4, 8, …: a flood must not flood the log too
-                log.warning("the handler of %s is too slow: %d messages dropped", self.subject, self.dropped)
+            self._next()
+            self._drop()
         self._arrived.set()
+
+    def _next(self) -> Message:
+        """Take the oldest message out of the queue."""
+        message = self._waiting.popleft()
+        self._waiting_bytes -= len(message.data)
+        if self._waiting_on is not None:
+            self._waiting_on[message.subject] -= 1
+            if not self._waiting_on[message.subject]:
+                del self._waiting_on[message.subject]
+        return message
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        metrics.count("mesh_bus_dropped_total")
+        if self.dropped.bit_count() == 1:  # 1, 2, 4, 8, …: a flood must not flood the log too
+            log.warning("the handler of %s is too slow: %d messages dropped", self.subject, self.dropped)
 
     async def _run(self) -> None:
         while not self._closed:
@@ -61,13 +84,9 @@ class Listener:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            message = self._waiting.popleft()
-            self._waiting_bytes -= len(message.data)
+            message = self._next()
             try:
-                if message.headers:
-                    with tracing.within(tracing.from_headers(message.headers)):
-                        await self._handler(message)
-                else:
+                with tracing.within(tracing.from_headers(message.headers) if message.headers else None):
                     await self._handler(message)
             except Exception:
                 log.exception("the handler of %s failed on a message to %s", self.subject, message.subject)

@@ -20,7 +20,7 @@ from executors.frames import Checkpointed, Finished, Frame, Halted, Heeds, Progr
 from executors.isolation import Bounds, Child
 from executors.pool import Pool
 from executors.port import Runtime
-from mesh import metrics, platform
+from mesh import metrics, platform, tracing
 from mesh.errors import ArtifactCorrupt, ChildBroke, OutOfMemory, Reject, Retry
 from tests.support import unruly
 
@@ -111,6 +111,16 @@ async def test_prints_and_foreign_bytes_on_stdout_never_reach_the_frames(bench: 
     assert "this is no frame" in bench.said
     assert any(line.endswith("nor is this") for line in bench.said)
     assert all(line.isprintable() for line in bench.said)
+
+
+async def test_what_it_tells_belongs_to_the_task_that_it_runs(bench: Bench) -> None:
+    """A child serves task after task, and was started by yet another one."""
+    for _ in range(2):
+        told: list[tracing.Trace | None] = []
+        with tracing.within(tracing.begin()) as span:
+            start = bench.start(seconds=0.3, checkpoint_s=0.1)
+            await bench.child.run(start, BOUNDS, lambda frame, told=told: told.append(tracing.current()))  # type: ignore[misc]
+        assert set(told) == {span}
 
 
 async def test_a_child_knows_nothing_of_the_broker(bench: Bench) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from agents import handling
 from agents.runtime import Agent, now_s
-from mesh import codec, limits, virtual_time
+from mesh import codec, limits, tracing, virtual_time
 from mesh.bus import Stored, StreamSpec
 from mesh.errors import BrokerRefused, BusUnavailable, Conflict, RamifyError, Reject, Retry, Stop
 from mesh.memory import Faults, MemoryServer
@@ -116,6 +116,25 @@ def test_every_message_is_handled_once_and_in_order(tmp_path: Path) -> None:
     scene = played(tmp_path, fine, lambda scene: scene.put("a", "b", "c"))
     assert scene.names() == ["a", "b", "c"]
     assert scene.agent.metrics.value("mesh_records_handled_total", role="gate", kind="ask") == 3
+
+
+def test_a_record_is_handled_in_a_span_of_its_messages_trace(tmp_path: Path) -> None:
+    seen: list[tracing.Trace | None] = []
+    trace = tracing.begin()
+
+    async def look(scene: Scene, record: Ask, stored: Stored) -> None:
+        seen.append(tracing.current())
+
+    async def story(scene: Scene) -> None:
+        with tracing.within(trace):
+            await scene.put("a")
+        await scene.put("b")
+
+    played(tmp_path, look, story)
+    first, second = seen
+    assert first is not None
+    assert (first.trace_id, second) == (trace.trace_id, None)
+    assert first.span_id != trace.span_id
 
 
 def test_what_is_no_record_is_dropped_and_counted_and_the_next_one_is_handled(tmp_path: Path) -> None:
