@@ -132,7 +132,7 @@ class Claims(Part):
 
     async def heartbeat(self, call: Call) -> Orders:
         """The worker lives, and hears what to do with what it holds."""
-        asked, seat = call.body(Heartbeat), self._seats.of(call.identity.name)
+        asked, seat = call.body(Heartbeat), await self._seats.of(call.identity.name)
         orders = seat.named(_held(asked.held))
         if asked.leaving:
             await seat.leave()
@@ -141,7 +141,7 @@ class Claims(Part):
 
     async def claim(self, call: Call) -> Claimed:
         """Wait for leases."""
-        asked, seat = call.body(Claim), self._seats.of(call.identity.name)
+        asked, seat = call.body(Claim), await self._seats.of(call.identity.name)
         held = _held(asked.held)
         orders = seat.named(held)
         leases = await seat.claim(held, asked.leases_max, asked.wait_s)
@@ -151,8 +151,8 @@ class Claims(Part):
 
     async def complete(self, call: Call) -> web.Response:
         """The end of a lease."""
-        asked, seat = call.body(Complete), self._seats.of(call.identity.name)
-        life = _life(seat, asked.lease)
+        asked, seat = call.body(Complete), await self._seats.of(call.identity.name)
+        life = seat.life_of(*asked.lease)
         record: Owed
         if asked.outcome is not None:
             for name, digest in asked.outcome.outputs.items():
@@ -174,8 +174,8 @@ class Claims(Part):
 
     async def checkpoint(self, call: Call) -> web.Response:
         """A checkpoint of a lease, whose work goes on."""
-        asked, seat = call.body(MakeCheckpoint), self._seats.of(call.identity.name)
-        life = _life(seat, asked.lease)
+        asked, seat = call.body(MakeCheckpoint), await self._seats.of(call.identity.name)
+        life = seat.life_of(*asked.lease)
         manifest = await self._stored(asked.manifest, "the checkpoint")
         wanted = {"task": asked.task, "epoch": asked.epoch, "number": asked.number}
         if manifest.media != "checkpoint" or any(manifest.facts.get(name) != value for name, value in wanted.items()):
@@ -195,8 +195,8 @@ class Claims(Part):
 
     async def progress(self, call: Call) -> OrderAnswer:
         """How far a task is; the answer is the order for its lease."""
-        asked, seat = call.body(ReportProgress), self._seats.of(call.identity.name)
-        _life(seat, asked.lease)
+        asked, seat = call.body(ReportProgress), await self._seats.of(call.identity.name)
+        seat.life_of(*asked.lease)
         lease = seat.lease(*asked.lease)
         if lease is None:
             raise StaleWrite(seat.why_not(*asked.lease))
@@ -240,14 +240,6 @@ async def _noted(seat: Seat, record: Owed, wait_s: float) -> web.Response:
     key = record.key
     noted = Noted(task=key.task, epoch=str(key.epoch), kind=key.kind, number=key.number, recorded=receipt is not None)
     return web.Response(status=202 if receipt is None else 200, body=msgspec.json.encode(noted), content_type=JSON)
-
-
-def _life(seat: Seat, lease: Name) -> str:
-    """The life of this worker that was given the task. Refused when none ever was."""
-    life = seat.life_of(*lease)
-    if not life:
-        raise refuse("not-found", f"no lease of {lease[0]} was ever given to {seat.name}.")
-    return life
 
 
 def _held(held: Iterable[HeldLease]) -> dict[Name, tuple[int, float]]:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from agents.runtime import Agent, new_incarnation, now_s, within
 from mesh import codec, limits
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Message
-from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed
+from mesh.errors import BusUnavailable, Conflict, DiskFull, Malformed, NotFound, StaleWrite
 from mesh.log import get as get_log
 from mesh.messages.base import Epoch, Key
 from mesh.messages.commands import CheckpointMade, FailureFound, GiveBack, Owed, ResultFound
@@ -201,7 +202,7 @@ class Seat:
         if not same:
             self._leases.clear()
         life = self.incarnation if same else new_incarnation(self.name)
-        self._file = msgspec.structs.replace(self._file, incarnation=life, offering=offering)
+        self._file = msgspec.structs.replace(self._file, incarnation=life, offering=offering, used_at=time.time())
         self._holdings = Holdings(life, offering.capacity, after=self._holdings.offer.number)
         for one in self._leases.values():
             self._holdings.keep(one.begin.lease, one.begin.gpus)
@@ -316,10 +317,13 @@ class Seat:
         return (one.reason if one is not None else "") or f"{self.name} does not hold {task} under {epoch}"
 
     def life_of(self, task: str, epoch: Epoch) -> str:
-        """The life under which this seat was given the task, under that epoch or else another one; '' when never."""
+        """The life that was given the task under this epoch. NotFound when this worker never had the task, StaleWrite
+        when it had it under other epochs alone."""
         if life := self._past.get((task, epoch)):
             return life
-        return next((life for (name, _), life in reversed(self._past.items()) if name == task), "")
+        if any(name == task for name, _ in self._past):
+            raise StaleWrite(f"{self.name} was never given {task} under {epoch}.")
+        raise NotFound(f"no lease of {task} was ever given to {self.name}.")
 
     async def claim(self, held: Collection[Name], leases_max: int, wait_s: float) -> list[InHand]:
         """Leases that the hands do not hold yet, as soon as there is one; none after `wait_s`, or when a newer claim of
@@ -352,6 +356,7 @@ class Seat:
             self._past[one.name] = self.incarnation
         for name in list(self._past)[: max(0, len(self._past) - PAST_MAX)]:
             del self._past[name]
+        self._file = msgspec.structs.replace(self._file, used_at=time.time())
         await self._save()
         return due
 

@@ -58,6 +58,8 @@ class SeatFile(msgspec.Struct, frozen=True, kw_only=True):
     incarnation: str
     opened: int = 0
     """How often the seat was opened under any gateway: numbers of beats and offers go on from it."""
+    used_at: float = 0.0
+    """When the hands last sat down or took a lease: wall clock in seconds, to forget seats that nobody uses."""
     offering: Offering = Offering()
     leases: tuple[Kept, ...] = ()
     past: tuple[tuple[str, Epoch, str], ...] = ()

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from agents.gateway_problems import refuse
 from agents.gateway_seat import Seat
-from agents.gateway_seat_file import NAME, Offering
-from agents.runtime import Agent, home_folder, now_s
+from agents.gateway_seat_file import Offering, load
+from agents.runtime import Agent, home_folder, now_s, within
 from mesh.artifacts import ArtifactStore
 from mesh.cache import remove_folder
 from mesh.errors import RamifyError
 from mesh.log import get as get_log
 from mesh.messages.base import NAME as NAMES
+from mesh.outbox import Outbox
 
 log = get_log("agents.gateway.seats")
 
@@ -33,6 +34,9 @@ TURN_S = 0.5
 
 FORGET_S = 3_600.0
 """A seat without a word for so long is closed."""
+
+REOPEN_S = 5.0
+"""Patience of a request that comes while the seats of the gateway before are being opened."""
 
 KEEP_S = 7 * 86_400.0
 """The folder of a closed seat stays so long: what it was refused can be read."""
@@ -46,11 +50,15 @@ class Seats:
         self._folder = home_folder(agent.settings, "gateway", "seats")
         self._open: dict[str, Seat] = {}
         self._opening = asyncio.Lock()
+        self._reopened = asyncio.Event()
+        """The seats of the gateway before are open: until then nobody is told that he has none."""
 
     # -- for the routes -----------------------------------------------------------------------------------------------
 
-    def of(self, name: str) -> Seat:
+    async def of(self, name: str) -> Seat:
         """The seat of this name, whose hands have just spoken. Refused when nobody has registered under it."""
+        if self._agent.stopping.is_set() or not await within(REOPEN_S, self._reopened):
+            raise refuse("unavailable", "the gateway stops, or has just begun: try again soon.", Retry_After="1")
         seat = self._open.get(name)
         if seat is None:
             raise refuse("no-seat", f"{name!r} has no seat: POST /api/v1/network/workers/register first.")
@@ -74,6 +82,7 @@ class Seats:
         """Open what an earlier gateway has left, then let time pass for all, until cancelled."""
         self._agent.broker.on_state(self._on_broker)
         await self._reopen()
+        self._reopened.set()
         while True:
             for seat in tuple(self._open.values()):
                 await seat.watch()
@@ -87,25 +96,25 @@ class Seats:
             await self._close(seat)
 
     async def _reopen(self) -> None:
-        """The youngest first; one that can not be opened is left where it is."""
-        for folder in sorted(self._folders(), key=_touched_at, reverse=True):
-            old = time.time() - _touched_at(folder) > KEEP_S
+        """Those used last first; one that can not be opened is left where it is."""
+        for folder, used_at in sorted(self._folders(), key=lambda one: one[1], reverse=True):
             async with self._opening:
                 if folder.name in self._open or len(self._open) >= SEATS_MAX:
                     continue
                 try:
+                    if time.time() - used_at > KEEP_S and not await asyncio.to_thread(_owes, folder):
+                        await asyncio.to_thread(remove_folder, folder)
+                        continue
                     seat = await self._opened(folder.name)
                 except RamifyError as error:
                     self._agent.failed("seat", f"the seat {folder.name} can not be opened: {error}")
-                    continue
-                if old and not seat.owes:
-                    await self._close(seat)
-                    await asyncio.to_thread(remove_folder, folder)
                 else:
                     seat.speaks()
 
-    def _folders(self) -> list[Path]:
-        return [path for path in self._folder.iterdir() if NAMES.match(path.name) and (path / NAME).is_file()]
+    def _folders(self) -> list[tuple[Path, float]]:
+        """Folders of seats, and when each was last used."""
+        folders = [path for path in self._folder.iterdir() if NAMES.match(path.name)]
+        return [(path, found.used_at) for path in folders if (found := load(path)) is not None]
 
     async def _opened(self, name: str) -> Seat:
         seat = self._open[name] = Seat(self._agent, self._folder / name, name, self._store)
@@ -122,6 +131,10 @@ class Seats:
                 seat.nudge()
 
 
-def _touched_at(folder: Path) -> float:
-    """Wall clock of the last change, in seconds."""
-    return (folder / NAME).stat().st_mtime
+def _owes(folder: Path) -> bool:
+    """Is anything in a seat's outbox without a receipt?"""
+    outbox = Outbox(folder)
+    try:
+        return bool(outbox.pending(1))
+    finally:
+        outbox.close()

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from agents import gateway_seat, owed, scheduler
+from agents import gateway_seat, gateway_seat_file, gateway_seats, owed, scheduler
 from agents.gateway_claims import Claims
+from agents.gateway_problems import Refused
 from agents.gateway_seat import Seat
 from agents.gateway_tokens import TokenRole
 from mesh import codec
@@ -173,8 +175,10 @@ async def test_an_epoch_that_is_over_is_refused_with_the_ledgers_reason(stage: S
     status, problem = await stage.ask("training/complete", task="one", epoch="1-1", failure=failure)
     assert (status, problem["error"], problem["type"].partition("#")[2]) == (409, "StaleWrite", "stale-epoch")
     assert "epoch 1-1 of one is over or not yours: it is leased at 1-2" in problem["detail"]
-    status, _ = await stage.ask("training/progress", task="one", epoch="1-1")
-    assert status == 409
+    for epoch in ("1-1", "1-9"):
+        assert (await stage.ask("training/progress", task="one", epoch=epoch))[0] == 409
+    status, problem = await stage.ask("training/complete", task="one", epoch="1-9", give_back="it was never mine")
+    assert (status, "never given one under 1-9" in problem["detail"]) == (409, True)
     assert (await stage.good("workers/heartbeat", held=[{"task": "one", "epoch": "1-2"}]))["orders"][0][
         "order"
     ] == "keep"
@@ -306,3 +310,38 @@ async def test_what_no_reader_would_take_is_refused_before_it_is_written_down(st
     status, _ = await stage.ask("training/complete", task="one\n", epoch="1-1", outcome={})
     assert status == 422
     assert (await stage.good("training/complete", **lease, outcome={}))["recorded"]
+
+
+async def test_a_gateway_that_begins_anew_finds_its_seats_and_forgets_those_that_nobody_uses(
+    stage: Stage, tmp_path: Path
+) -> None:
+    first = await stage.good("workers/register", kinds={"noop": 1}, leases_max=2)
+    await stage.ask("workers/register", "idle", kinds={"other": 1})
+    await stage.submit("one")
+    lease = await stage.claimed()
+    home = tmp_path / "home" / "gateway" / "seats"
+    claims = next(part for part in stage.gateway.gateway.parts if isinstance(part, Claims))
+    await claims.close()
+    idle = gateway_seat_file.load(home / "idle")
+    assert idle is not None
+    gateway_seat_file.save(home / "idle", msgspec.structs.replace(idle, used_at=1.0))
+    agent = agents.make(stage.mesh.server, "gateway", stage.mesh.settings.home)
+    seats = gateway_seats.Seats(agent, stage.mesh.store)
+
+    async def body(_: object) -> None:
+        running = asyncio.create_task(seats.run())
+        try:
+            seat = await seats.of("worker-1")
+            assert seat.incarnation == first["incarnation"]
+            assert [str(one.name[1]) for one in seat.leases] == [lease["epoch"]]
+            assert seat.life_of(*seat.leases[0].name) == first["incarnation"]
+            with pytest.raises(Refused, match="no seat"):
+                await seats.of("idle")
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await seats.close()
+
+    async with agents.running(agent, body):
+        await agent.stopping.wait()
+    assert not (home / "idle").exists()
