@@ -87,9 +87,9 @@ class Trees:
                 champions[node] = champion
         nodes, revision = await self._books.graph()
         champion, _ = await self._books.champion(specialization)
-        router, measured = await self._grown(champion, id_)
+        tree, router, measured = await self._grown(champion, id_)
         own = nodes.get(specialization)
-        seen = await self._seen(champion, records, own.topics if own is not None else ()) if router else None
+        seen = await self._seen(tree, records, own.topics if own is not None else ()) if router else None
         known = Known(
             topic=topic,
             depth=await self._depth(topic),
@@ -98,32 +98,33 @@ class Trees:
             champion=champion,
             champions=champions,
             nodes=nodes,
+            tree=tree,
             router=router,
             measured=measured,
             seen=seen,
         )
         return known, revision
 
-    async def _grown(self, champion: Champion | None, topic: str) -> tuple[str, TaskEnded | None]:
-        """(router of the tree that is champion, how it was measured when it became that), as long as the records of the
-        topic that grew it are kept."""
-        if champion is None or not champion.flat or champion.topic == topic:
-            return "", None
-        records = await self._books.records(champion.topic)
-        ended = newest(records, branches.task_id(champion.topic))
-        measured = drifting.evaluated(records, champion.model)
-        return (branches.found_by(ended).router if ended is not None else ""), measured
+    async def _grown(self, champion: Champion | None, topic: str) -> tuple[str, str, TaskEnded | None]:
+        """(the tree that was champion when the topic began, its router, how it was measured when it became champion),
+        as long as the records of the topic that grew it are kept."""
+        tree, grower = trees.tree_before(champion, topic)
+        if not tree:
+            return "", "", None
+        records = await self._books.records(grower)
+        ended = newest(records, branches.task_id(grower))
+        if ended is None or (champion is not None and champion.model != tree and not trees.is_tree_of(records, tree)):
+            return "", "", None
+        return tree, branches.found_by(ended).router, drifting.evaluated(records, tree)
 
-    async def _seen(
-        self, champion: Champion | None, records: Sequence[Record], topics: Sequence[str]
-    ) -> TaskEnded | None:
-        """How the tree that is champion was measured on this topic's holdout by an earlier topic of the node. records:
-        of this topic; topics: of its node, oldest first."""
+    async def _seen(self, tree: str, records: Sequence[Record], topics: Sequence[str]) -> TaskEnded | None:
+        """How that tree was measured on this topic's holdout by an earlier topic of the node. records: of this topic;
+        topics: of its node, oldest first."""
         holdouts = drifting.holdouts(records)
-        if champion is None or champion.holdout not in holdouts or drifting.evaluated(records, champion.model):
+        if drifting.evaluated(records, tree) is not None:
             return None
         for id_ in reversed(topics[-TOPICS_READ:]):
-            if found := drifting.measured_on(await self._books.records(id_), champion.model, holdouts):
+            if found := drifting.measured_on(await self._books.records(id_), tree, holdouts):
                 return found
         return None
 

@@ -37,7 +37,7 @@ from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeState, Specialization
 from mesh.messages.judgement import Audit, Candidate, Champion, Recommendation, Verdict
 from mesh.messages.results import Planned, TaskEnded, TopicSettled, TopicTurnedDown
-from mesh.messages.tasks import TaskState
+from mesh.messages.tasks import Line, TaskState
 from mesh.messages.topics import Topic
 from planner import branches, branching, drifting, plans, tree_plans
 from planner.branches import Branch, Found
@@ -72,8 +72,10 @@ class Known:
     """Of the nodes of its branches."""
     nodes: Mapping[str, Specialization]
     """The graph."""
+    tree: str = ""
+    """Digest of the tree that was champion when the topic began."""
     router: str = ""
-    """Digest of the router of the tree that is champion."""
+    """Digest of its router."""
     measured: TaskEnded | None = None
     """The evaluation of that tree on the holdout by which it became champion."""
     seen: TaskEnded | None = None
@@ -103,6 +105,23 @@ def specialization_of(records: Iterable[Record]) -> str:
     """The topic's own node; '' while no plan names lines."""
     plan = _first_plan(records)
     return plan.specialization if plan is not None else ""
+
+
+def tree_before(champion: Champion | None, topic: str) -> tuple[str, str]:
+    """(digest of what may be the tree that was champion when this topic began, the topic that brought it); '' for both
+    without one. champion: of the topic's node now; a line of this topic may have taken the tree's place meanwhile."""
+    if champion is None:
+        return "", ""
+    if champion.topic != topic:
+        return (champion.model, champion.topic) if champion.flat else ("", "")
+    before = champion.lineage[-1] if champion.lineage and not champion.flat else None
+    return (champion.parent_model, before.topic) if before is not None and before.line is Line.MERGE else ("", "")
+
+
+def is_tree_of(records: Iterable[Record], model: str) -> bool:
+    """Do a topic's verdicts tell of this model as a tree?"""
+    verdicts = (record for record in records if isinstance(record, Verdict))
+    return any((made := _candidate(one, model)) is not None and bool(made.flat) for one in verdicts)
 
 
 def next_step(known: Known, estimate: plans.Estimate) -> Step:
@@ -188,11 +207,8 @@ class _Fold:
         return Step(answer.why, submit=submit)
 
     def _worse(self) -> str:
-        """On which branches the tree that is champion has become worse since then, as the round measured it."""
-        champion = self._known.champion
-        if champion is None:
-            return ""
-        now = drifting.evaluated(self._known.records, champion.model) or self._known.seen
+        """On which branches the tree that was champion has become worse since then, as the round measured it."""
+        now = drifting.evaluated(self._known.records, self._known.tree) or self._known.seen
         return drifting.worse(self._known.measured, now)
 
     def _rounded(self, first: Verdict) -> bool:

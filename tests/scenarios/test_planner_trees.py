@@ -89,7 +89,7 @@ class Play:
         champion = options.get("champion", "flat")
         choice = Choice.KEEP if "keep" in words else Choice.EVOLVER
         if choice is not Choice.KEEP:
-            self.books.champion, self.books.router = None, ""
+            self.books.champion = None
         self.books.judged(champion="" if champion == "none" else champion, choice=choice)
 
     def do_branched(self, words: list[str], _: dict[str, str]) -> None:
@@ -117,7 +117,7 @@ class Play:
             if name != "merged":
                 node = Specialization(id=child_node_id(NODE, name), name=name, parent=NODE, by="t0", state=state)
                 self.books.nodes[node.id] = node
-        self.books.router = digest("router")
+        self.books.router, self.books.tree = digest("router"), digest("old")
         self.books.champion = Champion(
             specialization=NODE, version_number=2, model=digest("old"), topic="t0", task="t0-tree", line=Line.MERGE,
             verdict="v", flat=digest("flat"),

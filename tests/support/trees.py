@@ -43,6 +43,7 @@ class Books:
         self.champion: Champion | None = None
         self.champions: dict[str, Champion] = {}
         self.topics: dict[str, Topic] = {}
+        self.tree = ""
         self.router = ""
         self.measured: TaskEnded | None = None
         self.put: dict[str, Submit | Settle | Cancel] = {}
@@ -167,7 +168,7 @@ class Books:
         """What is to be done now."""
         known = Known(
             topic=self.topic, depth=self.depth, records=self.records, ends=self.ends, champion=self.champion,
-            champions=self.champions, nodes=self.nodes, router=self.router, measured=self.measured,
+            champions=self.champions, nodes=self.nodes, tree=self.tree, router=self.router, measured=self.measured,
         )  # fmt: skip
         return next_step(known, lambda kind, settings, facts: None)
 

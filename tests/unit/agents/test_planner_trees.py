@@ -17,7 +17,7 @@ from mesh.errors import BusUnavailable
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Cancel, Settle, Submit
 from mesh.messages.graph import NodeState, Specialization
-from mesh.messages.judgement import Champion, Choice
+from mesh.messages.judgement import Champion, Choice, Version
 from mesh.messages.results import Planned, TaskEnded, TopicSettled
 from mesh.messages.tasks import Line, TaskSpec, TaskState
 from mesh.messages.topics import Topic
@@ -214,6 +214,29 @@ async def test_other_examples_are_remembered_by_the_topics_that_come_after_the_o
     worse = since == "t1-more"
     assert submit.tasks[0].inputs.get("router", "") == ("" if worse else digest("router"))
     assert ("the loss of 'b1' rose from 1.000 to 2.000" in submit.facts["why"]) is worse
+
+
+@pytest.mark.parametrize("before", ["tree", "soup"])
+async def test_a_line_that_has_just_replaced_a_tree_keeps_its_branches_while_they_fit(
+    tmp_path: Path, before: str
+) -> None:
+    mesh = await MemoryMesh(tmp_path).start()
+    stage, books = Stage(mesh), Books()
+    version = Version(version_number=2, model=digest(before)[:12], line=Line.MERGE, topic="t0", verdict="v")
+    now = Champion(
+        specialization=NODE, version_number=3, model=digest("flat"), topic=TOPIC, task=f"{TOPIC}-evolver",
+        line=Line.EVOLVER, verdict="w", holdout=digest("holdout"), parent_model=digest(before), lineage=(version,),
+    )  # fmt: skip
+    await mesh.promote(now)
+    await of_topic(stage, "t0", "holdout", [1.0, 1.0])
+    earlier = Books()
+    earlier.judged_tree(accepted=True, soup=before == "soup")
+    await stage.put(earlier.records[-1].evolve(topic="t0"))
+    async with running(make(mesh.server, "planner", mesh.settings.home), body):
+        await flat(stage, books)
+        submit = await stage.command(Submit, f"{TOPIC}-branch")
+    assert submit.tasks[0].inputs.get("router", "") == (digest("router") if before == "tree" else "")
+    assert submit.facts["flat"]["model"] == digest("flat")
 
 
 async def test_a_planner_that_dies_after_any_write_is_followed_by_one_that_writes_the_rest(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def test_a_tree_that_became_worse_on_a_branch_is_divided_anew(loss: float) -> No
     before.evaluated("old tree", [1.0, 1.0])
     (measured,) = before.records
     assert isinstance(measured, TaskEnded)
-    books.measured, books.router = measured, digest("router")
+    books.measured, books.router, books.tree = measured, digest("router"), digest("old tree")
     books.champion = old_tree()
     books.profiled()
     books.trained()
