@@ -98,7 +98,9 @@ def _line_would_change(comparison: Comparison, needed: int, measure: Measure) ->
 def _only(line: Judged, judged: list[Judged], baseline: Items | None, measure: Measure) -> Weighed:
     assert line.items is not None
     others = faults([other for other in judged if other is not line])
-    why = f"There is no champion yet, and the {line.name} is the only candidate"
+    unfit = any(not other.fault for other in judged if other is not line)
+    of = " that meets the topic's own conditions" if unfit else ""
+    why = f"There is no champion yet, and the {line.name} is the only candidate{of}"
     why += f" ({others})." if others else "."
     change = "A second line that ends with a model whose claims can be reproduced, and that answers "
     change += "more items right." if measure.name == ACCURACY else "the items with less loss."

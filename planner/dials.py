@@ -9,8 +9,8 @@ The values lie around the kinds' measured defaults; a test shows that the kinds 
 network gets a lower rate than a new one: at the full rate it forgets more than it learns, so the rate is the dial that
 is always turned.
 
-Not here: the rank of an adapter that is continued (its matrices have that shape; a reinventor may draw another), and
-weights in few bits, which nothing is trained for (planner/rounding.py).
+An adapter's rank may rise: the matrices grow by rows that change nothing until they are trained. Not here: weights in
+few bits, which nothing is trained for (planner/rounding.py).
 """
 
 from __future__ import annotations
@@ -205,6 +205,7 @@ _ADAPTER = Space(
         "batch": Dial(16, _HALF_OR_TWICE, 4, 64, whole=True),
         "weight_decay": Dial(0.01, (0.3, 3.0), 1e-4, 0.1),
         "dropout": Dial(0.05, _HALF_OR_TWICE, 0.01, 0.2),
+        "rank": Dial(8, (2.0,), 2, 64, whole=True),
     },
     drawn={
         "rank": (4, 8, 16, 32),

@@ -45,6 +45,7 @@ class LoraSettings(TrainingSettings, frozen=True, kw_only=True, forbid_unknown_f
     task: str = "classify"
     """'classify' (a text split's labels) or 'language-model' (the next token)."""
     rank: int = 8
+    """Of an adapter that is gone on from: at least its own."""
     alpha: float = 16.0
     """The adapter's part is scaled by alpha / rank."""
     dropout: float = 0.05

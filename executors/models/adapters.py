@@ -111,9 +111,9 @@ def describe(folder: Path, ramify: Mapping[str, Any], card: str) -> Path:
     return folder
 
 
-def load(base: Loaded, folder: Path, task: str, dropout: float | None = None) -> Any:
+def load(base: Loaded, folder: Path, task: str, dropout: float | None = None, rank: int = 0) -> Any:
     """The base with the adapter of `folder`, in evaluation mode, trainable. dropout: another one than it was trained
-    with. ModelRefused or ArtifactCorrupt when it is
+    with; rank: a higher one, which computes the same until it is trained. ModelRefused or ArtifactCorrupt when it is
     no adapter that this program reads; TaskRefused when it was made for another base."""
     if made_for(folder) != base.digest:
         raise TaskRefused(
@@ -132,8 +132,31 @@ def load(base: Loaded, folder: Path, task: str, dropout: float | None = None) ->
         if wanted != (found := {name: place.shape for name, place in tensors.places.items()}):
             name = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))[0]
             raise ArtifactCorrupt(f"the adapter's tensors do not fit its config or its base: {name[:100]}")
-        set_peft_model_state_dict(network, {name: tensors.read(name) for name in wanted})
+        values = {name: tensors.read(name) for name in wanted}
+        if (grown := _grown(config, rank)) is not None:
+            network = get_peft_model(network.unload(), LoraConfig(task_type=TASK_TYPES[task], **grown))
+            fresh = get_peft_model_state_dict(network, save_embedding_layers=False)
+            values = {name: _padded(name, value, fresh[name]) for name, value in values.items()}
+        set_peft_model_state_dict(network, values)
     return network.eval()
+
+
+def _grown(config: Mapping[str, Any], rank: int) -> dict[str, Any] | None:
+    """The config with a higher rank and the same scale; None where it is not higher, or differs by module."""
+    before = int(config["r"])
+    if rank <= before or config.get("rank_pattern") or config.get("alpha_pattern"):
+        return None
+    times = (rank / before) ** (0.5 if config.get("use_rslora") else 1.0)
+    return {**config, "r": rank, "lora_alpha": float(config["lora_alpha"]) * times}
+
+
+def _padded(name: str, value: torch.Tensor, fresh: torch.Tensor) -> torch.Tensor:
+    """The old numbers in a larger matrix: new rows of A as drawn, new columns of B zero: B A stays."""
+    if value.shape == fresh.shape:
+        return value
+    made = fresh.clone() if "lora_A" in name else torch.zeros_like(fresh)
+    made[tuple(slice(0, size) for size in value.shape)] = value
+    return made
 
 
 def made_for(folder: Path) -> str:

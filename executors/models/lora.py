@@ -121,7 +121,7 @@ def _network(job: Job, labels: tuple[str, ...]) -> tuple[Loaded, Any, int]:
         before = described(Path(champion))
         if tuple(before.get("labels") or ()) != labels:
             raise TaskRefused("the adapter to go on from knows other labels, or has them in another order: start anew")
-        network = adapters.load(base, Path(champion), settings.task, settings.dropout)
+        network = adapters.load(base, Path(champion), settings.task, settings.dropout, settings.rank)
     else:
         network = adapters.wrap(
             base, settings.task, rank=settings.rank, alpha=settings.alpha, dropout=settings.dropout,

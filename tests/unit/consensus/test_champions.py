@@ -185,6 +185,14 @@ def test_going_back_keeps_what_was_used_and_says_why() -> None:
     assert back.outcomes == one.outcomes, "later challengers are compared with its own"
 
 
+def test_going_back_goes_back_to_what_an_adapter_adapts_and_what_was_rounded() -> None:
+    one = rounds.champion(base="model-below").evolve(full="model-full")
+    two = promoted(one)
+    assert (two.base, two.full) == ("", "")
+    back = rolled_back(two, one, reason="answers slowly", at_ms=99)
+    assert (back.base, back.full, back.trainable) == ("model-below", "model-full", "model-full")
+
+
 def test_which_version_to_go_back_to() -> None:
     one = rounds.champion()
     two = promoted(one)

@@ -79,7 +79,9 @@ def test_of_first_champions_those_that_meet_the_topics_conditions_come_first() -
     bench.line("reinventor", first(150, 200), size_bytes=1e6)
     bench.line(NAME, first(170, 200), size_bytes=3e5)
     small = bench.round(kpis=(("size_bytes", None, 5e5),))
-    assert recommend(small, bench.read).taken == NAME
+    taken = recommend(small, bench.read)
+    assert taken.taken == NAME
+    assert "the only candidate that meets the topic's own conditions" in taken.why
     assert recommend(bench.round(), bench.read).taken == "evolver"
     nobody = bench.round(kpis=(("size_bytes", None, 1e5),))
     assert recommend(nobody, bench.read).taken == "evolver", "the gate says what it lacks"

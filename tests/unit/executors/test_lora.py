@@ -204,6 +204,21 @@ def test_a_champion_is_gone_on_from(adapted: Made, splits: Path, encoder: Path, 
     turned = made_by(Lora(), inputs, tmp_path / "turned", {**QUICK, "steps_max": 1, "dropout": 0.125})
     config = json.loads((turned.outputs["model"] / "adapter_config.json").read_text())
     assert config["lora_dropout"] == 0.125, "what is not of the matrices' shape may be turned"
+
+
+@pytest.mark.parametrize("rank", [6, 12])
+def test_a_higher_rank_computes_the_same_until_it_is_trained(
+    rank: int, adapted: Made, splits: Path, encoder: Path, tmp_path: Path
+) -> None:
+    inputs = {**lines(splits, encoder), "champion": adapted.outputs["model"]}
+    idle = made_by(Lora(), inputs, tmp_path / "idle", {**QUICK, "rank": rank, "steps_max": 1, "learning_rate": 1e-7})
+    config = json.loads((idle.outputs["model"] / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"] / config["r"]) == (max(8, rank), 2.0)
+    before, after = (outcomes.read(made.outputs["claims"]) for made in (adapted, idle))
+    assert after.predicted == before.predicted
+    assert np.abs(np.frombuffer(after.loss, "<f4") - np.frombuffer(before.loss, "<f4")).max() < 1e-3
+    again = evaluated({"model": idle.outputs["model"], "base": encoder, "split": splits / "validation"}, tmp_path / "c")
+    assert outcomes.read(again.outputs["outcomes"]).predicted == after.predicted
     other = write_encoder(tmp_path / "other", words=("the",), seed=9)
     with pytest.raises(TaskRefused, match="made for the base with the digest"):
         made_by(Lora(), {**inputs, "base": other}, tmp_path / "wrong", QUICK)
