@@ -27,6 +27,7 @@ from agents.gateway_problems import Refused, refuse
 from agents.gateway_routes import ANYBODY, JSON, PARAMETERS, Call, Route
 from agents.gateway_tokens import Identity, Tokens
 from agents.runtime import Agent, now_s
+from mesh import tracing
 from mesh.errors import RamifyError
 
 CHALLENGE = 'Bearer realm="ramify"'
@@ -53,7 +54,8 @@ class Door:
         async def handle(request: web.Request) -> web.StreamResponse:
             began = now_s()
             call = Call(request, ANYBODY, {})
-            answer = await self._guarded(self._answered(route, call, decode), call)
+            with tracing.incoming(request.headers):
+                answer = await self._guarded(self._answered(route, call, decode), call)
             metrics = self._agent.metrics
             metrics.count("mesh_http_requests_total", route=f"{route.method} {route.path}", status=str(answer.status))
             if not route.long:

@@ -35,7 +35,7 @@ from agents.gateway_routes import JSON, Call, Part, Route
 from agents.gateway_tokens import PUBLISHERS, READERS
 from agents.runtime import Agent
 from executors.datasets.look import BUILTINS
-from mesh import codec
+from mesh import codec, traced
 from mesh.errors import Conflict, DataRefused, ModelRefused, NotFound, TaskRefused
 from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import DIGEST
@@ -102,7 +102,8 @@ class Topics(Part):
         topic = await self._topic(call, asked, text)
         new = True
         try:
-            await self.agent.broker.append(self.agent.subjects.topic(topic.id), codec.encode(topic), subject_seq=0)
+            data = codec.encode(traced.stamped(topic))
+            await self.agent.broker.append(self.agent.subjects.topic(topic.id), data, subject_seq=0)
         except Conflict:
             new = False
             await self._check_same(topic)
@@ -175,7 +176,7 @@ class Topics(Part):
     async def _check_same(self, topic: Topic) -> None:
         """Conflict when the key was used for another topic."""
         known = await self._published(topic.id)
-        if known.evolve(published_at_ms=0) != topic.evolve(published_at_ms=0):
+        if known.evolve(published_at_ms=0, trace="") != topic.evolve(published_at_ms=0, trace=""):
             raise Conflict(f"the Idempotency-Key was used before, for the topic {topic.id!r} with other options.")
 
     # -- reading ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.gateway_tokens import TokenRole
-from mesh import codec
+from mesh import codec, tracing
 from mesh.bus import Stored
 from mesh.messages.graph import ROOT, NodeState, Specialization
 from mesh.messages.results import TaskMoved, TopicSettled, TopicTurnedDown
@@ -53,7 +53,8 @@ async def test_a_topic_is_published_with_all_that_was_said(tmp_path: Path) -> No
             "label_column": "label", "budget_s": 60, "branches": 1, "kpis": [{"metric": "accuracy", "minimum": 0.9}],
             "independent": "require",
         }  # fmt: skip
-        headers = there.headers(TokenRole.PUBLISHER)
+        parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        headers = {**there.headers(TokenRole.PUBLISHER), "traceparent": parent}
         async with there.client.post(ENQUEUE, json=wish, headers=headers) as answer:
             assert answer.status == 201
             told = await answer.json()
@@ -67,6 +68,9 @@ async def test_a_topic_is_published_with_all_that_was_said(tmp_path: Path) -> No
         assert (topic.data.source, topic.data.name) == (digest, "flips.csv")
         assert (topic.kpis[0].metric, topic.kpis[0].minimum) == ("accuracy", 0.9)
         assert topic.publisher == "publisher-1@gateway"
+        trace = tracing.read(topic.trace)
+        assert trace is not None
+        assert trace.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 async def test_a_node_alone_is_another_round_for_it(tmp_path: Path) -> None:

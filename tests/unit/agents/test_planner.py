@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.planner import WRITER, body
 from agents.runtime import Agent
-from mesh import codec
+from mesh import codec, traced
 from mesh.graph_bucket import GraphBucket
 from mesh.messages.base import Record, derived_id
 from mesh.messages.commands import Refuse, Submit
@@ -95,6 +95,9 @@ async def test_a_topic_becomes_a_profile_and_the_profile_a_plan(tmp_path: Path) 
         await stage.profiled(one, await stage.profile_task(one))
         plan = await stage.command(Submit, derived_id(one.id, "plan"))
     assert [task.line for task in plan.tasks] == [Line.EVOLVER, Line.REINVENTOR, Line.BASELINE]
+    asked = traced.of(one)
+    assert asked is not None
+    assert {trace.trace_id for task in plan.tasks if (trace := traced.of(task)) is not None} == {asked.trace_id}
     nodes = await stage.nodes()
     assert set(nodes) - SEEDS == {plan.specialization}
     assert set(nodes) > SEEDS
