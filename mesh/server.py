@@ -60,8 +60,8 @@ READY_POLL_S = 0.005
 VERSION_TIMEOUT_S = 10.0
 ORPHAN_TIMEOUT_S = 5.0
 
-RELOAD_TIMEOUT_S = 4.0
-"""Patience with a server that reads its users anew: it takes milliseconds, and who is turned out must be out in 5 s."""
+RELOAD_TIMEOUT_S = 30.0
+"""Patience with a server that reads its accounts anew: milliseconds for ten members, a second or two for a thousand."""
 
 RELOAD_SIGNAL: signal.Signals | None = getattr(signal, "SIGHUP", None)
 """Has the server read its configuration anew; None where the system has no such signal."""

@@ -310,7 +310,7 @@ async def test_a_home_that_has_listened_asks_for_keys_on_loopback_too(settings: 
     await until(lambda: not lives(pid))
     async with await KeeperLease.acquire(settings) as lease:
         assert lease.guarded
-        assert '"listen": "127.0.0.1:' in (settings.home / "broker" / "nats-server.conf").read_text()
+        assert '"listen":"127.0.0.1:' in (settings.home / "broker" / "nats-server.conf").read_text()
 
 
 async def test_a_broker_makes_way_for_one_that_listens_unless_it_is_used(settings: Settings) -> None:
