@@ -17,9 +17,11 @@ from mesh import codec, limits
 from mesh.bus import Stored
 from mesh.errors import Malformed
 from mesh.messages.base import Record
-from mesh.messages.commands import COMMANDS
+from mesh.messages.commands import COMMANDS, OWED
 from mesh.messages.leases import Beat, Gone
+from mesh.messages.packs import Pack
 from mesh.messages.services import OwedQuestion
+from mesh.subjects import Subjects
 from planner.reopening import Maker
 
 TURN_BYTES = limits.LEDGER_ENTRY_BYTES_MAX // 2
@@ -43,12 +45,20 @@ class HeardCommand:
     size_bytes: int
 
 
-def heard(stored: Stored, writer: str, complain: Callable[[Malformed], None]) -> HeardCommand:
-    """What a message of COMMANDS says; what of it can not be read is handed to `complain`."""
+def heard(stored: Stored, subjects: Subjects, complain: Callable[[Malformed], None]) -> HeardCommand:
+    """What a message of COMMANDS says; what of it can not be read is handed to `complain`.
+
+    Rights are given for the kind that the subject names: a record of another kind under it is none, and a pack holds
+    rows of a worker's outbox and nothing else.
+    """
+    writer, kind = subjects.writer(stored.subject), subjects.command_kind(stored.subject)
+    allowed = OWED if kind == Pack.kind else tuple(one for one in COMMANDS if one.kind == kind)
 
     def read(data: bytes) -> Record | None:
         try:
-            return codec.decode(data, *COMMANDS)
+            if not allowed:
+                raise Malformed(f"no command is of the kind {kind!r}")
+            return codec.decode(data, *allowed)
         except Malformed as error:
             complain(error)
             return None

@@ -445,7 +445,7 @@ class Leader:
         def complain(error: Malformed) -> None:
             self._agent.failed("malformed", f"{stored.subject} is no command: {error}")
 
-        return heard(stored, self._agent.subjects.writer(stored.subject), complain)
+        return heard(stored, self._agent.subjects, complain)
 
     async def _on_question(self, message: Message) -> None:
         asker = self._agent.subjects.asker(message.subject)

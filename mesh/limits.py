@@ -157,6 +157,10 @@ CALL_TIMEOUT_S = 5.0
 WAITING_MESSAGES_MAX = 8_192
 """Messages that wait for one subscription's handler; beyond it the oldest is dropped and counted."""
 
+WAITING_OF_ONE_MAX = 4_096
+"""Of them, messages on one subject where a subscription hears many: whoever floods its own leaves half to the others,
+and a beat waits behind so many for about a second."""
+
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 """The same bound in bytes, for large messages."""
 

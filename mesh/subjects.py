@@ -81,6 +81,10 @@ class Subjects:
         tokens = subject.split(".")
         return tokens[2] if len(tokens) > 3 and tokens[:2] == [self.prefix, "cmd"] else ""
 
+    def command_kind(self, subject: str) -> str:
+        """Kind of the record in a command's subject; '' when it is no command."""
+        return subject.split(".")[3] if self.writer(subject) else ""
+
     def ledger(self) -> str:
         """The one subject of the ledger."""
         return f"{self.prefix}.ledger"

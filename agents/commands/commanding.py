@@ -33,7 +33,7 @@ def new_id() -> str:
 
 async def command(there: Reach, record: Record, id_: str) -> None:
     """Store a command and wait until the leader has heard and decided it. BusUnavailable when that is not known."""
-    subject = there.subjects.command(WRITER, record.kind, id_)
+    subject = there.subjects.command(there.broker.name, record.kind, id_)
     await heard(there, await store(there, subject, record))
 
 

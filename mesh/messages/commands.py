@@ -234,3 +234,4 @@ COMMANDS: tuple[type[Record], ...] = (
 )
 Owed = ResultFound | CheckpointMade | FailureFound | GiveBack
 """What a worker's outbox may hold."""
+OWED: tuple[type[Record], ...] = (ResultFound, CheckpointMade, FailureFound, GiveBack)

@@ -24,12 +24,15 @@ from mesh import broker as mesh_broker
 from mesh import codec, coding, streams
 from mesh.artifacts import ArtifactStore
 from mesh.bus import Broker
-from mesh.errors import ArtifactCorrupt
+from mesh.errors import ArtifactCorrupt, Conflict
 from mesh.identity import Role
 from mesh.messages import object_names
 from mesh.messages.base import Epoch, Key
 from mesh.messages.commands import Cancel, Drain, Missed, Recommend, Refuse, Resubmit, Settle, Submit
 from mesh.messages.object_names import ObjectName
+from mesh.windows import patiently
+from tests.support.agent_process import AgentProcess
+from tests.support.fleet import Fleet
 from tests.support.guarded_mesh import SUBJECTS, GuardedMesh
 
 pytestmark = [pytest.mark.process, pytest.mark.server]
@@ -367,3 +370,54 @@ async def test_an_object_that_was_overwritten_is_noticed_by_whoever_reads_it(mes
         with pytest.raises(ArtifactCorrupt):
             await reader.get(digest)
         assert told == [NAME]
+
+
+async def test_a_flood_keeps_nobody_from_work_while_it_is_only_said_nor_when_it_was_stored(
+    mesh: GuardedMesh, tmp_path: Path
+) -> None:
+    """Commands are stored one after the other: a flood of them holds others up while it lasts, and no longer."""
+    async with mesh_broker.connection(mesh.options(LOOKER), SUBJECTS, name=LOOKER) as broker:
+        fleet = Fleet(mesh.server, broker, tmp_path, {})
+        scheduler = await AgentProcess.start("scheduler", tmp_path / "s", **mesh.environment("scheduler"))
+        worker: AgentProcess | None = None
+        try:
+            await fleet.answering()
+            settings = mesh.environment(VICTIM) | {"RAMIFY_WORKER_MEMORY_BYTES": str(1 << 30)}
+            worker = await AgentProcess.start("worker", tmp_path / VICTIM, **settings, RAMIFY_WORKER_NAME=VICTIM)
+            said = SUBJECTS.beat(THIEF), SUBJECTS.ask("scheduler", THIEF), SUBJECTS.gone(THIEF)
+            async with flooded(mesh, *said) as sent:
+                await fleet.submit("one", {})
+                assert (await fleet.ended("one")).incarnation.startswith(f"{VICTIM}.")
+            assert sum(sent) > 1_000, "there was a flood"
+            async with flooded(mesh, SUBJECTS.owed(THIEF, Key("one", EPOCH, "result", 1)), least=5_000) as sent:
+                pass
+            with contextlib.suppress(Conflict):  # stored, though the answer was late
+                await patiently(lambda: fleet.submit("two", {}))
+            assert (await fleet.ended("two")).incarnation.startswith(f"{VICTIM}.")
+            assert len(scheduler.output()) < 100_000, "who floods an agent does not fill its disk"
+        finally:
+            for process in (worker, scheduler):
+                if process is not None:
+                    await process.stop()
+
+
+@contextlib.asynccontextmanager
+async def flooded(mesh: GuardedMesh, *subjects: str, least: int = 0) -> AsyncIterator[list[int]]:
+    """Nonsense on these subjects, thousands a second; how much, so far. least: as fast as it goes, until so much."""
+    sent, stop = [0], asyncio.Event()
+
+    async def flood(client: Client) -> None:
+        while not stop.is_set() or sent[0] < least:
+            for subject in subjects * 20:
+                await client.publish(subject, b"x" * 500, reply="mesh.in.w1.x")
+                sent[0] += 1
+            await client.flush()
+            await asyncio.sleep(0 if least else 0.01)
+
+    async with raw(mesh, THIEF) as thief:
+        flooding = asyncio.create_task(flood(thief.client))
+        try:
+            yield sent
+        finally:
+            stop.set()
+            await flooding

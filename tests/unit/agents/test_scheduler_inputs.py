@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from agents.scheduler_inputs import TURN_BYTES, WAITING_BYTES_MAX, Closed, HeardCommand, Inputs
+from agents.scheduler_inputs import TURN_BYTES, WAITING_BYTES_MAX, Closed, HeardCommand, Inputs, heard
+from mesh import codec
+from mesh.bus import Stored
+from mesh.messages.base import Epoch, Key
+from mesh.messages.commands import Drain, GiveBack
+from mesh.messages.packs import Pack
+from mesh.subjects import Subjects
+
+SUBJECTS = Subjects()
 
 
 def command(seq: int, size_bytes: int = TURN_BYTES // 2) -> HeardCommand:
@@ -46,3 +54,30 @@ async def test_the_reader_of_commands_waits_while_many_bytes_do() -> None:
     async with asyncio.timeout(1):
         await reader
     assert seqs([*inputs.drain()]) == [2]
+
+
+KEY = Key("task", Epoch(1, 1), GiveBack.kind, 1)
+ROW = GiveBack(key=KEY, incarnation="w1.a", reason="done")
+DRAIN = Drain(id="d", worker="w2", reason="mine")
+
+
+def said(subject: str, data: bytes) -> tuple[HeardCommand, list[str]]:
+    complaints = list[str]()
+    return heard(Stored(subject, data, 1), SUBJECTS, lambda error: complaints.append(str(error))), complaints
+
+
+def test_rights_are_given_for_the_kind_that_a_subject_names() -> None:
+    fine, complaints = said(SUBJECTS.owed("w1", KEY), codec.encode(ROW))
+    assert (fine.writer, fine.records, complaints) == ("w1", (ROW,), [])
+    smuggled, complaints = said(SUBJECTS.owed("w1", KEY), codec.encode(DRAIN))
+    assert smuggled.records == (None,)
+    assert "drain" in complaints[0]
+    assert said(SUBJECTS.command("cli", Drain.kind, "d"), codec.encode(DRAIN))[0].records == (DRAIN,)
+
+
+def test_a_pack_holds_rows_of_an_outbox_and_nothing_else() -> None:
+    data = codec.encode(Pack(rows=(codec.encode(ROW), codec.encode(DRAIN))))
+    found, complaints = said(SUBJECTS.owed_together("w1", codec.digest(data)), data)
+    assert (found.records, len(complaints)) == ((ROW, None), 1)
+    assert said(SUBJECTS.command("w1", "nonsense", "x"), codec.encode(DRAIN))[0].records == (None,)
+    assert said("other.cmd.w1.drain.x", codec.encode(DRAIN))[0].records == (None,)
