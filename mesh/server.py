@@ -245,6 +245,11 @@ class Server:
         await self.stop()
         if "address already in use" in reason:
             return False
+        if "cannot assign requested address" in reason or "no such host" in reason:
+            raise EnvironmentUnfit(
+                f"{self._host} must be an address or name of this machine, for the broker to listen there: "
+                "choose one that is (0.0.0.0 means all of them), and say with --advertise how others reach it."
+            )
         what = "ended at once" if ended else f"was not ready within {self._settings.start_timeout_s:g} s"
         raise EnvironmentUnfit(
             f"The broker {self._program} must start, but it {what}{': ' + reason if reason else ''}; "

@@ -178,6 +178,17 @@ async def test_identities_of_this_machine_have_names_of_their_own(home: Home) ->
     await worker.close()
 
 
+async def test_an_address_of_another_machine_is_said(tmp_path: Path) -> None:
+    elsewhere = BrokerSettings(listen="203.0.113.5")  # of documentation (RFC 5737): nobody's
+    (tmp_path / "broker").mkdir()
+    server = Server(
+        tmp_path / "broker", elsewhere, tmp_path / "log", Guard.prepare(tmp_path / "broker", elsewhere, "lab")
+    )
+    with pytest.raises(EnvironmentUnfit, match=r"203\.0\.113\.5 must be an address or name of this machine"):
+        await server.start()
+    server.release()
+
+
 async def test_once_guarded_a_home_stays_so(home: Home) -> None:
     assert Guard.prepare(home.folder, BrokerSettings(), "lab") == home.guard
     with pytest.raises(EnvironmentUnfit, match="is guarded for the mesh 'lab', not for 'other'"):

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from agents.commands.up import NEEDED, SHARED, join_line
-from mesh.setting_tree import BACKENDS, ArtifactSettings, Settings
+from agents.commands.up import NEEDED, SHARED, check, join_line, listens
+from mesh.errors import SettingsInvalid
+from mesh.setting_tree import BACKENDS, ArtifactSettings, BrokerSettings, Settings
 from mesh.settings import load
 from mesh.stores import home_of
 
@@ -73,3 +74,25 @@ def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_backend_but_the_usual_one_is_thought_of() -> None:
     assert {*BACKENDS} - {"broker"} == SHARED.keys() == NEEDED.keys()
+
+
+def test_a_guarded_broker_says_where_it_is_reached_and_how_to_join(tmp_path: Path) -> None:
+    broker = BrokerSettings(listen="10.0.0.7", advertise=("mesh.example.org:4333", "fe80::1"))
+    said = "\n".join(listens("tls://10.0.0.7:4222", Settings(home=tmp_path, broker=broker)))
+    assert "other machines reach it at mesh.example.org:4333, [fe80::1]:4222\n" in said
+    assert "bin/agent invite" in said
+    assert "ssh" not in said
+    on_loopback = "\n".join(listens("tls://127.0.0.1:41234", Settings(home=tmp_path)))
+    assert "--listen ADDRESS lets other machines reach it" in on_loopback
+
+
+@pytest.mark.parametrize(
+    ("chosen", "match"),
+    [
+        ({"nats.url": "nats://lab", "broker.listen": "0.0.0.0"}, "leave one of both out"),
+        ({"broker.advertise": "mesh.lab"}, "give --listen ADDRESS"),
+    ],
+)
+def test_wishes_that_exclude_each_other_are_said(chosen: dict[str, str], match: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=match):
+        check(load({"home": str(tmp_path), **chosen}, {}, tmp_path))
