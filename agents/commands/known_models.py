@@ -82,7 +82,7 @@ async def base_of(there: Reach, name: str) -> BaseModel:
         return msgspec.structs.replace(found.base, architecture=found.architecture)
     node = models.nodes.get(found.specialization)
     return BaseModel(
-        model=found.model,
+        model=found.full or found.model,  # weights in few bits can not be trained
         name=found.specialization,
         task=node.task if node is not None and node.task else next(iter(proposals.SPACES)),
         fits=found.fits,

@@ -518,6 +518,40 @@ async def test_a_pushed_model_and_a_champion_become_the_base_of_a_topic(
     assert await publishing.base_of(there, None) is None
 
 
+async def test_the_base_of_an_adapter_is_a_transformers_folder_and_nothing_else(
+    mesh: MemoryMesh, there: Reach, tmp_path: Path
+) -> None:
+    given = cli.parser_of("run", cli.load("run")).parse_args(["a topic", "--data", "builtin:digits", "--task", "lora"])
+    with pytest.raises(SettingsInvalid, match="models push DIR"):
+        publishing.look(given)
+    await command("push", str(model_folders.transformers_folder(tmp_path / "bert")))
+    await command("push", str(model_folders.ramify_folder(tmp_path / "own")))
+    await command("push", str(model_folders.adapter_folder(tmp_path / "tuned")))
+    found = await publishing.base_of(there, "bert", "lora")
+    assert found is not None
+    assert found.architecture.startswith("Bert")
+    for name in ("own", "tuned"):
+        with pytest.raises(ModelRefused, match="an adapter is put on a transformers folder"):
+            await publishing.base_of(there, name, "lora")
+    with pytest.raises(ModelRefused, match="ask for an adapter to it with --task lora"):
+        await publishing.base_of(there, "bert")
+    await champion(mesh, tmp_path / "tuned", base=found.model)
+    with pytest.raises(ModelRefused, match="a peft adapter"):
+        await publishing.base_of(there, NODE, "lora")
+
+
+async def test_who_starts_from_a_rounded_champion_starts_from_what_was_rounded(
+    mesh: MemoryMesh, there: Reach, tmp_path: Path
+) -> None:
+    full = await mesh.store.put(model_folders.ramify_folder(tmp_path / "full"), media="model")
+    small = model_folders.ramify_folder(tmp_path / "small")
+    (small / "README.md").write_text("in few bits")
+    await champion(mesh, small, full=full)
+    base = await publishing.base_of(there, NODE)
+    assert base is not None
+    assert base.model == full
+
+
 async def test_a_base_that_is_not_there_is_a_sentence(mesh: MemoryMesh, there: Reach, tmp_path: Path) -> None:
     folder = model_folders.ramify_folder(tmp_path / "start")
     with pytest.raises(NotFound, match="is a folder here: take it in with `bin/agent models push"):
