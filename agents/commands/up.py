@@ -87,7 +87,8 @@ async def _run(given: argparse.Namespace, settings: Settings, stop: asyncio.Even
             if not guarded and mesh.lease is not None:
                 output.say("without a tunnel:  start this with --listen ADDRESS, then  bin/agent invite")
             if given.gateway is not None:
-                output.say(f"over HTTP: {gateway_url(settings)} (docs/http.md); let people in:  bin/agent token issue")
+                output.say(f"over HTTP: {gateway_url(settings)}/docs")
+                output.say("let people in over HTTP:  bin/agent token issue --role publisher")
             if settings.artifacts.backend != DEFAULT.backend:
                 output.say(NEEDED[settings.artifacts.backend])
         while not stop.is_set():
