@@ -58,7 +58,7 @@ SILENT_S = 3 * HEARTBEAT_S
 LINGER_S = 5.0
 """The offer stands so long after a claim has ended: hands that come at once find work waiting."""
 
-UNCLAIMED_S = 20.0
+UNCLAIMED_S = 10.0
 """A lease that nobody fetches for so long goes back: others may be idle."""
 
 UNNAMED_S = 30.0
