@@ -65,6 +65,8 @@ class GuardedKeeper:
             "ca": str(self._guard.authority),
             "nkey": str(self._guard.seed(role, name)),
             "name": name,
+            "listen": self._settings.broker.listen,
+            "advertise": list(self._settings.broker.advertise),
         }
 
     async def _way_for(self, role: str, name: str) -> dict[str, Any]:

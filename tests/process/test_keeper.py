@@ -326,6 +326,19 @@ async def test_a_broker_makes_way_for_one_that_listens_unless_it_is_used(setting
     await until(lambda: not lives(pid))
 
 
+async def test_the_next_keeper_listens_where_the_killed_one_did(settings: Settings) -> None:
+    config = settings.home / "broker" / "nats-server.conf"
+    on = dataclasses.replace(settings, broker=dataclasses.replace(settings.broker, listen="localhost:0"))
+    first = await KeeperLease.acquire(on)
+    async with await KeeperLease.acquire(settings) as lease:
+        await first.release()
+        before = keeper_pid(settings)
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: keeper_pid(settings) != before and lease.url.startswith("tls://localhost:"))
+        assert '"listen":"localhost:' in config.read_text()
+        assert lease.guarded
+
+
 async def test_nobody_is_invited_to_an_open_broker(settings: Settings) -> None:
     async with await KeeperLease.acquire(settings):
         with pytest.raises(EnvironmentUnfit, match="bin/agent up --listen"):
