@@ -11,6 +11,7 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import functools
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -308,7 +309,7 @@ async def test_a_worker_reads_nothing_but_what_it_knows_the_name_of(mesh: Guarde
             for attack in READ:
                 root.heard.clear()
                 await launch(root, attack, "mesh.in.root.x")
-                await root.until(lambda one=attack: root.says(one.read), f"{attack} works")  # type: ignore[misc]
+                await root.until(functools.partial(root.says, attack.read), f"{attack} works")
 
 
 async def test_a_worker_hears_nothing_that_is_said_to_others(mesh: GuardedMesh) -> None:
@@ -325,7 +326,7 @@ async def test_a_worker_hears_nothing_that_is_said_to_others(mesh: GuardedMesh) 
                 async with raw(mesh, ROOT, pattern) as ear:
                     await spy.client.publish(subject, FORGED)
                     await barrier(spy.client)
-                    await ear.until(lambda there=ear, on=subject: there.on(on), f"{pattern} hears {subject}")  # type: ignore[misc]
+                    await ear.until(functools.partial(ear.on, subject), f"{pattern} hears {subject}")
 
 
 HEADERS = {

@@ -47,7 +47,8 @@ class Mesh:
     async def status(self, timeout_s: float = 0.3) -> Status | None:
         with contextlib.suppress(BusUnavailable, NotFound):
             question = codec.encode(Ask(what="status"))
-            asked = await self.broker.request(SUBJECTS.ask("scheduler", self.broker.name), question, timeout_s=timeout_s)
+            subject = SUBJECTS.ask("scheduler", self.broker.name)
+            asked = await self.broker.request(subject, question, timeout_s=timeout_s)
             return codec.decode(asked.data, Status)
         return None
 

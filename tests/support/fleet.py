@@ -128,7 +128,8 @@ class Fleet:
         async with asyncio.timeout(DEADLINE_S):
             while True:
                 with contextlib.suppress(NotFound, BusUnavailable):
-                    message = await self.broker.request(SUBJECTS.ask("scheduler", self.broker.name), question, timeout_s=2.0)
+                    subject = SUBJECTS.ask("scheduler", self.broker.name)
+                    message = await self.broker.request(subject, question, timeout_s=2.0)
                     return codec.decode(message.data, Status)
                 await asyncio.sleep(0.05)
 

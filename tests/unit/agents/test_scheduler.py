@@ -87,7 +87,8 @@ async def ready(broker: MemoryBroker) -> None:
     """Until the scheduler answers."""
     for _ in range(200):
         try:
-            await broker.request(SUBJECTS.ask("scheduler", broker.name), codec.encode(Ask(what="leader")), timeout_s=1.0)
+            subject = SUBJECTS.ask("scheduler", broker.name)
+            await broker.request(subject, codec.encode(Ask(what="leader")), timeout_s=1.0)
             return
         except Exception:
             await asyncio.sleep(0.05)
@@ -123,7 +124,8 @@ def test_a_task_goes_once_around_and_subscribers_see_it(tmp_path: Path) -> None:
             while not receipts:
                 receipts = (await hand.beat(offer=2, leases_max=0, owed=(key,))).receipts
             assert [receipt.recorded for receipt in receipts] == [True]
-            asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), codec.encode(OwedQuestion(keys=(key,))), timeout_s=2.0)
+            subject = SUBJECTS.ask("scheduler", cli.name)
+            asked = await cli.request(subject, codec.encode(OwedQuestion(keys=(key,))), timeout_s=2.0)
             assert codec.decode(asked.data, OwedAnswer).receipts[0].recorded
         kinds = [record.kind for record in await results(cli)]
         assert kinds == ["planned", "task-moved", "task-ended"]
@@ -152,7 +154,8 @@ def test_a_new_start_replays_the_ledger_and_repeats_nothing(tmp_path: Path) -> N
         before = [codec.encode(record) for record in await results(cli)]
         async with agents.running(agents.make(server, "scheduler", tmp_path), body):
             await ready(cli)
-            asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), codec.encode(Ask(what="tasks")), timeout_s=2.0)
+            subject = SUBJECTS.ask("scheduler", cli.name)
+            asked = await cli.request(subject, codec.encode(Ask(what="tasks")), timeout_s=2.0)
             status = codec.decode(asked.data, Status)
             assert status.term == 2
             rows = {row.id: row for row in status.tasks}

@@ -35,7 +35,8 @@ async def pair(server: MemoryServer, folder: Path) -> AsyncIterator[tuple[Agent,
 
 
 async def status(broker: MemoryBroker) -> Status:
-    asked = await broker.request(SUBJECTS.ask("scheduler", broker.name), codec.encode(Ask(what="status")), timeout_s=2.0)
+    subject = SUBJECTS.ask("scheduler", broker.name)
+    asked = await broker.request(subject, codec.encode(Ask(what="status")), timeout_s=2.0)
     return codec.decode(asked.data, Status)
 
 

@@ -26,7 +26,8 @@ def test_a_leader_collects_and_answers_for_the_store(tmp_path: Path) -> None:
         backend = JetStreamBackend(cli, SUBJECTS)
 
         async def use() -> StoreUse:
-            asked = await cli.request(SUBJECTS.ask("scheduler", cli.name), codec.encode(Ask(what="store")), timeout_s=2.0)
+            subject = SUBJECTS.ask("scheduler", cli.name)
+            asked = await cli.request(subject, codec.encode(Ask(what="store")), timeout_s=2.0)
             return codec.decode(asked.data, StoreUse)
 
         async with agents.running(agents.make(server, "scheduler", tmp_path), body):

@@ -98,7 +98,8 @@ class Mesh:
         raise AssertionError("the scheduler does not hear its commands")
 
     async def ask(self, what: str) -> Status:
-        message = await self.broker.request(SUBJECTS.ask("scheduler", self.broker.name), codec.encode(Ask(what=what)), timeout_s=1.0)
+        subject = SUBJECTS.ask("scheduler", self.broker.name)
+        message = await self.broker.request(subject, codec.encode(Ask(what=what)), timeout_s=1.0)
         return codec.decode(message.data, Status)
 
     async def door(self, module: ModuleType, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:

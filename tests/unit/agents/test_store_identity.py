@@ -53,7 +53,8 @@ class Lab:
             async with asyncio.timeout(20):
                 while True:
                     try:
-                        heard = await agent.broker.request(SUBJECTS.ask("scheduler", agent.name), question, timeout_s=5.0)
+                        subject = SUBJECTS.ask("scheduler", agent.name)
+                        heard = await agent.broker.request(subject, question, timeout_s=5.0)
                         return codec.decode(heard.data, Welcome)
                     except (NotFound, BusUnavailable):
                         await asyncio.sleep(0.01)
