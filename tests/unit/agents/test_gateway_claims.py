@@ -345,3 +345,30 @@ async def test_a_gateway_that_begins_anew_finds_its_seats_and_forgets_those_that
     async with agents.running(agent, body):
         await agent.stopping.wait()
     assert not (home / "idle").exists()
+
+
+async def test_a_checkpoint_is_recorded_and_the_next_attempt_begins_with_it(stage: Stage, tmp_path: Path) -> None:
+    async def made(**facts: Any) -> str:
+        folder = tmp_path / f"checkpoint-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        (folder / "state").write_bytes(repr(facts).encode())
+        return await stage.mesh.store.put(folder, media="checkpoint", facts=facts)
+
+    await stage.good("workers/register", kinds={"noop": 1})
+    await stage.submit("one")
+    lease = {"task": "one", "epoch": (await stage.claimed())["epoch"]}
+    good = await made(**lease, number=3)
+    row = {**lease, "number": 3, "manifest": good, "step": 30, "trained_s": 1.5}
+    for wrong in (await made(**lease, number=4), await made(task="one", epoch="1-2", number=3), "0" * 64):
+        status, problem = await stage.ask("training/checkpoint", **{**row, "manifest": wrong})
+        assert status == 422, problem
+    for _ in range(2):
+        assert (await stage.good("training/checkpoint", **row))["recorded"]
+    late = {**row, "number": 2, "manifest": await made(**lease, number=2)}
+    status, problem = await stage.ask("training/checkpoint", **late)
+    assert (status, "does not follow 3" in problem["detail"]) == (409, True)
+    assert (await stage.good("training/complete", **lease, give_back="a rest"))["recorded"]
+    again = await stage.claimed()
+    assert (again["resume"], again["checkpoint_number"], again["trained_s"]) == (good, 3, 1.5)
+    after = {**row, "number": 4, "manifest": await made(**lease, number=4)}
+    assert (await stage.ask("training/checkpoint", **after))[0] == 409
