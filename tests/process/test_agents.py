@@ -276,10 +276,10 @@ async def test_wrong_credentials_are_one_sentence(start: Start, tmp_path: Path) 
     closed = NatsServer(tmp_path / "closed", extra='authorization { user: "u", password: "right" }').start()
     try:
         agent = await start("gate", NATS_URL=closed.url, NATS_USER="u", NATS_PASSWORD="wrong")
-        await check_sentence(agent, 4, "refuses these credentials", "check ")
+        await check_sentence(agent, 9, "refuses these credentials", "check ")
         assert "wrong" not in agent.output()
         agent = await start("consensus", NATS_URL=closed.url)
-        await check_sentence(agent, 4, "refuses these credentials")
+        await check_sentence(agent, 9, "refuses these credentials")
     finally:
         closed.stop()
 
@@ -287,7 +287,7 @@ async def test_wrong_credentials_are_one_sentence(start: Start, tmp_path: Path) 
 async def test_a_server_without_jetstream_is_one_sentence(start: Start, tmp_path: Path) -> None:
     plain = NatsServer(tmp_path / "plain", jetstream=False).start()
     try:
-        await check_sentence(await start("gate", NATS_URL=plain.url), 4, "without JetStream", "-js")
+        await check_sentence(await start("gate", NATS_URL=plain.url), 9, "without JetStream", "-js")
     finally:
         plain.stop()
 

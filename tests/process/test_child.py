@@ -119,7 +119,7 @@ async def test_what_it_tells_belongs_to_the_task_that_it_runs(bench: Bench) -> N
         told: list[tracing.Trace | None] = []
         with tracing.within(tracing.begin()) as span:
             start = bench.start(seconds=0.3, checkpoint_s=0.1)
-            await bench.child.run(start, BOUNDS, lambda _, told=told: told.append(tracing.current()))  # type: ignore[misc]
+            await bench.child.run(start, BOUNDS, lambda _, told=told: told.append(tracing.current()))
         assert set(told) == {span}
 
 
