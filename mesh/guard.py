@@ -24,7 +24,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from mesh import certificates, identity, nkeypairs, platform
+from mesh import certificates, identity, platform
 from mesh.errors import Conflict, DiskFull, EnvironmentUnfit, SettingsInvalid
 from mesh.identity import Identity, Role
 from mesh.members import Members
@@ -133,6 +133,8 @@ class Guard:
             raise Conflict(f"{name!r} is the name of another agent on this machine: choose another with --name.")
         if len(here) >= LOCAL_MAX:
             raise Conflict(f"This machine has {LOCAL_MAX} identities: remove old ones from {self.folder / 'keys'}.")
+        from mesh import nkeypairs  # brings a library for keys along: an open broker's keeper can spare it
+
         self.seed(role, name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         nkeypairs.make(self.seed(role, name))
         return True
@@ -157,6 +159,8 @@ class Guard:
     def accounts(self, members: Members) -> dict[str, Any]:
         """Everybody who may connect, as nats-server's configuration wants it: this machine's own, members, and those
         who hold an invitation. EnvironmentUnfit for a seed or a role that can not be used."""
+        from mesh import nkeypairs
+
         try:
             who = [(role, name, nkeypairs.public_key(self.seed(role, name))) for role, name in self.local()]
             who += [(one.role, one.name, one.key) for one in members.members]
