@@ -16,8 +16,8 @@ A broker that other machines may reach is guarded (mesh/guard.py): its keeper sa
 file holds the seed of whoever asks, and where it listens: `{"url": "tls://…", "ca": …, "nkey": …, "name": …,
 "listen": …}`. Whoever can read the token is this machine's owner, and may be anybody who works on it; a worker's
 identity is made when it is asked for. A lease may say where the broker has to listen (`"listen"`): a keeper whose
-broker listens elsewhere makes way when nobody uses it, and refuses else. Other wants ("invite", "members", "revoke") are
-answered by the registrar, in one line.
+broker listens elsewhere makes way when nobody uses it, and refuses else. Other wants ("invite", "members", "revoke")
+are answered by the registrar, in one line.
 
 Nobody answers: start a keeper and try again. Two commands may start two; the one that finds the store locked leaves,
 and both commands meet at the other. A note that a killed keeper left behind leads to nobody, or to a stranger that does
