@@ -99,7 +99,7 @@ def test_paths_start_where_they_were_written(tmp_path: Path) -> None:
 
 def test_every_setting_can_be_given_by_its_own_variable(tmp_path: Path) -> None:
     for name, shown in zip(known(), defaults(), strict=True):
-        value = {"home": "h", "worker.labels": "a,b"}.get(name, shown)
+        value = {"home": "h", "worker.labels": "a,b", "broker.advertise": "a,b"}.get(name, shown)
         origin = f"environment {settings_.variable(name)}"
         assert settings_.load({}, {settings_.variable(name): value}, tmp_path).origin(name) == origin
 
