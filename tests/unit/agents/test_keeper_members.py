@@ -83,7 +83,7 @@ class Scene:
 
 def key(number: int) -> str:
     seed = nkeys.encode_seed(bytes([number]) * 32, nkeys.PREFIX_BYTE_USER)
-    return nkeys.from_seed(bytearray(seed)).public_key.decode()
+    return str(nkeys.from_seed(bytearray(seed)).public_key.decode())
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_two_machines_that_wish_the_same_name_are_two(scene: Scene) -> None:
 def test_what_can_not_be_is_said_and_changes_nothing(scene: Scene, changes: dict[str, str], words: str) -> None:
     token = scene.invite()
     before = scene.listed()
-    answer = scene.join(token, **changes)
+    answer = scene.join(token, 1, **changes)
 
     assert isinstance(answer, Problem)
     assert words in answer.reason
