@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
+from mesh import platform
 from mesh.errors import BrokerRefused, BusUnavailable, Conflict, EnvironmentUnfit, NotFound, SettingsInvalid
 from mesh.invitations import Token, id_of
 from mesh.membership import Membership, Place, with_membership
@@ -56,7 +57,7 @@ def joined(settings: Settings, text: str, say: Say, *, role: str = "", name: str
     known = place.load()
     if known is None:
         wished = name or settings.worker.name
-        known = asyncio.run(_join(place, token, settings, role, wished))
+        known = _alone(place, lambda: asyncio.run(_join(place, token, settings, role, wished)))
         taken = f" ({wished!r} was taken)" if known.name.startswith(f"{wished}-") else ""
         say(f"joined the mesh {known.prefix!r} as {known.role} {known.name!r}{taken}")
     elif not known.is_of(token):
@@ -68,6 +69,18 @@ def joined(settings: Settings, text: str, say: Say, *, role: str = "", name: str
     found = with_membership(settings)
     assert found is not None
     return found
+
+
+def _alone(place: Place, join: Callable[[], Membership]) -> Membership:
+    """Join, unless another command does so in this home just now: two would make two keys, and keep one."""
+    place.make()
+    lock = platform.FileLock(place.folder / "lock")
+    if not lock.acquire():
+        raise EnvironmentUnfit(
+            f"another command joins a mesh in this home just now (process {lock.holder()}): wait for it."
+        )
+    with lock:
+        return place.load() or join()
 
 
 def check_role(known: Membership, role: str) -> None:
@@ -87,7 +100,6 @@ AGENTS = ("worker", "planner", "scheduler", "consensus", "gate", "feeder", "gate
 async def _join(place: Place, token: Token, settings: Settings, role: str, name: str) -> Membership:
     from mesh.introductions import introduce
 
-    place.make()
     patience_s = settings.nats.connect_timeout_s
     address, certificate = await asyncio.to_thread(introduce, token.addresses, token.authority, timeout_s=patience_s)
     place.write(place.authority, certificate.encode("ascii"))
