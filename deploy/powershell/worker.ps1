@@ -25,7 +25,7 @@ param(
 Set-StrictMode -Version 3
 $ErrorActionPreference = "Stop"
 
-$final = 0, 2, 3, 8
+$final = 0, 2, 3, 8, 9
 $quickSeconds = 60
 $pauseSecondsMax = 60
 $checkout = [IO.Path]::GetFullPath([IO.Path]::Combine($PSScriptRoot, "..", ".."))
