@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,9 @@ def test_as_good_and_smaller_takes_the_place() -> None:
         (540, {"asked": ("latency_p95_ms",)}),
     ],
 )
-def test_larger_unasked_trained_less_right_surer_of_the_wrong_or_no_faster_does_not(right: int, more: dict) -> None:  # type: ignore[type-arg]
+def test_larger_unasked_trained_less_right_surer_of_the_wrong_or_no_faster_does_not(
+    right: int, more: dict[str, Any]
+) -> None:  # fmt: skip
     assert weighed(right, **more).choice is Choice.KEEP
 
 
