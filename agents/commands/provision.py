@@ -125,9 +125,8 @@ def write_users(folder: Path, wished: Sequence[str], settings: Settings) -> int:
     except OSError as error:
         raise EnvironmentUnfit(f"The folder {folder} must be writable: {error.strerror}; choose another.") from None
     output.say(f"{len(who)} users of the mesh {settings.prefix!r} are in {folder}. What comes next:")
-    output.say(
-        f"  server    include {folder / 'accounts.conf'} in nats-server.conf, with JetStream and TLS; reload a running one twice"
-    )
+    conf = folder / "accounts.conf"
+    output.say(f"  server    include {conf} in nats-server.conf, with JetStream and TLS; reload a running one twice")
     output.say(f"  streams   bin/agent provision --config {folder / 'operator.toml'} --server URL")
     output.say(f"  agents    bin/agent ROLE --config {folder / 'ROLE.toml'} --server URL   (its .nk beside it)")
     return 0
