@@ -12,7 +12,10 @@ import time
 
 from agents.commands import flags, output
 from agents.gateway_tokens import Token, TokenRole, Tokens
-from mesh.errors import SettingsInvalid
+from mesh import keeper, members
+from mesh.errors import Conflict, SettingsInvalid
+from mesh.guard import Guard
+from mesh.setting_tree import Settings
 
 EXAMPLE = """bin/agent token issue --role publisher --expires 30d --name anna
 bin/agent token list
@@ -46,9 +49,11 @@ def run(given: argparse.Namespace) -> int:
     """Exit code 6 for a name that no token has, 2 for options that do not belong together."""
     output.check_target(given.json)
     check(given)
-    tokens = Tokens(flags.settings_of(given).home)
+    settings = flags.settings_of(given)
+    tokens = Tokens(settings.home)
     match given.action:
         case "issue":
+            _check_free(given, settings)
             _issue(given, tokens)
         case "revoke":
             gone = tokens.revoke(given.names[0])
@@ -69,6 +74,19 @@ def check(given: argparse.Namespace) -> None:
         raise SettingsInvalid(f"token issue expects --role {'|'.join(TokenRole)}.")
     if given.action != "issue" and (given.role or given.expires or given.called):
         raise SettingsInvalid(f"--role, --expires and --name belong to token issue, not to token {given.action}.")
+
+
+def _check_free(given: argparse.Namespace, settings: Settings) -> None:
+    """Conflict when a machine that has joined works under that name: of two workers with one name, each would end the
+    other's leases. What members another home has is not known here."""
+    if given.role != TokenRole.WORKER or not given.called:
+        return
+    broker = keeper.folder_of(settings)
+    if members.load(broker).member(given.called) is not None or given.called in Guard(broker, settings.prefix).taken():
+        raise Conflict(
+            f"{given.called!r} is a member of this mesh already (bin/agent members): choose another --name for a worker "
+            "over HTTP."
+        )
 
 
 def _issue(given: argparse.Namespace, tokens: Tokens) -> None:

@@ -12,6 +12,7 @@ from agents import cli
 from agents.gateway_limits import Buckets, Places, address_of
 from agents.gateway_problems import Refused
 from agents.gateway_tokens import LIFE_S_MAX, Identity, TokenRole, Tokens
+from mesh import members, nkeypairs
 from mesh.errors import Conflict, EnvironmentUnfit, NotFound, SettingsInvalid
 
 
@@ -145,3 +146,15 @@ def test_places_are_bounded_for_one_and_for_all() -> None:
 def test_who_is_counted_together(remote: str | None, forwarded: str, address: str) -> None:
     found = address_of(remote, forwarded)
     assert found in (address, "::ffff:10.0.0.7") if remote and remote.startswith("::ffff") else found == address
+
+
+def test_a_worker_over_http_gets_no_name_of_a_machine_that_has_joined(tmp_path: Path) -> None:
+    key = nkeypairs.make(tmp_path / "seed")
+    machine = members.Member(name="gpu1", role="worker", key=key, since_ms=1)
+    (tmp_path / "broker").mkdir()
+    members.store(tmp_path / "broker", members.Members(members=(machine,)))
+    issue = ["token", "issue", "--home", str(tmp_path), "--role", "worker", "--name"]
+    assert cli.main([*issue, "gpu1"]) == Conflict.exit_code
+    assert Tokens(tmp_path).listed() == ()
+    assert cli.main([*issue, "gpu2"]) == 0
+    assert [one.name for one in Tokens(tmp_path).listed()] == ["gpu2"]
