@@ -84,7 +84,7 @@ def _check_free(given: argparse.Namespace, settings: Settings) -> None:
     broker = keeper.folder_of(settings)
     if members.load(broker).member(given.called) is not None or given.called in Guard(broker, settings.prefix).taken():
         raise Conflict(
-            f"{given.called!r} is a member of this mesh already (bin/agent members): choose another --name for a worker "
+            f"{given.called!r} is a member of this mesh (bin/agent members): choose another --name for a worker "
             "over HTTP."
         )
 
