@@ -287,13 +287,20 @@ class Events(Part):
         async with agent.broker.tail(stream, agent.subjects.results(), from_seq=from_seq) as messages:
             self._ring.begin(last_seq)
             self._ready.set()
+            reading = asyncio.create_task(self._read(messages), name="results")
             watching = asyncio.create_task(self._until_nobody_watches(), name="watchers")
             try:
-                async for stored in _until(messages, watching):
-                    agent.metrics.count("mesh_http_events_total", self._ring.add(stored))
+                await asyncio.wait((reading, watching), return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    reading.result()
             finally:
+                reading.cancel()
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                await asyncio.gather(reading, watching, return_exceptions=True)
+
+    async def _read(self, messages: AsyncIterator[Stored]) -> None:
+        async for stored in messages:
+            self.agent.metrics.count("mesh_http_events_total", self._ring.add(stored))
 
     async def _until_nobody_watches(self) -> None:
         quiet_since = now_s()
@@ -460,23 +467,3 @@ def _after(call: Call, asked: str | None) -> Place | None:
     if place is None:
         raise refuse("invalid", f"Last-Event-ID is the id of an event, such as 812 or 812.1, got {said[:40]!r}.")
     return place
-
-
-async def _until(messages: AsyncIterator[Stored], stop: asyncio.Task[None]) -> AsyncIterator[Stored]:
-    """The messages until the task ends."""
-    following: asyncio.Future[Stored] | None = None
-    try:
-        while not stop.done():
-            following = asyncio.ensure_future(_next(messages))
-            await asyncio.wait((following, stop), return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                return
-            yield following.result()
-    finally:
-        if following is not None and not following.done():
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-
-
-async def _next(messages: AsyncIterator[Stored]) -> Stored:
-    return await anext(messages)
