@@ -200,6 +200,7 @@ class Worker {
 }
 
 class Refused extends Error {}
+class TurnedOut extends Error {}
 
 const versions = () => Object.fromEntries(Object.entries(KINDS).map(([kind, { version }]) => [kind, version]));
 const nameOf = ({ task, epoch }) => `${task} ${epochToken(epoch)}`;
@@ -212,9 +213,14 @@ async function main() {
   });
   const worker = new Worker(mesh, join(process.env.RAMIFY_HOME ?? ".ramify-js", name, "outbox"));
   for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => worker.stop("the worker stops"));
+  // The client comes back after every outage; it gives up only where its key opens nothing any more.
+  const turnedOut = mesh.connection.closed().then((error) => {
+    if (error) throw new TurnedOut(`the broker refuses this worker's key now (${error.message}): it was revoked, or is another mesh's`);
+  });
   try {
-    await worker.run();
+    await Promise.race([worker.run(), turnedOut]);
   } finally {
+    turnedOut.catch(() => {});
     await mesh.connection.close();
   }
 }
@@ -223,6 +229,6 @@ main().then(
   () => process.exit(0),
   (error) => {
     console.error(`worker: ${error.message}`);
-    process.exit(error instanceof Refused ? 8 : 4);
+    process.exit(error instanceof Refused ? 8 : error instanceof TurnedOut ? 9 : 4);
   },
 );
