@@ -95,9 +95,23 @@ class NatsBroker(NatsLog):
         self._link.watch_state(lambda up: None if self._link.closed else callback(up))
 
     async def close(self) -> None:
-        """End all subscriptions and the connection; what was published before is flushed, within a deadline."""
-        await asyncio.gather(*(subscription.close() for subscription in list(self.subscriptions)))
-        await self._link.close()
+        """End all subscriptions and the connection; what was published before is flushed, within a deadline.
+
+        It is done to its end although whoever waits for it is cancelled: half closed, a connection would go on
+        reconnecting for ever.
+        """
+        closing = asyncio.create_task(self._close(), name=f"close of {self.name}")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait({closing})
+            raise
+
+    async def _close(self) -> None:
+        try:
+            await asyncio.gather(*(subscription.close() for subscription in list(self.subscriptions)))
+        finally:
+            await self._link.close()
 
     # -- Bus ----------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from mesh import limits
 from mesh.broker import NatsBroker
 from mesh.bus import Broker, Delivery, Message, Stored
 from mesh.errors import BusUnavailable, Conflict
+from mesh.subjects import Subjects
 from tests.contract.conftest import DEADLINE_S, World, until
 from tests.support.nats_server import NatsServer
 
@@ -332,3 +333,22 @@ async def test_the_new_form_of_acknowledgements_is_understood(tmp_path: Path) ->
         await world.close()
     finally:
         server.stop()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_close_that_is_canceled_leaves_nothing_behind(shared_server: NatsServer, turns: int) -> None:
+    broker = await real.connect(shared_server.options, Subjects("canceled"), name="a")
+
+    async def hear(_: Message) -> None:
+        """Nothing is sent."""
+
+    await broker.subscribe("canceled.x", hear)
+    closing = asyncio.create_task(broker.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert closing.cancelled()
+    assert not broker.connected or turns == 0  # before its first turn nothing had begun
+    await broker.close()
