@@ -5,8 +5,9 @@
     a watcher that comes back with Last-Event-ID from before the ring ── pages ──┘ then from the ring like the others
 
 The tail runs while somebody watches, so a hundred watchers cost the mesh what one does. Events go out at most every
-TURN_S, all that came meanwhile in one write. Who can not take them within CUT_S, or falls behind the ring, is cut: he
-comes back with the id of the last event that he saw, and misses nothing that the stream keeps.
+TURN_S, all that came meanwhile in one write, packed once for all who take gzip. Who can not take them within CUT_S, or
+falls behind the ring, is cut: he comes back with the id of the last event that he saw, and misses nothing that the
+stream keeps.
 
     id: 812          place in the stream; records that came in one message have 812.1, 812.2, … and the last of them 812
     event: verdict   the record's kind
@@ -21,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import zlib
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
@@ -40,8 +42,12 @@ from mesh.packed import split
 
 MEDIA = "text/event-stream"
 
-TURN_S = 0.1
-"""Least time between two writes to a watcher: a hundred watchers of a busy mesh cost a tenth of a core, not a whole."""
+TURN_S, TURN_S_MAX = 0.1, 1.0
+"""Least time between two writes to a watcher; with many watchers up to the second figure."""
+
+WATCHER_TURN_S = 0.004
+"""So much longer with each watcher: a write costs some tens of microseconds whatever it carries, so all watchers of a
+busy mesh together take a hundredth of a core for their turns, be they ten or two hundred."""
 
 HEARTBEAT_S = 15.0
 """A comment is sent after so long a silence: proxies keep the connection, and a closed one is noticed."""
@@ -55,6 +61,9 @@ RING_BYTES_MAX = 16 * 1024 * 1024
 
 UNSENT_BYTES_MAX = 256 * 1024
 """Of one write: what a watcher that is cut may have had in our memory."""
+
+GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+"""Of a stream for who takes gzip (RFC 1952: deflate, no name, no time, unknown system)."""
 
 JOINED_MAX = 64
 """Such writes that are kept for other watchers at the same place."""
@@ -139,7 +148,9 @@ class Ring:
         self._more = asyncio.Event()
         self._told_at = 0.0
         self._telling: asyncio.TimerHandle | None = None
-        self._joined: dict[tuple[int, str], tuple[int, bytes]] = {}
+        self._joined: dict[tuple[int, str, bool], tuple[int, bytes]] = {}
+        self.watchers = 0
+        """How many are told."""
         self.generation = 0
         """Rises when the ring begins anew."""
 
@@ -168,7 +179,8 @@ class Ring:
             self._trim()
         if self._telling is None:
             loop = asyncio.get_running_loop()
-            self._telling = loop.call_at(max(loop.time(), self._told_at + TURN_S), self.wake)
+            turn_s = min(TURN_S_MAX, TURN_S + WATCHER_TURN_S * self.watchers)
+            self._telling = loop.call_at(max(loop.time(), self._told_at + turn_s), self.wake)
         return len(found)
 
     def _trim(self) -> None:
@@ -212,10 +224,11 @@ class Ring:
         """Is everything from this number on still here?"""
         return number >= self._first
 
-    def since(self, number: int, topic: str) -> tuple[int, bytes]:
+    def since(self, number: int, topic: str, packed: bool = False) -> tuple[int, bytes]:
         """(number to go on with, the events from `number` on as bytes); one piece of at most UNSENT_BYTES_MAX or one
-        event. What one watcher asked for is kept for the others until the next turn."""
-        if (known := self._joined.get((number, topic))) is not None:
+        event. What one watcher asked for is kept for the others until the next turn, packed once for all who want it
+        so."""
+        if (known := self._joined.get((number, topic, packed))) is not None:
             return known
         pieces, size, at = [], 0, number
         while at < self.next and size < UNSENT_BYTES_MAX:
@@ -224,9 +237,9 @@ class Ring:
                 pieces.append(event.wire())
                 size += len(pieces[-1])
             at += 1
-        found = at, b"".join(pieces)
+        found = at, deflated(b"".join(pieces)) if packed and pieces else b"".join(pieces)
         if len(self._joined) < JOINED_MAX:
-            self._joined[number, topic] = found
+            self._joined[number, topic, packed] = found
         return found
 
     def ended(self, number: int, upto: int, topic: str) -> bool:
@@ -241,7 +254,6 @@ class Events(Part):
     def __init__(self, agent: Agent) -> None:
         super().__init__(agent)
         self._ring = Ring()
-        self._watchers = 0
         self._wanted = asyncio.Event()
         self._ready = asyncio.Event()
         """The tail has begun: the ring says where."""
@@ -306,7 +318,7 @@ class Events(Part):
         quiet_since = now_s()
         while now_s() - quiet_since < IDLE_S:
             await asyncio.sleep(IDLE_S / 4)
-            if self._watchers:
+            if self._ring.watchers:
                 quiet_since = now_s()
         self._wanted.clear()
         self._ready.clear()
@@ -344,25 +356,27 @@ class Events(Part):
         return False
 
     async def _stream(self, call: Call, topic: str, after: Place | None, until_settled: bool) -> web.StreamResponse:
-        self._watchers += 1
+        self._ring.watchers += 1
         self._wanted.set()
-        self.agent.metrics.set("mesh_http_watchers", self._watchers)
+        self.agent.metrics.set("mesh_http_watchers", self._ring.watchers)
         try:
             if not await within(CUT_S, self._ready):
                 raise BusUnavailable("the results can not be read now: come back soon.")
-            response = web.StreamResponse(headers={"Content-Type": MEDIA, "X-Accel-Buffering": "no"})
+            packed = not until_settled and takes_gzip(call.request.headers.get("Accept-Encoding", ""))
+            head = {"Content-Type": MEDIA, "X-Accel-Buffering": "no", "Vary": "Accept-Encoding"}
+            response = web.StreamResponse(headers=head | ({"Content-Encoding": "gzip"} if packed else {}))
             await call.begin(response)
-            watcher = Watcher(call, response, self._cut)
+            watcher = Watcher(call, response, self._cut, packed)
             with contextlib.suppress(ConnectionError):
                 await self._told(watcher, topic, after or self._ring.newest, until_settled)
             return response
         finally:
-            self._watchers -= 1
-            self.agent.metrics.set("mesh_http_watchers", self._watchers)
+            self._ring.watchers -= 1
+            self.agent.metrics.set("mesh_http_watchers", self._ring.watchers)
 
     async def _told(self, watcher: Watcher, topic: str, after: Place, until_settled: bool) -> None:
         """Everything behind `after`, as long as the watcher takes it."""
-        await watcher.write(b": here is what happens\nretry: 2000\n\n")
+        await watcher.begin()
         after = await self._checked(watcher, topic, after)
         while after < self._ring.floor:
             reached = await self._pages(watcher, topic, after, until_settled)
@@ -375,9 +389,9 @@ class Events(Part):
                 return  # the tail began anew: the watcher comes back and is told from where he was
             if not self._ring.held(number):
                 return self._cut("it fell behind")
-            upto, piece = self._ring.since(number, topic)
+            upto, piece = self._ring.since(number, topic, watcher.packed)
             if piece:
-                await watcher.write(piece)
+                await watcher.send(piece)
                 if until_settled and self._ring.ended(number, upto, topic):
                     return None
             number = upto
@@ -427,15 +441,24 @@ class Events(Part):
 class Watcher:
     """The caller's side of one stream."""
 
-    def __init__(self, call: Call, response: web.StreamResponse, cut: Callable[[str], None]) -> None:
-        self._call, self._response, self._cut = call, response, cut
+    def __init__(self, call: Call, response: web.StreamResponse, cut: Callable[[str], None], packed: bool) -> None:
+        self._call, self._response, self._cut, self.packed = call, response, cut, packed
         self.welcome = call.welcome
         """Does the token still hold? Asked before anything is sent."""
 
+    async def begin(self) -> None:
+        """The stream's first words."""
+        if self.packed:
+            await self.send(GZIP_HEAD)
+        await self.write(b": here is what happens\nretry: 2000\n\n")
+
     async def write(self, data: bytes) -> None:
-        """Send; ConnectionError when the watcher is gone, or too slow."""
-        if not data:
-            return
+        """Send what nobody else gets; ConnectionError as `send`."""
+        if data:
+            await self.send(deflated(data) if self.packed else data)
+
+    async def send(self, data: bytes) -> None:
+        """Send as it is; ConnectionError when the watcher is gone, or too slow."""
         try:
             async with asyncio.timeout(CUT_S):
                 await self._response.write(data)
@@ -456,6 +479,23 @@ class Watcher:
         await ring.wait(HEARTBEAT_S)
         if ring.next == before:
             await self.write(b": still here\n\n")
+
+
+def takes_gzip(accepted: str) -> bool:
+    """Does an Accept-Encoding (RFC 9110, 12.5.3) name gzip, and not with a weight of 0?"""
+    for one in accepted.lower().split(","):
+        name, _, weight = one.partition(";")
+        if name.strip() == "gzip":
+            return weight.strip().removeprefix("q=").strip("0.") != "" if weight.strip() else True
+    return False
+
+
+def deflated(data: bytes) -> bytes:
+    """A piece of a deflate stream (RFC 1951) that refers to nothing before it and ends at a byte: it can follow any
+    other one, so what is packed once goes to every watcher. No checksum ever follows, as the stream has no end of its
+    own: who watches is cut, or goes."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return packer.compress(data) + packer.flush(zlib.Z_SYNC_FLUSH)
 
 
 def _after(call: Call, asked: str | None) -> Place | None:

@@ -43,7 +43,7 @@ WHY = "What a request through the HTTP gateway costs, beside a bare handler, and
 AT_ONCE = 8
 """Requests at a time, and hands that claim."""
 
-REQUESTS, TASKS, FLOOD, WATCHERS = 4_000, 800, 2_000, 100
+REQUESTS, TASKS, FLOOD, WATCHERS = 4_000, 800, 10_000, 100
 QUICK_REQUESTS, QUICK_TASKS, QUICK_FLOOD, QUICK_WATCHERS = 80, 16, 60, 20
 
 READY_S, PHASE_S = 60.0, 300.0

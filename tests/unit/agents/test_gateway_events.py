@@ -73,9 +73,11 @@ class Heard:
             return (await self._response.content.read()).decode()
 
 
-def watching(there: Reached, path: str = ALL, last: str = "", role: TokenRole = TokenRole.OBSERVER) -> Any:
+def watching(
+    there: Reached, path: str = ALL, last: str = "", role: TokenRole = TokenRole.OBSERVER, accepts: str = "gzip"
+) -> Any:
     """A watcher's connection."""
-    headers = {**there.headers(role), **({"Last-Event-ID": last} if last else {})}
+    headers = {**there.headers(role), **({"Last-Event-ID": last} if last else {}), "Accept-Encoding": accepts}
     return there.client.get(path, headers=headers)
 
 
@@ -85,9 +87,11 @@ async def begun(there: Reached) -> None:
     await until(lambda: events._ready.is_set(), "the tail")
 
 
-async def test_what_happens_is_heard_as_it_happens(tmp_path: Path) -> None:
-    async with reached(tmp_path) as there, watching(there) as response:
+@pytest.mark.parametrize("accepts", ["gzip", "br, gzip;q=0.5", "identity", "gzip;q=0"])
+async def test_what_happens_is_heard_as_it_happens(tmp_path: Path, accepts: str) -> None:
+    async with reached(tmp_path) as there, watching(there, accepts=accepts) as response:
         assert response.content_type == "text/event-stream"
+        assert (response.headers.get("Content-Encoding") == "gzip") == (accepts in ("gzip", "br, gzip;q=0.5"))
         heard = Heard(response)
         await begun(there)
         await put(there, moved("one", "a"), "r1")
@@ -236,7 +240,7 @@ async def test_a_watcher_that_reads_nothing_is_cut(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(gateway_events, "CUT_S", 0.5)
     async with reached(tmp_path) as there:
         metrics = there.gateway.parts[0].agent.metrics
-        async with watching(there):
+        async with watching(there, accepts="identity"):
             await begun(there)
             big = "x" * 150_000
             for number in range(100):  # 15 MB: more than both sides' buffers hold
