@@ -186,24 +186,24 @@ class Registrar:
             await broker.publish(message.reply, codec.encode(answer))
 
     async def _admit(self, id_: str, asked: Join) -> Joined:
-        found: list[Member] = []
+        found: list[tuple[Member, Invitation | None]] = []
 
         def admitted(known: Members) -> Members:
             after, member = known.live(_now_ms()).admitting(
                 id_, name=asked.name, role=asked.role, key=asked.key, host=asked.host, now_ms=_now_ms(),
                 taken=self._taken(),
             )  # fmt: skip
-            found[:] = [member]
+            found[:] = [(member, known.invitation(id_))]
             return after
 
-        before = (await asyncio.to_thread(members.load, self._guard.folder)).invitation(id_)
         await self._change(admitted)
-        member, port = found[0], urlsplit(self._server.url).port or guard.PORT
+        ((member, invitation),) = found
+        port = urlsplit(self._server.url).port or guard.PORT
         servers = [f"tls://{address}" for address in guard.addresses(self._settings.broker, port)]
         self._log.info("%s joined as %s %s", asked.host or "a machine", member.role, member.name)
         return Joined(
             name=member.name, role=member.role, prefix=self._guard.prefix, servers=tuple(servers[:16]),
-            artifacts=before.artifacts if before is not None else {}, expires_ms=member.expires_ms,
+            artifacts=invitation.artifacts if invitation is not None else {}, expires_ms=member.expires_ms,
         )  # fmt: skip
 
     # -- both ---------------------------------------------------------------------------------------------------------

@@ -56,10 +56,10 @@ def told(name: str | None, invitation: str | None, *, runs: bool) -> str:
 def _offline(settings: Settings, given: argparse.Namespace) -> None:
     """No keeper runs: change the list in its place, holding its lock."""
     folder = keeper.folder_of(settings)
-    found = members.load(folder)
-    after = found.without_invitation(given.invitation) if given.invitation else found.without(given.name)
     lock = platform.FileLock(folder / "lock")
     if not lock.acquire():
         raise EnvironmentUnfit(f"The keeper of {folder} starts or stops just now: try again in a moment.")
     with lock:
+        found = members.load(folder)
+        after = found.without_invitation(given.invitation) if given.invitation else found.without(given.name)
         members.store(folder, after)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +109,19 @@ def test_systemd_takes_the_units(unit: Path, tmp_path: Path) -> None:
     here.write_text(unit.read_text().replace("/opt/ramify", str(ROOT)))
     looked = subprocess.run(["systemd-analyze", "verify", str(here)], capture_output=True, text=True, timeout=TOOL_S)
     assert (looked.returncode, looked.stderr) == (0, "")
+
+
+def test_the_image_is_well_while_its_agents_are(tmp_path: Path) -> None:
+    ask = [sys.executable, str(DEPLOY / "docker" / "healthcheck.py")]
+    environment = {**os.environ, "RAMIFY_HOME": str(tmp_path)}
+    assert subprocess.run(ask, env=environment, capture_output=True, timeout=TOOL_S).returncode == 1
+    (tmp_path / "run").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as nobody:  # listens, and will be closed: nobody answers there
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+    api = {"role": "gateway", "pid": os.getpid(), "api": url}  # as the gateway tells of its API
+    (tmp_path / "run" / "gateway-http-1.json").write_text(json.dumps(api))
+    agent = {"role": "worker", "pid": os.getpid(), "url": url}
+    (tmp_path / "run" / "worker-1.json").write_text(json.dumps(agent))
+    looked = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=TOOL_S)
+    assert (looked.returncode, looked.stderr) == (1, "")
+    assert looked.stdout.startswith("worker: ")
