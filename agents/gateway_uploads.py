@@ -37,6 +37,7 @@ from agents.gateway_upload import AGE_S, BYTES_MAX, StartUpload, Upload, UploadS
 from agents.runtime import Agent, home_folder
 from mesh import platform
 from mesh.errors import DiskFull
+from mesh.windows import to_its_end
 
 AT = "/api/v1/uploads"
 
@@ -236,12 +237,7 @@ class Uploads(Part):
 
 async def _on_disk(work: Callable[..., None], *given: bytes) -> None:
     """Run in a thread, and to its end although we are cancelled: nobody else may write before."""
-    writing = asyncio.ensure_future(asyncio.to_thread(work, *given))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait({writing})
-        raise
+    await to_its_end(asyncio.to_thread(work, *given))
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:

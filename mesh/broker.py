@@ -25,6 +25,7 @@ from mesh.errors import BrokerRefused, NotFound
 from mesh.listening import Listener
 from mesh.nats_options import NatsLike
 from mesh.subjects import Subjects
+from mesh.windows import to_its_end
 
 
 async def connect(nats: NatsLike, subjects: Subjects, *, name: str, client: str = "") -> NatsBroker:
@@ -100,12 +101,7 @@ class NatsBroker(NatsLog):
         It is done to its end although whoever waits for it is cancelled: half closed, a connection would go on
         reconnecting for ever.
         """
-        closing = asyncio.create_task(self._close(), name=f"close of {self.name}")
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await asyncio.wait({closing})
-            raise
+        await to_its_end(self._close())
 
     async def _close(self) -> None:
         try:

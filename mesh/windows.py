@@ -127,6 +127,16 @@ async def all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do it to its end although whoever waits for it is cancelled: he hears of that afterwards."""
+    doing = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        raise
+
+
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Repeat an idempotent call while the broker does not answer, TRIES times in all."""
     for attempt in range(1, TRIES):
